@@ -1,0 +1,76 @@
+"""Every error a user can meet, by the boundary it belongs to.
+
+Configuration errors stop at once. Environment and agent failures during a rollout are recorded
+on the episode (`Episode.error`) and never crash a run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AemGymError(Exception):
+    """Base of all errors raised by aem_gym on purpose."""
+
+
+class ConfigError(AemGymError, ValueError):
+    """A setting is wrong; nothing has been started."""
+
+
+class UnknownNameError(ConfigError, LookupError):
+    """A name (environment, estimator, key, ...) that does not exist."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        message = f"unknown {kind} {name!r}."
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        if near:
+            message += f" Did you mean {near[0]!r}?"
+        message += f" Known: {', '.join(known) or 'none'}."
+        if hint:
+            message += f" {hint}"
+        super().__init__(message)
+        self.kind, self.name, self.known = kind, name, tuple(known)
+
+
+class MissingDependencyError(AemGymError, ImportError):
+    """An optional package is not installed; the message holds the command that installs it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f'Install it with: pip install "aem-gym[{extra}]"'
+        )
+
+
+class ModelError(AemGymError, ValueError):
+    """A model could not be found or loaded."""
+
+
+class CheckpointError(AemGymError, RuntimeError):
+    """A checkpoint is missing, damaged, or belongs to another configuration."""
+
+
+class OutputError(AemGymError, OSError):
+    """The output folder cannot be used (exists already, read-only, full)."""
+
+
+class RolloutError(AemGymError, RuntimeError):
+    """A rollout could not go on; caught by the collector and recorded on the episode."""
+
+
+class EnvironmentFailure(RolloutError):
+    """The environment raised in `reset` or `step`."""
+
+
+class EnvironmentTimeout(EnvironmentFailure, TimeoutError):
+    """The environment did not answer in time."""
+
+
+class NoExpertError(AemGymError, LookupError):
+    """The environment has no expert, and a warm start needs demonstrations."""
+
+
+class SamplerMismatchError(AemGymError, RuntimeError):
+    """Sampler and learner disagree about the log-probabilities of the same tokens."""

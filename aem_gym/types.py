@@ -1,0 +1,184 @@
+"""The data that flows through a run: Turn -> Episode -> Group -> Sequence. All frozen.
+
+Units: rewards and returns are the environment's own (a recipe's scale is applied by the
+trainer); log-probabilities and entropies are in nats, at the sampling temperature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How an environment wants to be shown to an agent. Data; `aem_gym.agents.contexts` renders it.
+
+    The templates are `str.format` strings. Fields: `{instructions} {goal} {observation}
+    {admissible} {history} {step} {shown}` (`shown` is the number of past turns in `{history}`).
+    """
+
+    name: str = "default"
+    system: str = ""
+    """Role text, sent once as the system message. Empty: no system message."""
+    first: str = "{instructions}\n\n{goal}\n\n{observation}"
+    """The user message of turn 0."""
+    later: str = "{observation}"
+    """The user message of the following turns in the `transcript` context."""
+    window: str = (
+        "{instructions}\n\n{goal}\n\nYou have taken {step} steps. The last {shown}:\n{history}\n\n"
+        "Now: {observation}"
+    )
+    """The whole user message of the following turns in the `window` context."""
+    history_item: str = "[{step}] {observation} -> {action}"
+    """One past turn inside `{history}`."""
+    history: int = 2
+    """How many past turns `{history}` holds."""
+    response_format: str = "tags"
+    """The default response format: `tags`, `short` or `plain` (aem_gym.agents.formats)."""
+    max_turns: int | None = None
+    """Turn limit of an episode; None leaves it to the environment."""
+    reward_scale: float = 1.0
+    """Factor on the environment's reward in training (published ALFWorld and WebShop runs: 10)."""
+    hidden_actions: tuple[str, ...] = ()
+    """Admissible actions left out of `{admissible}` (published ALFWorld prompts hide `help`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One observation, the agent's whole response to it, and what came of it."""
+
+    observation: str
+    response: str
+    """The response's text as generated, end token not included."""
+    thought: str
+    action: str
+    reward: float = 0.0
+    format_valid: bool = True
+    """Whether the response could be parsed (judged by the agent's response format)."""
+    action_valid: bool = True
+    """Whether the environment admitted the action."""
+    prompt_ids: tuple[int, ...] = ()
+    """`transcript`: the tokens added before this response. `window`: the whole prompt."""
+    response_ids: tuple[int, ...] = ()
+    """The response's tokens as sampled, end token included. Never re-tokenised."""
+    logprobs: tuple[float, ...] = ()
+    """Per token, under the sampling policy at the sampling temperature."""
+    entropies: tuple[float, ...] = ()
+    """Per token, of the full vocabulary distribution the token was drawn from."""
+    cut: bool = False
+    """The response reached the token limit before its end token."""
+    error: str | None = None
+
+    @property
+    def response_entropy(self) -> float:
+        """Hbar: the mean token entropy of the response, in nats (0 without tokens)."""
+        return sum(self.entropies) / len(self.entropies) if self.entropies else 0.0
+
+    @property
+    def surprisal(self) -> float:
+        """S: minus the summed log-probability of the response, in nats."""
+        return -sum(self.logprobs)
+
+    @property
+    def anchor(self) -> str:
+        """Hash of the raw observation (GiGPO groups equal states by it)."""
+        return hashlib.blake2b(self.observation.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One rollout of one task."""
+
+    task_id: str
+    task_type: str
+    goal: str
+    seed: int
+    """The seed given to `env.reset`."""
+    rollout: int
+    """Which rollout of its group, from 0."""
+    turns: tuple[Turn, ...] = ()
+    won: bool = False
+    score: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    context: str = "transcript"
+    error: str | None = None
+    """Why the episode failed, if the environment or the agent did. Such episodes are masked."""
+
+    @property
+    def reward(self) -> float:
+        """The episode's return: the sum of the environment's rewards."""
+        return sum(turn.reward for turn in self.turns)
+
+    def strip_tokens(self) -> Episode:
+        """The same episode without its token-level arrays (what `episodes.jsonl` mostly holds)."""
+        bare = tuple(
+            replace(t, prompt_ids=(), response_ids=(), logprobs=(), entropies=())
+            for t in self.turns
+        )
+        return replace(self, turns=bare)
+
+    def to_json(self) -> bytes:
+        """One line of JSON, without the newline."""
+        return msgspec.json.encode(self)
+
+    @staticmethod
+    def from_json(line: bytes | str) -> Episode:
+        """Read back `to_json`. Raises msgspec.ValidationError on anything else."""
+        return msgspec.json.decode(line, type=Episode)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The G rollouts of one task instance: same environment seed, same first prompt."""
+
+    seed: int
+    episodes: tuple[Episode, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where one response lies in a sequence: tokens `start` to `end` (exclusive)."""
+
+    start: int
+    end: int
+    episode: int
+    """Index of the episode in the step's flat list of episodes."""
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """One training row: token ids, and the spans in them that the policy generated."""
+
+    ids: tuple[int, ...]
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What an episode is about, as an environment reports it."""
+
+    task_id: str
+    task_type: str = "default"
+    goal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an environment answers to one action (or to the start of an episode)."""
+
+    observation: str
+    reward: float = 0.0
+    terminated: bool = False
+    won: bool = False
+    score: float | None = None
+    """Graded result in 0..1; None means 1 if won, else 0."""
+    admissible_actions: tuple[str, ...] | list[str] = ()
+    action_valid: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further info keys of this environment."""

@@ -1,0 +1,1 @@
+"""The agents of aem_gym. Import as aem_gym.agents."""

@@ -1,0 +1,121 @@
+"""TextEnv: the base that turns two methods into a full Gymnasium text environment.
+
+Subclasses write `start` and `act`; the base keeps the contract: seeding, constant info keys, the
+turn limit, text of any kind as an action, and rendering.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import gymnasium as gym
+
+from aem_gym.errors import ConfigError
+from aem_gym.spaces import TextSpace
+from aem_gym.types import Outcome, Recipe, Task
+
+INFO_DEFAULTS: Mapping[str, Any] = {
+    "task_id": "",
+    "task_type": "default",
+    "goal": "",
+    "admissible_actions": [],
+    "action_valid": True,
+    "won": False,
+    "score": 0.0,
+}
+"""The info keys every environment reports, with the values assumed where one does not."""
+
+
+class TextEnv(gym.Env[str, str]):
+    """A text environment. Observations and actions are `str`.
+
+    Class attributes a subclass may set: `instructions` (tells an agent the goal's form and the
+    action grammar), `recipes` (ways of showing the environment to an agent; the first is the
+    default), `max_turns`.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"]}
+    instructions: str = ""
+    recipes: ClassVar[Mapping[str, Recipe]] = {"default": Recipe()}
+
+    def __init__(self, *, max_turns: int = 50, render_mode: str | None = None) -> None:
+        if max_turns < 1:
+            raise ConfigError(f"max_turns: expected at least 1, got {max_turns}")
+        if render_mode not in (None, "ansi"):
+            raise ConfigError(f"render_mode: expected None or 'ansi', got {render_mode!r}")
+        self.observation_space = TextSpace()
+        self.action_space = TextSpace(max_length=4096)
+        self.max_turns = max_turns
+        self.render_mode = render_mode
+        self._task = Task(task_id="")
+        self._last = Outcome(observation="")
+        self._turn = 0
+        self._over = True
+        self._lines: list[str] = []
+
+    # What a subclass writes -----------------------------------------------------------------
+
+    @abstractmethod
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+        """Begin an episode; all randomness from `self.np_random`.
+
+        `options` are those given to `reset` (`task_id` among them, where the user asks for one).
+        """
+
+    @abstractmethod
+    def act(self, action: str) -> Outcome:
+        """Answer one action. Any text may come; nonsense is answered, never raised upon."""
+
+    # Optional: `def expert(self) -> tuple[str, str]`, the (thought, action) a competent agent
+    # would give now. Environments with it can warm-start a policy.
+
+    # Gymnasium ------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start an episode. The same seed and options give the same episode, byte for byte."""
+        super().reset(seed=seed)
+        self._task, self._last = self.start(options or {})
+        self._turn, self._over = 0, False
+        self._lines = [self._last.observation] if self.render_mode else []
+        return self._last.observation, self._info()
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Answer `action`.
+
+        Returns:
+            observation, reward, terminated (the task is over), truncated (the turn limit), info.
+
+        Raises:
+            gym.error.ResetNeeded: before `reset`, or after the episode has ended.
+        """
+        if self._over:
+            raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
+        self._last = self.act(str(action))
+        self._turn += 1
+        truncated = not self._last.terminated and self._turn >= self.max_turns
+        self._over = self._last.terminated or truncated
+        if self.render_mode:
+            self._lines += [f"> {action}", self._last.observation]
+        last = self._last
+        return last.observation, float(last.reward), last.terminated, truncated, self._info()
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The episode so far as text, with `render_mode="ansi"`; None otherwise."""
+        return "\n".join(self._lines) if self.render_mode else None
+
+    def _info(self) -> dict[str, Any]:
+        last = self._last
+        return {
+            "task_id": self._task.task_id,
+            "task_type": self._task.task_type,
+            "goal": self._task.goal,
+            "admissible_actions": list(last.admissible_actions),
+            "action_valid": last.action_valid,
+            "won": last.won,
+            "score": float(last.won) if last.score is None else float(last.score),
+            **last.extra,
+        }
