@@ -1,0 +1,1 @@
+"""Training: configuration, warm start, learner, trainer, checkpoints."""
