@@ -1,0 +1,286 @@
+"""Base advantage estimators: `f(batch, **options) -> (N,)`, one advantage per response.
+
+Common options:
+    over: "episodes" (default) takes means and deviations over the episodes of a group, each once;
+        "rows" over its responses, so that long episodes weigh more.
+    penalty: "advantage" (default) adds a row's invalid-action penalty to its advantage after
+        normalisation; "reward" adds it to the row's score before, with statistics over the rows'
+        scores. Dividing -0.1 by std + 1e-6 in a group that failed throughout would give -1e5.
+
+A group whose scores are all equal has advantage exactly 0 (plus its rows' penalties). Rows in
+`batch.excluded` enter no statistic, but get the advantage that those imply. Nothing here carries a
+gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from aem_gym.credit.batch import ResponseBatch
+from aem_gym.credit.segments import Segments, TurnGrid, pair_ids
+from aem_gym.errors import ConfigError, UnknownNameError
+
+EPSILON = 1e-6
+"""Added to a standard deviation before dividing by it."""
+
+
+@dataclass(frozen=True)
+class EstimatorDefaults:
+    """The loss settings an estimator is published with. Every one can be overridden."""
+
+    loss: str = "ppo_clip"
+    """Name in `aem_gym.credit.losses.LOSSES`."""
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    aggregation: str = "token-mean"
+    """Mode of `aem_gym.credit.losses.aggregate`."""
+    kl_coef: float = 0.01
+    """Weight of the k3 divergence to the reference policy; 0: no reference pass is needed."""
+    filter_equal_groups: bool = False
+    """Drop groups whose returns are all equal and sample others (dynamic sampling)."""
+    needs_values: bool = False
+    """Whether `ResponseBatch.values` must be given."""
+    dual_clip: float | None = 3.0
+    """Bound on the loss of negative advantages (`ppo_clip`)."""
+
+
+ESTIMATOR_DEFAULTS: Mapping[str, EstimatorDefaults] = MappingProxyType(
+    {
+        "grpo": EstimatorDefaults(),
+        "dr_grpo": EstimatorDefaults(aggregation="token-sum-norm", kl_coef=0.0),
+        "rloo": EstimatorDefaults(),
+        "reinforce_pp": EstimatorDefaults(),
+        "reinforce_pp_baseline": EstimatorDefaults(),
+        "ppo": EstimatorDefaults(needs_values=True),
+        "dapo": EstimatorDefaults(clip_high=0.28, kl_coef=0.0, filter_equal_groups=True),
+        "gspo": EstimatorDefaults(
+            loss="gspo",
+            clip_low=3e-4,
+            clip_high=4e-4,
+            aggregation="seq-mean-token-mean",
+            kl_coef=0.0,
+            dual_clip=None,
+        ),
+        "gigpo": EstimatorDefaults(),
+    }
+)
+
+
+@torch.no_grad()
+def grpo(
+    batch: ResponseBatch,
+    *,
+    over: str = "episodes",
+    penalty: str = "advantage",
+    normalise: bool = True,
+) -> Tensor:
+    """Group-relative advantage `(R - mean_g) / (std_g + 1e-6)`, unbiased std. Also for DAPO, GSPO.
+
+    `normalise=False` leaves out the division. Source: DeepSeekMath, arXiv 2402.03300.
+    """
+    scores = _scores(batch, over, penalty)
+    mean, std = scores.by_group.mean_std(scores.value, scores.keep)
+    centred = scores.centred(mean, std)
+    if normalise:
+        centred = centred / (std + EPSILON)[scores.by_group.index]
+    return scores.to_rows(centred)
+
+
+def dr_grpo(batch: ResponseBatch, *, over: str = "episodes", penalty: str = "advantage") -> Tensor:
+    """`R - mean_g`: GRPO without the division. Source: Dr. GRPO, arXiv 2503.20783."""
+    return grpo(batch, over=over, penalty=penalty, normalise=False)
+
+
+@torch.no_grad()
+def rloo(batch: ResponseBatch, *, over: str = "episodes", penalty: str = "advantage") -> Tensor:
+    """Leave-one-out: `R - mean of the others = n / (n - 1) * (R - mean_g)`; 0 in a group of one.
+
+    Source: RLOO, arXiv 2402.14740.
+    """
+    scores = _scores(batch, over, penalty)
+    mean, std = scores.by_group.mean_std(scores.value, scores.keep)
+    size = scores.by_group.size(scores.keep).to(scores.value.dtype)
+    factor = size / (size - 1).clamp(min=1)
+    return scores.to_rows(factor[scores.by_group.index] * scores.centred(mean, std))
+
+
+@torch.no_grad()
+def reinforce_pp(
+    batch: ResponseBatch, *, over: str = "episodes", penalty: str = "advantage"
+) -> Tensor:
+    """REINFORCE++: the return, whitened over the whole batch. Source: arXiv 2501.03262."""
+    scores = _scores(batch, over, penalty)
+    return scores.to_rows(_whitened(scores.value, scores.keep))
+
+
+@torch.no_grad()
+def reinforce_pp_baseline(
+    batch: ResponseBatch, *, over: str = "episodes", penalty: str = "advantage"
+) -> Tensor:
+    """REINFORCE++-baseline: `R - mean_g`, whitened over the whole batch. Source: as above."""
+    scores = _scores(batch, over, penalty)
+    mean, std = scores.by_group.mean_std(scores.value, scores.keep)
+    return scores.to_rows(_whitened(scores.centred(mean, std), scores.keep))
+
+
+@torch.no_grad()
+def ppo(
+    batch: ResponseBatch,
+    *,
+    gamma: float = 1.0,
+    lam: float = 1.0,
+    penalty: str = "advantage",
+) -> Tensor:
+    """Generalised advantage estimation over turns, whitened over the batch's responses.
+
+    Raises:
+        ConfigError: the batch has no values.
+    """
+    advantages, _ = gae(batch, gamma, lam, penalty=penalty)
+    whitened = _whitened(advantages, batch.included)
+    return whitened if penalty == "reward" else whitened + batch.penalties
+
+
+@torch.no_grad()
+def gae(
+    batch: ResponseBatch, gamma: float = 1.0, lam: float = 1.0, *, penalty: str = "advantage"
+) -> tuple[Tensor, Tensor]:
+    """(advantages, value targets), (N,) each: GAE over the turns of each trajectory.
+
+    The value after the last turn is 0, whether it terminated or was truncated. Not whitened, no
+    penalty on the advantages; with penalty "reward" it is part of the turn's reward (and of the
+    targets). Source: arXiv 1506.02438.
+    """
+    if batch.values is None:
+        raise ConfigError(
+            "the estimator 'ppo' expects ResponseBatch.values, got None. Train with a value head, "
+            "or choose an estimator without one: --estimator grpo"
+        )
+    _check_penalty(penalty)
+    rewards = batch.step_rewards + (batch.penalties if penalty == "reward" else 0.0)
+    grid = TurnGrid.of(batch.trajectory_ids, batch.turns)
+    values = grid.spread(batch.values.detach())
+    following = torch.zeros_like(values)
+    following[:, :-1] = values[:, 1:]  # 0 after the last turn: unused cells hold 0
+    delta = rewards + gamma * grid.gather(following) - batch.values.detach()
+    advantages = grid.discounted(delta, gamma * lam)
+    return advantages, advantages + batch.values.detach()
+
+
+def gigpo(
+    batch: ResponseBatch,
+    *,
+    gamma: float = 0.95,
+    omega: float = 1.0,
+    normalise: bool = True,
+    normalise_step: bool = False,
+    over: str = "episodes",
+    penalty: str = "advantage",
+) -> Tensor:
+    """GiGPO: `A_E + omega * A_S`, the episode and the step advantage. See `gigpo_parts`."""
+    episode, step = gigpo_parts(
+        batch,
+        gamma=gamma,
+        omega=omega,
+        normalise=normalise,
+        normalise_step=normalise_step,
+        over=over,
+        penalty=penalty,
+    )
+    return episode + step
+
+
+@torch.no_grad()
+def gigpo_parts(
+    batch: ResponseBatch,
+    *,
+    gamma: float = 0.95,
+    omega: float = 1.0,
+    normalise: bool = True,
+    normalise_step: bool = False,
+    over: str = "episodes",
+    penalty: str = "advantage",
+) -> tuple[Tensor, Tensor]:
+    """GiGPO's two parts: (A_E, omega * A_S), (N,) each; their sum is `gigpo`.
+
+    A_E is GRPO's advantage, penalties included. A_S is the step's discounted return minus the mean
+    over the rows of the group that saw the identical observation; a lone observation gives 0.
+    To modulate A_E only: `aem(batch, episode, unmodulated=step)`. Source: arXiv 2505.10978.
+
+    Args:
+        batch: the step's responses.
+        gamma: discount of the step return.
+        omega: weight of A_S.
+        normalise: divide A_E by the group's std.
+        normalise_step: divide A_S by the std over the rows of the same observation.
+        over: statistics of A_E, see the module.
+        penalty: see the module.
+    """
+    episode = grpo(batch, over=over, penalty=penalty, normalise=normalise)
+    grid = TurnGrid.of(batch.trajectory_ids, batch.turns)
+    returns = grid.discounted(batch.step_rewards, gamma)
+    anchors = Segments.of(pair_ids(batch.group_ids, batch.anchor_ids))
+    scores = _Scores(returns, anchors, batch.included)
+    mean, std = anchors.mean_std(returns, batch.included)
+    step = scores.centred(mean, std)
+    if normalise_step:
+        step = step / (std + EPSILON)[anchors.index]
+    return episode, omega * step
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What is compared within a group: episodes or rows, I items."""
+
+    value: Tensor  # (I,)
+    by_group: Segments  # of the items
+    keep: Tensor  # (I,) bool: enters the statistics
+    item_of_row: Tensor | None = None  # (N,) long; None: the items are the rows
+    penalties: Tensor | None = None  # (N,) still to be added
+
+    def centred(self, mean: Tensor, std: Tensor) -> Tensor:
+        """Value minus group mean, exactly 0 where a group's values are all equal."""
+        index = self.by_group.index
+        return torch.where(std[index] > 0, self.value - mean[index], torch.zeros_like(self.value))
+
+    def to_rows(self, item: Tensor) -> Tensor:
+        """Items (I,) to rows (N,), with the penalties that came after normalisation."""
+        row = item if self.item_of_row is None else item[self.item_of_row]
+        return row if self.penalties is None else row + self.penalties
+
+
+def _scores(batch: ResponseBatch, over: str, penalty: str) -> _Scores:
+    if over not in ("episodes", "rows"):
+        raise UnknownNameError("value of the option 'over'", over, ("episodes", "rows"))
+    _check_penalty(penalty)
+    if penalty == "reward":
+        by_group = Segments.of(batch.group_ids)
+        return _Scores(batch.returns + batch.penalties, by_group, batch.included)
+    if over == "rows":
+        by_group = Segments.of(batch.group_ids)
+        return _Scores(batch.returns, by_group, batch.included, None, batch.penalties)
+    episodes = Segments.of(batch.trajectory_ids)
+    index, count = episodes.index, episodes.count
+    # All rows of an episode hold the same return and group: whichever is written last is right.
+    value = batch.returns.new_zeros(count).scatter_(0, index, batch.returns)
+    group = batch.group_ids.new_zeros(count).scatter_(0, index, batch.group_ids)
+    keep = episodes.size(batch.included) > 0
+    return _Scores(value, Segments.of(group), keep, index, batch.penalties)
+
+
+def _check_penalty(penalty: str) -> None:
+    if penalty not in ("advantage", "reward"):
+        known = ("advantage", "reward")
+        raise UnknownNameError("value of the option 'penalty'", penalty, known)
+
+
+def _whitened(x: Tensor, keep: Tensor) -> Tensor:
+    """`(x - mean) / (std + 1e-6)` over the kept items; 0 if they are all equal."""
+    everything = Segments(torch.zeros_like(keep, dtype=torch.long), 1)
+    mean, std = everything.mean_std(x, keep)
+    return torch.where(std > 0, (x - mean) / (std + EPSILON), torch.zeros_like(x))

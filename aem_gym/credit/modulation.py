@@ -1,0 +1,252 @@
+"""Adaptive Entropy Modulation, and the entropy-based rivals it is compared with.
+
+A modulator sits between the base advantage estimator (with its own normalisation) and the loss.
+Source: AEM, arXiv 2605.00425 (v3). `aem_coefficients` is the stable public function; the TRL and
+verl integrations call it too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from aem_gym.credit.batch import ResponseBatch
+from aem_gym.credit.segments import Segments, TurnGrid
+from aem_gym.errors import UnknownNameError
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Modulated:
+    """What a modulator returns. Nothing in it carries a gradient."""
+
+    advantages: Tensor
+    """(N, T) per token; 0 outside the mask."""
+    alpha: Tensor
+    """(N,) the factor on each response's advantage; 1 where the modulator has none."""
+    info: dict[str, float] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def aem_coefficients(
+    response_entropy: Tensor,
+    group_ids: Tensor,
+    *,
+    lam: float = 1.0,
+    threshold: float = 0.1,
+    counted: Tensor | None = None,
+) -> Tensor:
+    """AEM's alpha: `exp(-lam * Htil) / mean_group(exp(-lam * Htil))`, one row per response.
+
+    `Htil` is the response entropy min-max scaled within its group. Groups whose range is
+    strictly below `threshold`, or with fewer than two responses, get exactly 1; so does
+    everything when `lam` is 0. The mean of alpha over a group's responses is 1.
+
+    Args:
+        response_entropy: (N,) mean token entropy of each response, in nats. A value that is not
+            finite marks a response without tokens: it is left out and gets 1.
+        group_ids: (N,) the group of each response.
+        lam: strength; a negative one reverses the direction.
+        threshold: smallest range (nats) that is modulated.
+        counted: (N,) bool, rows that enter min, max and mean (default all). The others still get
+            the alpha of their entropy, so a copied row is treated as its original.
+
+    Returns:
+        (N,) in the dtype of `response_entropy`, detached.
+    """
+    entropy = response_entropy.detach()
+    if lam == 0 or entropy.numel() == 0:
+        return torch.ones_like(entropy)
+    finite = torch.isfinite(entropy)
+    keep = finite if counted is None else finite & counted
+    groups = Segments.of(group_ids)
+    low, high = groups.extremes(entropy, keep)
+    spread, size = high - low, groups.size(keep)
+    active = (spread >= threshold) & (spread > 0) & (size >= 2)
+    active_rows = active[groups.index] & finite
+    scaled = ((entropy - low[groups.index]) / spread[groups.index]).clamp(0, 1)
+    exponent = -lam * torch.where(active_rows, scaled, torch.zeros_like(scaled))
+    # A negative lam is shifted by a constant, which cancels, so that exp cannot overflow.
+    weight = torch.exp(exponent + min(lam, 0.0))
+    # Half precision cannot count beyond 256 (bfloat16): sum in float32 there.
+    wide = weight.float() if weight.element_size() < 4 else weight
+    mean = groups.mean(wide, keep).to(weight.dtype)
+    return torch.where(active_rows, weight / mean[groups.index], torch.ones_like(weight))
+
+
+def identity(batch: ResponseBatch, advantages: Tensor) -> Modulated:
+    """No modulation: each token carries its response's advantage (N,)."""
+    return Modulated(_per_token(batch, advantages.detach()), torch.ones_like(advantages))
+
+
+@torch.no_grad()
+def aem(
+    batch: ResponseBatch,
+    advantages: Tensor,
+    *,
+    lam: float = 1.0,
+    threshold: float = 0.1,
+    scope: str = "group",
+    direction: str = "normal",
+    proxy: str = "mean-entropy",
+    only: str = "none",
+    shuffle: bool = False,
+    generator: torch.Generator | int = 0,
+    recentre: bool = False,
+    unmodulated: Tensor | None = None,
+) -> Modulated:
+    """Adaptive Entropy Modulation: `A' = stop_gradient(alpha) * A`. The defaults are the paper's.
+
+    Where alpha is 1 (`lam` 0, range below the threshold) the result is the base, bit for bit.
+
+    Args:
+        batch: the step's responses.
+        advantages: (N,) of the base estimator, normalised its own way.
+        lam: strength lambda.
+        threshold: smallest range of the proxy within a scope that is modulated.
+        scope: what alpha is scaled over: "group", "trajectory" or "batch".
+        direction: "normal" favours certain responses, "reversed" is the ablation.
+        proxy: "mean-entropy", "sum-entropy" or "mean-surprisal" of a response.
+        only: "none", or modulate only "positive" / "negative" advantages (alpha 1 elsewhere).
+        shuffle: permute alpha among the responses of a scope (ablation).
+        generator: a CPU generator or a seed for the shuffle.
+        recentre: subtract per scope what the modulation added to the mean advantage.
+        unmodulated: (N,) added after modulation: GiGPO's step part for "apply to A_E only".
+
+    Raises:
+        UnknownNameError: an option has a value that does not exist.
+    """
+    scopes = _pick(
+        "AEM scope",
+        scope,
+        {
+            "group": batch.group_ids,
+            "trajectory": batch.trajectory_ids,
+            "batch": torch.zeros_like(batch.group_ids),
+        },
+    )
+    sign = _pick("AEM direction", direction, {"normal": 1.0, "reversed": -1.0})
+    empty = batch.lengths == 0
+    score = _proxy(batch, proxy).masked_fill(empty, float("nan"))
+    alpha = aem_coefficients(
+        score, scopes, lam=sign * lam, threshold=threshold, counted=batch.included
+    ).to(advantages.dtype)
+    if shuffle:
+        alpha = _shuffled(alpha, scopes, batch.counted, generator)
+    touched = _pick(
+        "AEM only",
+        only,
+        {
+            "none": torch.ones_like(empty),
+            "positive": advantages > 0,
+            "negative": advantages < 0,
+        },
+    )
+    alpha = torch.where(touched, alpha, torch.ones_like(alpha))
+    result = alpha * advantages.detach()
+    if recentre:
+        segments = Segments.of(scopes)
+        shift = segments.mean((alpha - 1) * advantages, batch.counted)[segments.index]
+        result = result - torch.where(batch.counted, shift, torch.zeros_like(shift))
+    if unmodulated is not None:
+        result = result + unmodulated.detach()
+    return Modulated(_per_token(batch, result), alpha)
+
+
+@torch.no_grad()
+def empg(
+    batch: ResponseBatch,
+    advantages: Tensor,
+    *,
+    k: float = 1.0,
+    k_future: float = 1.0,
+    zeta: float = 0.05,
+    centre: bool = True,
+) -> Modulated:
+    """EMPG: `A' = g(H_t) A + zeta * exp(-k' H_{t+1})`, minus the batch mean.
+
+    `H` is the mean entropy of a response, min-max scaled over the whole batch, and
+    `g = exp(-k H) / mean(exp(-k H))`. The last turn of a trajectory has no future term. With
+    `zeta` 0 and no centring this is AEM with scope "batch" and threshold 0. Source: EMPG,
+    arXiv 2509.09265.
+    """
+    everything = torch.zeros_like(batch.group_ids)
+    entropy = batch.response_entropy.masked_fill(batch.lengths == 0, float("nan"))
+    alpha = aem_coefficients(entropy, everything, lam=k, threshold=0.0, counted=batch.included)
+    alpha = alpha.to(advantages.dtype)
+    result = alpha * advantages.detach()
+    if zeta:
+        result = result + zeta * _future_clarity(batch, k_future).to(result.dtype)
+    if centre and bool(batch.counted.any()):
+        result = result - result[batch.counted].mean()
+    return Modulated(_per_token(batch, result), alpha)
+
+
+@torch.no_grad()
+def entropy_shaping(
+    batch: ResponseBatch, advantages: Tensor, *, c: float = 0.4, kappa: float = 2.0
+) -> Modulated:
+    """Entropy-shaped advantages: `A_k + min(c * H_k, |A| / kappa)` for each token k.
+
+    `kappa > 1` keeps the sign of A. Source: "Reasoning with Exploration", arXiv 2506.14758.
+    """
+    base = advantages.detach()[:, None]
+    bonus = torch.minimum(c * batch.entropies.to(base.dtype), base.abs() / kappa)
+    result = (base + bonus).masked_fill(~batch.mask, 0)
+    return Modulated(result, torch.ones_like(advantages))
+
+
+def _per_token(batch: ResponseBatch, advantages: Tensor) -> Tensor:
+    """(N,) to (N, T), 0 outside the mask."""
+    return advantages[:, None].expand(batch.mask.shape).masked_fill(~batch.mask, 0)
+
+
+def _pick(kind: str, name: str, table: dict[str, V]) -> V:
+    if name not in table:
+        raise UnknownNameError(kind, name, table)
+    return table[name]
+
+
+def _proxy(batch: ResponseBatch, name: str) -> Tensor:
+    """The uncertainty of each response that alpha is made from, (N,)."""
+    if name == "mean-entropy":
+        return batch.response_entropy
+    if name == "sum-entropy":
+        return batch.entropy_sum
+    if name == "mean-surprisal":
+        return batch.surprisal / batch.lengths.clamp(min=1)
+    raise UnknownNameError("AEM proxy", name, ("mean-entropy", "sum-entropy", "mean-surprisal"))
+
+
+def _shuffled(
+    alpha: Tensor, scopes: Tensor, counted: Tensor, generator: torch.Generator | int
+) -> Tensor:
+    """Permute alpha among the counted rows of each scope; the other rows get 1."""
+    if isinstance(generator, int):
+        generator = torch.Generator().manual_seed(generator)
+    rows = counted.nonzero()[:, 0]
+    draws = torch.randperm(rows.numel(), generator=generator).to(rows.device)
+    by_scope = scopes[rows].argsort(stable=True)
+    at_random = draws[scopes[rows][draws].argsort(stable=True)]
+    result = torch.ones_like(alpha)
+    result[rows[at_random]] = alpha[rows[by_scope]]
+    return result
+
+
+def _future_clarity(batch: ResponseBatch, k: float) -> Tensor:
+    """exp(-k * H of the trajectory's next response), (N,); 0 where there is none."""
+    entropy = batch.response_entropy
+    low, high = Segments.of(torch.zeros_like(batch.group_ids)).extremes(entropy, batch.counted)
+    spread = (high - low).clamp(min=0)
+    safe = torch.where(spread > 0, spread, torch.ones_like(spread))
+    scaled = torch.where(spread > 0, (entropy - low) / safe, torch.zeros_like(entropy)).clamp(0, 1)
+    clarity = torch.exp(-k * scaled).masked_fill(batch.lengths == 0, 0)
+    grid = TurnGrid.of(batch.trajectory_ids, batch.turns)
+    cells = grid.spread(clarity)
+    following = torch.zeros_like(cells)
+    following[:, :-1] = cells[:, 1:]
+    return grid.gather(following)
