@@ -1,0 +1,116 @@
+"""How a response is written: (thought, action) to text and back.
+
+`parse` never raises. Where a text does not follow the format, the environment still gets an
+action, the last line of the text, and `valid` is False, so that the trainer can penalise it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from aem_gym.errors import UnknownNameError
+from aem_gym.protocols import ResponseFormat
+
+
+class Tags:
+    """`<think>...</think>` and `<action>...</action>`, as published language agents write them.
+
+    Valid if both pairs of tags are there; the action is the text of the last pair of action
+    tags. Carries thoughts and actions without these tags and without outer white space.
+    """
+
+    name = "tags"
+    separators: tuple[str, ...] = ("<think>", "</think>\n<action>", "</action>")
+
+    def render(self, thought: str, action: str) -> str:
+        """The text of a response."""
+        return f"<think>{thought}</think>\n<action>{action}</action>"
+
+    def parse(self, text: str) -> tuple[str, str, bool]:
+        """(thought, action, valid) of any text."""
+        thought = _between(text, "<think>", "</think>")
+        action = _last_between(text, "<action>", "</action>")
+        if thought is None or not action:
+            return (thought or "", action or last_line(text), False)
+        return thought, action, True
+
+
+class Short:
+    """`thought ; action` on one line: few tokens. Without a thought: ` ; action`.
+
+    The first ` ; ` separates, so an action may hold further ones (a shell command). Carries
+    thoughts in which, followed by the separator, no earlier one appears.
+    """
+
+    name = "short"
+    separators: tuple[str, ...] = (" ; ",)
+
+    def render(self, thought: str, action: str) -> str:
+        """The text of a response."""
+        return f"{thought} ; {action}"
+
+    def parse(self, text: str) -> tuple[str, str, bool]:
+        """(thought, action, valid) of any text."""
+        thought, found, action = text.partition(" ; ")
+        if not found or not action.strip():
+            return "", last_line(text), False
+        return thought.strip(), action.strip(), True
+
+
+class Plain:
+    """The action alone; a thought is not written. Any text with something in it is valid."""
+
+    name = "plain"
+    separators: tuple[str, ...] = ()
+
+    def render(self, thought: str, action: str) -> str:
+        """The text of a response. `thought` is dropped."""
+        del thought
+        return action
+
+    def parse(self, text: str) -> tuple[str, str, bool]:
+        """("", action, valid) of any text."""
+        action = text.strip()
+        return "", action, bool(action)
+
+
+FORMATS: Mapping[str, ResponseFormat] = MappingProxyType(
+    {"tags": Tags(), "short": Short(), "plain": Plain()}
+)
+"""The built-in formats by name."""
+
+SEPARATORS: tuple[str, ...] = (*Tags.separators, *Short.separators)
+"""What stands between the thought and the action; tokens should not reach across them."""
+
+
+def response_format(name: str) -> ResponseFormat:
+    """The format called `name`.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    try:
+        return FORMATS[name]
+    except KeyError:
+        raise UnknownNameError("response format", name, FORMATS) from None
+
+
+def last_line(text: str) -> str:
+    """The last line of `text` with something in it, without outer white space."""
+    stripped = text.strip()
+    return stripped.splitlines()[-1].strip() if stripped else ""
+
+
+def _between(text: str, start: str, end: str) -> str | None:
+    """The text between the first `start` and the next `end`, stripped; None without both."""
+    _, opened, rest = text.partition(start)
+    inner, closed, _ = rest.partition(end)
+    return inner.strip() if opened and closed else None
+
+
+def _last_between(text: str, start: str, end: str) -> str | None:
+    """The text between the last closed `start` and its `end`, stripped; None without both."""
+    head, closed, _ = text.rpartition(end)
+    _, opened, inner = head.rpartition(start)
+    return inner.strip() if opened and closed else None
