@@ -7,6 +7,7 @@ trainer); log-probabilities and entropies are in nats, at the sampling temperatu
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -182,3 +183,48 @@ class Outcome:
     action_valid: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
     """Further info keys of this environment."""
+
+
+INFO_DEFAULTS: Mapping[str, Any] = {
+    "task_id": "",
+    "task_type": "default",
+    "goal": "",
+    "admissible_actions": [],
+    "action_valid": True,
+    "won": False,
+    "score": 0.0,
+}
+"""The info keys every environment reports, with the values assumed where one does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoStep:
+    """One turn of a demonstration."""
+
+    observation: str
+    thought: str
+    action: str
+    imitate: bool = True
+    """False for an action that was only fed (noise), to show how to recover from it."""
+    admissible_actions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A demonstration as text: what a warm start clones."""
+
+    goal: str
+    steps: tuple[DemoStep, ...]
+
+
+PROMPT, IMITATE, IGNORE = 0, 1, 2
+"""Labels of tokens in a `LabelledRow`: read, imitated, or neither (a noise action)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRow:
+    """A demonstration as tokens: one row of behaviour cloning."""
+
+    ids: tuple[int, ...]
+    labels: bytes
+    """Per token PROMPT, IMITATE or IGNORE."""

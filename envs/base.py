@@ -14,18 +14,9 @@ import gymnasium as gym
 
 from aem_gym.errors import ConfigError
 from aem_gym.spaces import TextSpace
-from aem_gym.types import Outcome, Recipe, Task
+from aem_gym.types import INFO_DEFAULTS, Outcome, Recipe, Task
 
-INFO_DEFAULTS: Mapping[str, Any] = {
-    "task_id": "",
-    "task_type": "default",
-    "goal": "",
-    "admissible_actions": [],
-    "action_valid": True,
-    "won": False,
-    "score": 0.0,
-}
-"""The info keys every environment reports, with the values assumed where one does not."""
+__all__ = ["INFO_DEFAULTS", "TextEnv"]
 
 
 class TextEnv(gym.Env[str, str]):

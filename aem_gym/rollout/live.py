@@ -1,0 +1,185 @@
+"""Live environments by slot, in one process: every failure becomes data.
+
+`EnvPool` uses one `LiveEnvs` directly, or one per worker process. It is the same code either
+way, which is why the number of workers cannot change a result.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+
+from aem_gym.errors import AemGymError, ConfigError, EnvironmentFailure
+from aem_gym.registry import find_env
+from aem_gym.rollout.observed import Observed, describe, observed_reset, observed_step
+from aem_gym.rollout.timeout import bounded
+from aem_gym.types import Recipe
+
+logger = logging.getLogger(__name__)
+TextGym = gym.Env[str, str]
+CLOSE_SECONDS = 5.0
+"""How long an environment may take to close before it is left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvSpec:
+    """Which environment, with which constructor arguments. Picklable."""
+
+    env_id: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def make(self) -> TextGym:
+        """A new environment.
+
+        Raises:
+            UnknownNameError: there is no such id; lists those that exist.
+            ConfigError: it cannot be made so, or it does not speak text.
+        """
+        env_id = find_env(self.env_id)
+        try:
+            env: TextGym = gym.make(env_id, disable_env_checker=True, **self.kwargs)
+        except AemGymError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"environment {self.env_id!r} cannot be made with {dict(self.kwargs)}: "
+                f"{describe(error)}"
+            ) from error
+        for role in ("observation_space", "action_space"):
+            space = getattr(env, role, None)
+            if space is not None and not isinstance(space.sample(), str):
+                raise ConfigError(
+                    f"environment {self.env_id!r}: expected a text {role}, got {space}. Wrap it "
+                    "so that observations and actions are str (gymnasium.spaces.Text or "
+                    "aem_gym.spaces.TextSpace)."
+                )
+        return env
+
+
+@dataclass(frozen=True, slots=True)
+class EnvDescription:
+    """What an environment tells about itself, read once; defaults where it tells nothing."""
+
+    instructions: str = ""
+    recipes: Mapping[str, Recipe] = field(default_factory=lambda: {"default": Recipe()})
+    lexicon: tuple[str, ...] = ()
+    max_turns: int | None = None
+    has_expert: bool = False
+
+
+class LiveEnvs:
+    """The environments of one process: made when a slot is first reset, then reused by it."""
+
+    def __init__(
+        self, spec: EnvSpec, *, step_timeout: float | None, reset_timeout: float | None
+    ) -> None:
+        self.spec, self.step_timeout, self.reset_timeout = spec, step_timeout, reset_timeout
+        self._envs: dict[int, TextGym] = {}
+        self._spare: TextGym | None = None
+        self._condemned: list[TextGym] = []
+
+    def describe(self) -> EnvDescription:
+        """Make one environment, ask it, and keep it for the first slot.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        if self._spare is None:
+            self._spare = self.spec.make()
+        return _description(self._spare)
+
+    def reset(self, slot: int, seed: int, options: dict[str, Any] | None) -> Observed:
+        """Start an episode in `slot`. Never raises on account of the environment."""
+
+        def call() -> Observed:
+            if slot not in self._envs:
+                env, self._spare = self._spare or self.spec.make(), None
+                self._envs[slot] = env
+            return observed_reset(self._envs[slot].reset(seed=seed, options=options))
+
+        return self._guarded(slot, call, self.reset_timeout, f"reset(seed={seed})")
+
+    def step(self, slot: int, action: str) -> Observed:
+        """Act in `slot`. Never raises on account of the environment."""
+
+        def call() -> Observed:
+            env = self._envs.get(slot)
+            if env is None:
+                raise EnvironmentFailure(
+                    f"slot {slot} has no live environment (it failed before, or was never reset)"
+                )
+            return observed_step(env.step(action))
+
+        return self._guarded(slot, call, self.step_timeout, "step")
+
+    def ask_expert(self, slot: int) -> tuple[str, str] | None:
+        """(thought, action) of the expert in `slot`; None without one or if it fails (logged)."""
+        env = self._envs.get(slot)
+        expert = getattr(env.unwrapped, "expert", None) if env is not None else None
+        if not callable(expert):
+            return None
+        try:
+            answer = bounded(expert, self.step_timeout, "expert")
+            thought, action = answer
+            if isinstance(thought, str) and isinstance(action, str):
+                return thought, action
+            raise TypeError(f"expected (thought, action), two str, got {answer!r}")
+        except (Exception, SystemExit) as error:
+            logger.warning("the expert of %s failed: %s", self.spec.env_id, describe(error))
+            return None
+
+    def sweep(self) -> None:
+        """Close the environments that failed. Apart from `step`: closing may take its time."""
+        while self._condemned:
+            env = self._condemned.pop()
+            try:
+                bounded(env.close, CLOSE_SECONDS, "close")
+            except (Exception, SystemExit) as error:
+                logger.warning("closing %s failed: %s", self.spec.env_id, describe(error))
+
+    def close(self) -> None:
+        """Close every environment."""
+        self._condemned += self._envs.values()
+        self._envs.clear()
+        if self._spare is not None:
+            self._condemned.append(self._spare)
+            self._spare = None
+        self.sweep()
+
+    def _guarded(
+        self, slot: int, call: Callable[[], Observed], seconds: float | None, what: str
+    ) -> Observed:
+        try:
+            return bounded(call, seconds, what)
+        except (Exception, SystemExit) as error:
+            logger.warning("%s, slot %d: %s", self.spec.env_id, slot, describe(error))
+            logger.debug("where it failed:", exc_info=True)
+            if slot in self._envs:
+                self._condemned.append(self._envs.pop(slot))
+            return Observed.failed(error)
+
+
+def _description(env: TextGym) -> EnvDescription:
+    inner: Any = env.unwrapped
+    instructions = getattr(inner, "instructions", "")
+    recipes = getattr(inner, "recipes", None)
+    # A game may well have other things called `recipes`: only ours count.
+    ours = {str(k): r for k, r in recipes.items()} if isinstance(recipes, Mapping) else {}
+    ours = {name: recipe for name, recipe in ours.items() if isinstance(recipe, Recipe)}
+    turns = getattr(inner, "max_turns", None)
+    if not isinstance(turns, int):
+        turns = env.spec.max_episode_steps if env.spec is not None else None
+    lexicon = getattr(inner, "lexicon", ())
+    if isinstance(lexicon, set | frozenset):
+        lexicon = sorted(lexicon)
+    return EnvDescription(
+        instructions=instructions if isinstance(instructions, str) else "",
+        recipes=ours or {"default": Recipe()},
+        lexicon=tuple(map(str, lexicon)) if isinstance(lexicon, list | tuple) else (),
+        max_turns=turns,
+        has_expert=callable(getattr(inner, "expert", None)),
+    )

@@ -1,0 +1,244 @@
+"""EnvPool: many episodes at once, stepping only those that are live.
+
+In one process by default, so that a debugger works; `workers=N` spreads the slots over N
+processes. An environment that fails or hangs ends its own episode and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any, cast
+
+import gymnasium as gym
+
+from aem_gym.errors import ConfigError, EnvironmentFailure
+from aem_gym.registry import find_env
+from aem_gym.rollout.live import EnvDescription, EnvSpec, LiveEnvs
+from aem_gym.rollout.observed import Observed
+from aem_gym.rollout.workers import Worker, WorkerSettings
+
+__all__ = ["EnvDescription", "EnvPool", "EnvSpec", "Observed"]
+
+logger = logging.getLogger(__name__)
+GRACE_SECONDS = 3.0
+"""How much later than the environment's own limit the parent gives up on a worker."""
+START_SECONDS = 60.0
+"""How long a new worker process may take before its first environment is made."""
+
+
+class EnvPool:
+    """Environments of one kind, by slot. A context manager.
+
+    A slot is an integer of the caller's choice; its environment is made at its first reset and
+    reused. Results do not depend on `workers`.
+
+    Args:
+        spec: which environment.
+        workers: processes that hold the environments; 0 keeps them in this one.
+        step_timeout: seconds that one step (or one expert answer) may take; None: no limit.
+        reset_timeout: seconds that one reset may take, the making of the environment included.
+
+    In this process the limits work between Python bytecodes, in the main thread, on POSIX. A hang
+    inside C code, a call from another thread, or Windows needs `workers` of at least 1, where the
+    worker that hangs is killed; the other episodes it holds fail too.
+
+    Raises:
+        ConfigError: the environment cannot be made at all.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        *,
+        workers: int = 0,
+        step_timeout: float | None = 60.0,
+        reset_timeout: float | None = 120.0,
+    ) -> None:
+        if workers < 0:
+            raise ConfigError(f"workers: expected 0 (this process) or more, got {workers}")
+        self._limits = {"step": step_timeout, "ask_expert": step_timeout, "reset": reset_timeout}
+        self._workers: list[Worker] = []
+        self._local: LiveEnvs | None = None
+        env_id = find_env(spec.env_id)
+        if workers == 0:
+            self._local = LiveEnvs(spec, step_timeout=step_timeout, reset_timeout=reset_timeout)
+            self._description = self._local.describe()
+        else:
+            settings = WorkerSettings(spec, gym.spec(env_id), step_timeout, reset_timeout)
+            _check_picklable(settings)
+            self._workers = [Worker(settings) for _ in range(workers)]
+            self._description = self._describe_remotely()
+
+    def describe(self) -> EnvDescription:
+        """What the environment says about itself (read once, when the pool was made)."""
+        return self._description
+
+    def reset(self, requests: Sequence[tuple[int, int, dict[str, Any] | None]]) -> list[Observed]:
+        """Start episodes.
+
+        Args:
+            requests: (slot, seed, options) of each; the slots are distinct.
+
+        Returns:
+            One `Observed` per request, in their order. Failures are in `Observed.error`.
+        """
+        return [_observed(a) for a in self._call("reset", requests)]
+
+    def step(self, actions: Sequence[tuple[int, str]]) -> list[Observed]:
+        """Act in the given slots, and in no others.
+
+        Args:
+            actions: (slot, action) of each; the slots are distinct.
+
+        Returns:
+            One `Observed` per action, in their order. Failures are in `Observed.error`.
+        """
+        return [_observed(a) for a in self._call("step", actions)]
+
+    def ask_expert(self, slot: int) -> tuple[str, str] | None:
+        """(thought, action) of the environment's expert for the state that `slot` is in.
+
+        None where there is no expert, and where it fails (which is logged): the episode itself
+        goes on, with whatever the caller does instead.
+        """
+        answer = self._call("ask_expert", [(slot,)])[0]
+        return None if isinstance(answer, Observed) else cast(tuple[str, str] | None, answer)
+
+    def close(self) -> None:
+        """Close all environments and end all workers. May be called twice."""
+        if self._local is not None:
+            self._local.close()
+        for worker in self._workers:
+            worker.hang_up()
+        for worker in self._workers:
+            worker.close()
+
+    def __enter__(self) -> EnvPool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _call(self, method: str, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """`LiveEnvs.<method>(*request)` for every request, wherever its slot lives."""
+        slots = [request[0] for request in requests]
+        if len(set(slots)) != len(slots):
+            raise ValueError(f"{method}: expected distinct slots, got {slots}")
+        if self._local is None:
+            return _Round(self._workers, method, requests, self._limits[method]).run()
+        try:
+            return [getattr(self._local, method)(*request) for request in requests]
+        finally:
+            self._local.sweep()
+
+    def _describe_remotely(self) -> EnvDescription:
+        for worker in self._workers:
+            worker.start()
+        first = self._workers[0]
+        try:
+            first.send([("describe", ())])
+            answer = first.receive()
+        except (EOFError, OSError):
+            answer = RuntimeError(f"the worker process died (exit code {first.exit_code()})")
+        except BaseException:
+            self.close()
+            raise
+        if not isinstance(answer, EnvDescription):
+            self.close()
+            raise ConfigError(f"in a worker process: {answer}")
+        return answer
+
+
+class _Round:
+    """One call spread over the workers: who owes which answers, and until when."""
+
+    def __init__(
+        self,
+        workers: Sequence[Worker],
+        method: str,
+        requests: Sequence[tuple[Any, ...]],
+        limit: float | None,
+    ) -> None:
+        self.workers, self.method, self.requests, self.limit = workers, method, requests, limit
+        self.answers: list[Any] = [None] * len(requests)
+        self.due: dict[Worker, list[int]] = {}
+        self.deadline: dict[Worker, float] = {}
+        for index, request in enumerate(requests):
+            self.due.setdefault(workers[request[0] % len(workers)], []).append(index)
+
+    def run(self) -> list[Any]:
+        try:
+            self._dispatch()
+            while self.due:
+                self._gather()
+        except BaseException:  # Ctrl-C: answers still under way would confuse the next call
+            for worker in self.due:
+                worker.kill()
+            raise
+        return self.answers
+
+    def _dispatch(self) -> None:
+        for worker, indices in self.due.items():
+            fresh = worker.start()
+            self._extend(worker, START_SECONDS if fresh else 0.0)
+            worker.send([(self.method, self.requests[i]) for i in indices])
+
+    def _gather(self) -> None:
+        waiting = {worker.connection: worker for worker in self.due}
+        for connection in wait(list(waiting), self._patience()):
+            self._receive(waiting[cast(Connection, connection)])
+        now = time.monotonic()
+        for worker in [w for w in self.due if now > self.deadline[w]]:
+            self._give_up(worker, f"{self.method} hung for more than {self.limit:g} s")
+
+    def _extend(self, worker: Worker, extra: float = 0.0) -> None:
+        limit = float("inf") if self.limit is None else self.limit
+        self.deadline[worker] = time.monotonic() + limit + GRACE_SECONDS + extra
+
+    def _patience(self) -> float | None:
+        first = min(self.deadline[worker] for worker in self.due)
+        return None if first == float("inf") else max(first - time.monotonic(), 0.0)
+
+    def _receive(self, worker: Worker) -> None:
+        try:
+            answer = worker.receive()
+        except (EOFError, OSError):
+            self._give_up(worker, f"its worker process died (exit code {worker.exit_code()})")
+            return
+        except Exception as error:
+            answer = Observed.failed(error)  # an info value that cannot be unpickled here
+        self.answers[self.due[worker].pop(0)] = answer
+        self._extend(worker)
+        if not self.due[worker]:
+            del self.due[worker]
+
+    def _give_up(self, worker: Worker, reason: str) -> None:
+        logger.warning("%s: %s; its other episodes are lost", self.method, reason)
+        worker.kill()
+        for index in self.due.pop(worker):
+            self.answers[index] = Observed.failed(EnvironmentFailure(reason))
+
+
+def _observed(answer: Any) -> Observed:
+    return answer if isinstance(answer, Observed) else Observed.failed(RuntimeError(str(answer)))
+
+
+def _check_picklable(settings: WorkerSettings) -> None:
+    try:
+        pickle.dumps(settings)
+    except Exception as error:
+        raise ConfigError(
+            f"environment {settings.spec.env_id!r} cannot be sent to worker processes: {error}. "
+            "Register it with an importable entry point (module:Class) and plain arguments, or "
+            "use workers=0."
+        ) from error

@@ -1,0 +1,102 @@
+"""Environments for the pool's tests: one that answers, and those that fail on command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+
+from aem_gym.envs.base import TextEnv
+from aem_gym.types import Outcome, Task
+
+
+class Counter(TextEnv):
+    """Counts its turns; a drawn number and the process id tell where it runs and what it drew."""
+
+    instructions = "Say anything."
+    lexicon = ("one", "two")
+
+    def __init__(self, *, length: int = 3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.length = length
+
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+        self.drawn = int(self.np_random.integers(10**6))
+        self.turn = 0
+        return Task(str(options.get("task_id", "t")), goal="count"), Outcome(f"drew {self.drawn}")
+
+    def act(self, action: str) -> Outcome:
+        self.turn += 1
+        roll = int(self.np_random.integers(10**6))
+        done = self.turn >= self.length
+        text = f"{self.drawn}:{self.turn}:{roll}:{action}"
+        return Outcome(text, float(done), done, won=done, admissible_actions=["one", "two"])
+
+    def expert(self) -> tuple[str, str]:
+        if self.turn == 2:
+            raise RuntimeError("no idea")
+        return f"turn {self.turn}", "one"
+
+
+def fail(action: str) -> Any:
+    """Fail in the way the action names; None for all others."""
+    if action == "raise":
+        raise ValueError("broken on purpose")
+    if action == "exit":
+        raise SystemExit(3)
+    if action == "hang":
+        while True:
+            with contextlib.suppress(Exception):  # an environment that swallows errors
+                time.sleep(0.01)
+    if action == "die":
+        os._exit(7)
+    return None
+
+
+class Faulty(gym.Env[str, str]):
+    """A third-party environment: gymnasium's own Text spaces, no info keys, faults on command."""
+
+    observation_space = gym.spaces.Text(100)
+    action_space = gym.spaces.Text(100)
+
+    def __init__(self, reset_fault: str = "") -> None:
+        self.reset_fault = reset_fault
+        self.alive = os.getpid()
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        fail((options or {}).get("fault", self.reset_fault))
+        return f"seed{seed}", {}
+
+    def step(self, action: str) -> Any:
+        fail(action)
+        wrong: dict[str, Any] = {
+            "number": (5, 0.0, False, False, {}),
+            "four": ("x", 0.0, False, {}),
+            "nan": ("x", float("nan"), False, False, {}),
+            "info": ("x", 0.0, False, False, None),
+            "key": ("x", 0.0, False, False, {"admissible_actions": "go"}),
+            "none": None,
+            "unpicklable": ("x", 0.5, False, False, {"handle": lambda: 0, "kept": 1}),
+            "pid": (str(os.getpid()), 0.0, False, False, {}),
+            "win": ("x", 1, True, False, {}),
+        }
+        return wrong.get(action, (action, 0.0, False, False, {}))
+
+
+class Unmakeable(gym.Env[str, str]):
+    def __init__(self) -> None:
+        raise OSError("the data is not there")
+
+
+def register() -> None:
+    for name in ("Counter", "Faulty", "Unmakeable"):
+        if f"pool-test/{name}-v0" not in gym.registry:
+            gym.register(f"pool-test/{name}-v0", f"{__name__}:{name}", disable_env_checker=True)
+
+
+register()
