@@ -34,6 +34,8 @@ _ABOVE = {
 }
 _BELOW = {"lora_dropout": 1, "clip_low": 1}
 _AT_MOST = {"warmstart_noise": 1, "seed": 2**63 - 1, "eval_seed": 2**63 - 1}
+_COMPARES = {"grpo", "dr_grpo", "rloo", "reinforce_pp_baseline", "dapo", "gspo", "gigpo"}
+"""Estimators that compare the rollouts of a group with each other."""
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _DEVICE = re.compile(r"^(auto|cpu|mps|cuda(:\d+)?)$")
 
@@ -74,7 +76,7 @@ def _check_relations(config: Config) -> None:
             f"max_new_tokens ({config.max_new_tokens}) must be below max_length "
             f"({config.max_length}): a prompt has to fit as well"
         )
-    if config.group_size == 1 and config.estimator not in ("ppo", "reinforce_pp"):
+    if config.group_size == 1 and config.estimator in _COMPARES:
         raise ConfigError(
             f"group_size 1 leaves nothing to compare with: the estimator {config.estimator!r} "
             "needs group_size >= 2 (ppo and reinforce_pp do not)"
@@ -171,10 +173,10 @@ def env_kwargs(config: Config, split: str) -> dict[str, Any]:
     return kwargs
 
 
-_MAY_CHANGE = frozenset(
-    "out resume steps device threads workers step_timeout save_every keep_checkpoints "
-    "tensorboard micro_batch gradient_checkpointing".split()
-)
+_MAY_CHANGE = {
+    *("out", "resume", "steps", "device", "threads", "workers", "step_timeout", "save_every"),
+    *("keep_checkpoints", "tensorboard", "micro_batch", "gradient_checkpointing"),
+}
 
 
 def check_resume(saved: Config, now: Config) -> None:
@@ -183,10 +185,11 @@ def check_resume(saved: Config, now: Config) -> None:
     Raises:
         ConfigError: other settings differ; names them with both values.
     """
+    free = _MAY_CHANGE - ({"steps"} if saved.lr_schedule != "constant" else set())
     differing = [
         f"{name} ({getattr(saved, name)!r} then, {getattr(now, name)!r} now)"
         for name in vars(saved)
-        if name not in _MAY_CHANGE and getattr(saved, name) != getattr(now, name)
+        if name not in free and getattr(saved, name) != getattr(now, name)
     ]
     if differing:
         raise ConfigError(

@@ -1,0 +1,205 @@
+"""Checkpoints that are whole or absent, and say so when a disk has damaged them.
+
+A checkpoint is a folder `RUN/checkpoints/step-000010/` with the files of whoever saves, and a
+manifest: step, meta data, versions, size and SHA-256 of each file. Nothing here knows torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from aem_gym.errors import CheckpointError
+from aem_gym.training.files import atomic_folder, tidy_folder
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One whole checkpoint."""
+
+    step: int
+    folder: Path
+    meta: Mapping[str, Any]
+    """What the saver noted beside its files."""
+    versions: Mapping[str, str]
+    """Package -> version that wrote it."""
+
+
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    Args:
+        run: the run's folder.
+        keep: how many of the newest to keep.
+    """
+
+    def __init__(self, run: str | Path, keep: int = 2) -> None:
+        self.run, self.folder, self.keep = Path(run), Path(run) / "checkpoints", keep
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint folder, whole or damaged, ascending."""
+        return sorted(
+            int(item.name[5:])
+            for item in self.folder.glob("step-*")
+            if item.is_dir() and item.name[5:].isdigit()
+        )
+
+    def path(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"step-{step:06d}"
+
+    def save(
+        self, step: int, write: Callable[[Path], None], meta: Mapping[str, Any] | None = None
+    ) -> Checkpoint:
+        """Save a checkpoint and drop the oldest beyond `keep`.
+
+        Args:
+            step: RL steps done.
+            write: writes its files into the folder it is given.
+            meta: JSON values to find again in `Checkpoint.meta`.
+
+        Raises:
+            OutputError: the disk does not take it; earlier checkpoints are untouched.
+        """
+        with atomic_folder(self.path(step)) as folder:
+            write(folder)
+            content = {
+                "step": step,
+                "meta": dict(meta or {}),
+                "versions": _versions(),
+                "files": {name: _describe(folder / name) for name in _files(folder)},
+            }
+            text = json.dumps({"content": content, "sha256": _digest(content)}, indent=1)
+            (folder / MANIFEST).write_text(text, encoding="utf-8")
+        older = [other for other in self.steps() if other != step]
+        for other in older[: max(0, len(older) + 1 - self.keep)]:
+            shutil.rmtree(self.path(other), ignore_errors=True)
+        return _checkpoint(self.path(step), content)
+
+    def load(self, step: int) -> Checkpoint:
+        """The checkpoint of `step`, every file verified.
+
+        Raises:
+            CheckpointError: it is missing or damaged; names the file and what is wrong.
+        """
+        folder = self.path(step)
+        content = _manifest(folder)
+        for name, expected in content["files"].items():
+            _verify(folder / name, expected)
+        return _checkpoint(folder, content)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint; None if there has never been one. Changes nothing.
+
+        Raises:
+            CheckpointError: there are checkpoints, but all are damaged.
+        """
+        damaged = self.steps()
+        for step in reversed(damaged):
+            try:
+                return self.load(step)
+            except CheckpointError as error:
+                logger.warning("%s. Using the checkpoint before it", error)
+        if damaged:
+            raise CheckpointError(
+                f"all checkpoints in {self.folder} are damaged (steps "
+                f"{', '.join(map(str, damaged))}). Start anew with another --out, or delete "
+                f"{self.folder} and give --resume to make this run again from the beginning"
+            )
+        return None
+
+    def recover(self) -> Checkpoint | None:
+        """`latest`, for the process that goes on with the run: also tidies up.
+
+        Leftovers of interrupted saves are removed; damaged checkpoints newer than the one that
+        is used are set aside as `step-N.damaged`.
+
+        Raises:
+            CheckpointError: there are checkpoints, but all are damaged.
+        """
+        for leftover in (*self.folder.glob(".step-*.tmp"), *self.folder.glob(".step-*.old")):
+            tidy_folder(self.folder / leftover.stem[1:])
+        found = self.latest()
+        for step in self.steps():
+            if found is not None and step > found.step:
+                aside = self.path(step).with_suffix(".damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                self.path(step).replace(aside)
+        return found
+
+
+def _checkpoint(folder: Path, content: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint in `folder` whose manifest holds `content`."""
+    return Checkpoint(content["step"], folder, content["meta"], content["versions"])
+
+
+def _files(folder: Path) -> list[str]:
+    """Relative paths of all files below `folder`, the manifest left out."""
+    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(name for name in found if name != MANIFEST)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    total = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            total.update(chunk)
+    return {"size": path.stat().st_size, "sha256": total.hexdigest()}
+
+
+def _digest(content: Any) -> str:
+    """SHA-256 of JSON values in canonical form."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _manifest(folder: Path) -> Any:
+    """The content of a checkpoint's manifest, verified."""
+    path = folder / MANIFEST
+    try:
+        document = json.loads(path.read_bytes())
+        content, expected = document["content"], document["sha256"]
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged: not a manifest ({error})") from error
+    if _digest(content) != expected:
+        raise CheckpointError(f"{path}: damaged: its content does not match its SHA-256")
+    return content
+
+
+def _verify(path: Path, expected: Mapping[str, Any]) -> None:
+    """Compare a file with what the manifest says of it."""
+    try:
+        size = path.stat().st_size
+        if size != expected["size"]:
+            raise CheckpointError(f"{path}: damaged: expected {expected['size']} bytes, got {size}")
+        if _describe(path)["sha256"] != expected["sha256"]:
+            raise CheckpointError(f"{path}: damaged: its content does not match its SHA-256")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what decides whether a checkpoint can be read again."""
+    found = {"python": platform.python_version()}
+    for package in ("aem-gym", "torch", "transformers", "peft"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

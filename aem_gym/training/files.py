@@ -1,0 +1,227 @@
+"""Files that are whole or absent: atomic writes, the claim on a run's folder, JSON lines.
+
+Every failure of the disk becomes an OutputError that says what to do about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from aem_gym.errors import OutputError
+
+logger = logging.getLogger(__name__)
+
+LOCK_NAME = ".lock"
+_MENDS = {
+    errno.ENOSPC: "the disk is full. Free some space, then go on with --resume",
+    errno.EDQUOT: "your disk quota is used up. Free some space, then go on with --resume",
+    errno.EROFS: "the file system is read-only. Choose another folder with --out",
+    errno.EACCES: "you may not write there. Choose another folder with --out",
+    errno.EPERM: "you may not write there. Choose another folder with --out",
+    errno.ENOTDIR: "part of this path is a file, not a folder. Choose another folder with --out",
+    errno.EEXIST: "it is a file, not a folder. Choose another folder with --out",
+}
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The OutputError for an OSError met at `path`, with its mend."""
+    mend = _MENDS.get(error.errno or 0, f"{error.strerror or error}. Is --out right?")
+    return OutputError(f"cannot write {path}: {mend}")
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise any OSError of the block as an OutputError about `path`."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def atomic_write(path: str | Path, data: bytes | str) -> None:
+    """Write a file so that any reader, at any time, finds the old content or the new.
+
+    Raises:
+        OutputError: the disk does not take it; the old file, if any, is untouched.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.tmp")
+    with explained(path):
+        try:
+            with part.open("wb") as stream:
+                stream.write(data.encode() if isinstance(data, str) else data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A folder that appears under its name only when the block has ended well.
+
+    Yields an empty sibling to write into. A folder that stood there before is replaced.
+
+    Raises:
+        OutputError: the disk does not take it; what stood there before is untouched.
+    """
+    path = Path(path)
+    part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
+    with explained(path):
+        tidy_folder(path)
+        part.mkdir(parents=True)
+        try:
+            yield part
+            for folder, _, names in os.walk(part):
+                for name in names:
+                    _sync(Path(folder, name))
+                _sync(Path(folder))
+            if path.exists():
+                path.replace(old)
+            part.replace(path)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        _sync(path.parent)
+
+
+def tidy_folder(path: Path) -> None:
+    """Undo what an interrupted `atomic_folder(path)` left behind."""
+    part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
+    if old.exists() and not path.exists():
+        old.replace(path)
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or folder to the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run's folder, held by this process until `release` or the process ends."""
+
+    folder: Path
+    resuming: bool
+    """True if there are checkpoints to go on from."""
+    lock: IO[bytes]
+
+    def release(self) -> None:
+        """Let another process have the folder."""
+        self.lock.close()
+
+
+def claim_output(folder: str | Path, resume: bool) -> Claim:
+    """Make the folder of a run, or take one up again.
+
+    Args:
+        folder: where the run's files go.
+        resume: whether a used folder is welcome.
+
+    Raises:
+        OutputError: the folder is used and `resume` is false; it holds something else than a
+            run; another process is using it; or it cannot be written.
+    """
+    folder = Path(folder)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        used = any(item.name != LOCK_NAME for item in folder.iterdir())
+        if used and not resume:
+            raise OutputError(
+                f"{folder} is in use already. Go on with that run: --resume. "
+                "Or start a new one in another folder: --out FOLDER"
+            )
+        if used and not (folder / "config.yaml").is_file():
+            raise OutputError(
+                f"{folder} holds files but no config.yaml, so it is not a run to go on with. "
+                "Choose another folder with --out"
+            )
+        lock = _lock(folder)
+    resuming = any((folder / "checkpoints").glob("step-*"))
+    if resume and not resuming:
+        logger.warning("%s holds no checkpoint: starting from the beginning", folder)
+    return Claim(folder, resuming, lock)
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    """Hold the folder's lock file; the system lets go of it when the process ends."""
+    stream = (folder / LOCK_NAME).open("ab")
+    try:
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # not a POSIX system: no lock there
+        pass
+    except BlockingIOError:
+        stream.close()
+        raise OutputError(
+            f"{folder} is being written by another process. Wait for it, or choose another --out"
+        ) from None
+    return stream
+
+
+class JsonLines:
+    """A file of JSON lines that can be cut back to where a checkpoint left it.
+
+    Args:
+        path: the file; made if missing.
+        offset: bytes to keep; the rest, written after the last checkpoint, is made again.
+
+    Raises:
+        OutputError: the file is shorter than `offset`, or cannot be written.
+    """
+
+    def __init__(self, path: str | Path, offset: int = 0) -> None:
+        self.path = Path(path)
+        with explained(self.path):
+            self._stream = self.path.open("ab")
+            size = self._stream.seek(0, os.SEEK_END)
+            if size < offset:
+                self._stream.close()
+                raise OutputError(
+                    f"{self.path} has {size} bytes, but the checkpoint was made when it had "
+                    f"{offset}: lines are missing. Restore the file, or start anew with --out"
+                )
+            self._stream.truncate(offset)
+
+    def write(self, line: bytes) -> None:
+        """Append one line (given without its newline)."""
+        with explained(self.path):
+            self._stream.write(line + b"\n")
+
+    def flush(self) -> None:
+        """Let other programs see what was written."""
+        with explained(self.path):
+            self._stream.flush()
+
+    def sync(self) -> int:
+        """Bring everything to the disk; the file's size in bytes (a checkpoint's offset)."""
+        with explained(self.path):
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            return self._stream.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        """Flush and close."""
+        with explained(self.path):
+            self._stream.close()

@@ -1,0 +1,38 @@
+"""What holds for all tests: no network, one thread, a cache of their own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+_CACHE = None
+if "AEM_GYM_CACHE" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="aem-gym-tests-")
+    os.environ["AEM_GYM_CACHE"] = _CACHE.name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _remove_cache() -> Iterator[None]:
+    yield
+    if _CACHE is not None:
+        _CACHE.cleanup()
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real data named by AEM_TEST_DATA; skips where there is none."""
+    folder = os.environ.get("AEM_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs the folder of real data: set AEM_TEST_DATA")
+    return Path(folder)
