@@ -1,0 +1,1 @@
+"""ALFWorld as a native engine: household tasks in text, with its own generator and oracle."""

@@ -1,0 +1,110 @@
+"""A game: everything about a scene and its task that does not change while it is played.
+
+`Engine` plays any `Game`, whoever made it: the generator here, or a reader of official files.
+Things are referred to by their index; objects and receptacles are sorted by identifier, because
+that is the order in which the original lists them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """An object: something that can lie in a receptacle."""
+
+    id: str
+    """`Class_bar_x_bar_y_bar_z`, as in the original's problem files."""
+    cls: str
+    name: str
+    """What is printed: `potato 2`."""
+    pickupable: bool = True
+    cleanable: bool = False
+    heatable: bool = False
+    coolable: bool = False
+    sliceable: bool = False
+    toggleable: bool = False
+    holds_things: bool = False
+    """A bowl, cup, ...: `examine` speaks of its inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receptacle:
+    """A place for objects. Several may share one location."""
+
+    id: str
+    cls: str
+    name: str
+    location: int
+    openable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What has to be achieved."""
+
+    task_type: str
+    obj: str
+    """Class of the object."""
+    target: str
+    """Class of the receptacle, or of the lamp in `look_at_obj_in_light`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Game:
+    """A scene, its first state, and a goal."""
+
+    task_id: str
+    goal: Goal
+    sentence: str
+    """The task in words, without the final full stop."""
+    objects: tuple[Thing, ...]
+    receptacles: tuple[Receptacle, ...]
+    locations: tuple[str, ...]
+    """Printed names (`loc 15`); the older dialect shows them."""
+    start: int
+    """Location of the agent at first."""
+    contents: tuple[tuple[int, ...], ...]
+    """Per receptacle, the objects in it. An object may be in more than one."""
+    can_contain: frozenset[tuple[str, str]]
+    """Pairs (receptacle class, object class)."""
+    object_locations: frozenset[tuple[int, int]] = frozenset()
+    """Pairs (object, location)."""
+    inside: tuple[tuple[int, ...], ...] = ()
+    """Per object, the objects inside it (empty: none anywhere). They are only spoken of."""
+    opened: frozenset[int] = frozenset()
+    toggled: frozenset[int] = frozenset()
+    clean: frozenset[int] = frozenset()
+    hot: frozenset[int] = frozenset()
+    cool: frozenset[int] = frozenset()
+    sliced: frozenset[int] = frozenset()
+    dialect: str = "0.4"
+    location_ids: tuple[str, ...] = field(default=(), repr=False)
+
+
+def printed_names(ids: Iterable[str]) -> dict[str, str]:
+    """Identifier -> printed name: the class, and a number counted down in sorted order.
+
+    The class is the text before the first `_bar_`; a basin is named after its furniture
+    (`sinkbasin`). Identifiers without `_bar_` get no number.
+    """
+    ordered = sorted(ids, key=str.lower)
+    counts = Counter(_base(identifier) for identifier in ordered)
+    names: dict[str, str] = {}
+    for identifier in ordered:
+        base = _base(identifier)
+        if "_bar_" not in identifier:
+            names[identifier] = base
+            continue
+        names[identifier] = f"{base} {counts[base]}"
+        counts[base] -= 1
+    return names
+
+
+def _base(identifier: str) -> str:
+    lower = identifier.lower()
+    head, bar, _ = lower.partition("_bar_")
+    return head + "basin" if bar and "basin" in lower else head

@@ -1,0 +1,196 @@
+"""The oracle: a competent agent that reads only what any agent reads, and needs no planner.
+
+It looks for things in some order, remembers what it saw, and believes what it reads, so it copes
+with actions that somebody else (noise, another policy) takes between its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from aem_gym.envs.alfworld.belief import Belief, kind
+from aem_gym.envs.alfworld.constants import (
+    APPLIANCE,
+    OBJECT_CLASSES,
+    OPENABLE,
+    RECEPTACLE_CLASSES,
+    TREATMENT,
+    place_weight,
+)
+from aem_gym.envs.alfworld.draws import Draws
+
+SEARCHES = ("likely", "random", "privileged")
+"""`likely`: first where such things usually are, for the steps it takes, then at random.
+`random`: any order. `privileged`: is told where everything is."""
+
+Choice = tuple[str, str]
+"""(thought, action)"""
+
+_FULL_NAME = {name.lower(): name for name in (*OBJECT_CLASSES, *RECEPTACLE_CLASSES)}
+_DOORS = frozenset(cls.lower() for cls in OPENABLE)
+_ADJECTIVE = {"clean": "clean", "heat": "hot", "cool": "cool"}
+
+
+class Oracle:
+    """Chooses actions in one episode.
+
+    Args:
+        search: one of `SEARCHES`.
+        draws: the oracle's own randomness (order of search).
+        peek: for `privileged`, tells receptacle name -> names of the objects in it.
+    """
+
+    def __init__(
+        self, search: str, draws: Draws, peek: Callable[[], Mapping[str, Sequence[str]]]
+    ) -> None:
+        self.belief = Belief()
+        self._search, self._draws, self._peek = search, draws, peek
+        self._jitter: dict[str, float] = {}
+        self._can: Collection[str] = ()
+
+    def read(self, observation: str) -> None:
+        """Take note of an observation (all of them, in order)."""
+        self.belief.read(observation)
+
+    def choose(self, admissible: Collection[str]) -> Choice:
+        """The (thought, action) for the present state."""
+        belief, self._can = self.belief, admissible
+        if not belief.receptacles:
+            heads = ("go to ", "examine ")
+            belief.receptacles = [c.removeprefix(h) for c in admissible for h in heads if h in c]
+        if belief.task is None:
+            return "I do not know this task.", "look"
+        if self._search == "privileged":
+            belief.contents = {place: list(names) for place, names in self._peek().items()}
+        for place in belief.receptacles:  # a door that can be opened is shut, whoever shut it
+            if f"open {place}" in admissible:
+                belief.closed.add(place)
+        return self._pursue(*belief.task)
+
+    # Subgoals ------------------------------------------------------------------------------
+
+    def _pursue(self, task_type: str, obj: str, target: str) -> Choice:
+        held = self.belief.holding
+        if held is None:
+            return self._fetch(task_type, obj, target)
+        if kind(held) != obj:
+            return self._drop(held)
+        if task_type == "look_at_obj_in_light":
+            return self._use_lamp(obj, target)
+        treatment = TREATMENT.get(task_type)
+        if treatment and treatment not in self.belief.treated.get(held, ()):
+            return self._treat(held, treatment)
+        goal = self._goal_place(obj, target)
+        if goal is None:
+            return self._find(f"I need a {target}.", target)
+        word = f"{_ADJECTIVE[treatment]} " if treatment else ""
+        thought = f"I have {word}{obj}, now put it in {target}."
+        return self._at(goal, thought, [self._put(held, goal)])
+
+    def _fetch(self, task_type: str, obj: str, target: str) -> Choice:
+        two = task_type == "pick_two_obj_and_place"
+        goal = self._goal_place(obj, target) if two else None
+        done = goal is not None and any(kind(name) == obj for name in self._known(goal))
+        thought = f"I need another {obj}." if done else f"I need a {obj}."
+        for place in self._nearest(self.belief.receptacles):
+            if place == goal and two:
+                continue
+            for name in self._known(place):
+                if kind(name) == obj:
+                    return self._at(
+                        place, f"I see {obj}, now take it.", [f"take {name} from {place}"]
+                    )
+        return self._find(thought, obj)
+
+    def _treat(self, held: str, treatment: str) -> Choice:
+        appliance = APPLIANCE[treatment].lower()
+        thought = f"I have {kind(held)}, now {treatment} it."
+        for place in self._nearest(self.belief.receptacles):
+            if kind(place) == appliance:
+                return self._go(place, thought) or (thought, f"{treatment} {held} with {place}")
+        return thought, "look"
+
+    def _use_lamp(self, obj: str, lamp: str) -> Choice:
+        thought = f"I have {obj}, now use the {lamp}."
+        for place in self._nearest(self.belief.receptacles):
+            for name in self._known(place):
+                if kind(name) == lamp:
+                    return self._at(place, thought, [f"use {name}"])
+        return self._find(f"I have {obj}, now find the {lamp}.", lamp)
+
+    def _drop(self, held: str) -> Choice:
+        thought = f"I do not need {kind(held)}."
+        for place in self._nearest(self.belief.receptacles):
+            if self._put(held, place) in self._can:
+                return thought, self._put(held, place)
+        for place in self._nearest(self.belief.receptacles):
+            if place_weight(_name(place), _name(held)) > 0:
+                return self._at(place, thought, [self._put(held, place)])
+        return thought, "look"
+
+    # Ways and means ------------------------------------------------------------------------
+
+    def _at(self, place: str, thought: str, actions: Sequence[str]) -> Choice:
+        """Do the first possible one of the actions at a place; before that, get to it."""
+        for action in actions:
+            if action in self._can:
+                return thought, action
+        step = self._go(place, thought)
+        if step:
+            return step
+        if f"open {place}" in self._can:
+            return thought, f"open {place}"
+        self.belief.contents.pop(place, None)  # not as remembered: look again
+        return thought, f"examine {place}"
+
+    def _go(self, place: str, thought: str) -> Choice | None:
+        action = f"go to {place}"
+        return (thought, action) if action in self._can else None
+
+    def _find(self, thought: str, wanted: str) -> Choice:
+        """One step of the search for an object or receptacle class."""
+        unseen = [p for p in self.belief.receptacles if p not in self.belief.contents]
+        if not unseen:  # everything was seen, and yet it is nowhere: look at all of it again
+            self.belief.contents.clear()
+            unseen = list(self.belief.receptacles)
+        here = [p for p in unseen if f"examine {p}" in self._can]
+        likely = [p for p in here if self._rank(p, wanted) > 0 or self._search == "random"]
+        place = likely[0] if likely else max(unseen, key=lambda p: self._order(p, wanted))
+        return self._at(place, thought, [f"open {place}"])
+
+    def _order(self, place: str, wanted: str) -> tuple[float, float]:
+        if place not in self._jitter:
+            self._jitter[place] = self._draws.uniform()
+        rank = 0.0 if self._search == "random" else self._rank(place, wanted)
+        return rank, self._jitter[place]
+
+    def _rank(self, place: str, wanted: str) -> float:
+        """How likely `wanted` is there, for each step that looking takes."""
+        steps = 2 if kind(place) in _DOORS else 1
+        return place_weight(_name(place), _name(wanted)) / steps
+
+    def _goal_place(self, obj: str, target: str) -> str | None:
+        """The receptacle to bring things to: where most are, then the nearest."""
+        places = [p for p in self.belief.receptacles if kind(p) == target]
+        return max(
+            self._nearest(places),
+            key=lambda p: sum(kind(name) == obj for name in self._known(p)),
+            default=None,
+        )
+
+    def _nearest(self, places: Sequence[str]) -> list[str]:
+        """The places at hand first, then those that stand open, then the others."""
+        return sorted(
+            places, key=lambda p: (f"examine {p}" not in self._can, p in self.belief.closed)
+        )
+
+    def _known(self, place: str) -> Sequence[str]:
+        return self.belief.contents.get(place, ())
+
+    def _put(self, held: str, place: str) -> str:
+        older = f"put {held} in/on {place}"
+        return older if older in self._can else f"move {held} to {place}"
+
+
+def _name(printed: str) -> str:
+    return _FULL_NAME.get(kind(printed), "")
