@@ -50,6 +50,13 @@ class _Dumper(yaml.SafeDumper):
     }
 
 
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    """Line breaks and other control characters survive in double quotes only."""
+    style = None if value.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
 for _tag, _regexp, _first in _RESOLVERS:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _regexp, _first)
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _regexp, _first)
