@@ -55,9 +55,8 @@ class Segments:
 
 def pair_ids(first: Tensor, second: Tensor) -> Tensor:
     """One id per distinct pair, ordered by `first`, then `second`. Shape (N,)."""
-    _, a = torch.unique(first, return_inverse=True)
-    b_values, b = torch.unique(second, return_inverse=True)
-    return a * max(1, b_values.numel()) + b
+    a, b = Segments.of(first), Segments.of(second)
+    return a.index * max(1, b.count) + b.index
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,226 @@
+"""Each estimator against a slow reference on Python floats; and what holds for all of them."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+import torch
+from credit_cases import Row, dtypes, make_rows, row_lists, to_batch, tolerance
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aem_gym.credit import ESTIMATOR_DEFAULTS, LOSSES, gae, gigpo_parts
+from aem_gym.credit.losses import AGGREGATIONS
+from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.registry import ESTIMATORS
+
+GROUP_ESTIMATORS = ["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
+
+
+def scores(rows: list[Row], over: str, penalty: str) -> list[tuple[int, float]]:
+    """(group, score) of each item that enters statistics."""
+    if penalty == "reward":
+        return [(r.group, r.ret + r.penalty) for r in rows if not r.excluded]
+    if over == "rows":
+        return [(r.group, r.ret) for r in rows if not r.excluded]
+    return list({r.trajectory: (r.group, r.ret) for r in rows if not r.excluded}.values())
+
+
+def reference(name: str, rows: list[Row], over: str, penalty: str) -> list[float]:
+    items = scores(rows, over, penalty)
+    of_group = {g: [x for h, x in items if h == g] for g in {r.group for r in rows}}
+
+    def centred(group: int, x: float) -> float:
+        members = of_group[group]
+        flat = not members or max(members) == min(members)
+        return 0.0 if flat else x - statistics.fmean(members)
+
+    def whiten(x: float, everything: list[float]) -> float:
+        if not everything or max(everything) == min(everything):
+            return 0.0
+        mean, std = statistics.fmean(everything), statistics.stdev(everything)
+        return (x - mean) / (std + 1e-6)
+
+    result = []
+    for row in rows:
+        x = row.ret + (row.penalty if penalty == "reward" else 0.0)
+        c = centred(row.group, x)
+        n = len(of_group[row.group])
+        if name == "grpo":
+            a = c / (statistics.stdev(of_group[row.group]) + 1e-6) if c else 0.0
+        elif name == "dr_grpo":
+            a = c
+        elif name == "rloo":
+            others = list(of_group[row.group])
+            if c and not row.excluded:
+                others.remove(x)
+                a = x - statistics.fmean(others)
+            else:
+                a = n / (n - 1) * c if n > 1 else 0.0
+        elif name == "reinforce_pp":
+            a = whiten(x, [s for _, s in items])
+        else:
+            a = whiten(c, [centred(g, s) for g, s in items])
+        result.append(a + (row.penalty if penalty == "advantage" else 0.0))
+    return result
+
+
+@pytest.mark.parametrize("name", GROUP_ESTIMATORS)
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=row_lists,
+    dtype=dtypes,
+    over=st.sampled_from(["episodes", "rows"]),
+    penalty=st.sampled_from(["advantage", "reward"]),
+)
+def test_matches_the_reference(name, rows, dtype, over, penalty):
+    found = ESTIMATORS.load(name)(to_batch(rows, dtype), over=over, penalty=penalty)
+    expected = torch.tensor(reference(name, rows, over, penalty), dtype=dtype)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected, **tolerance(dtype))
+
+
+def turns_of(rows: list[Row], row: Row) -> list[Row]:
+    """The turns of the row's trajectory, in order, copies once."""
+    mine = {r.turn: r for r in rows if r.trajectory == row.trajectory}
+    return [mine[turn] for turn in sorted(mine)]
+
+
+def reference_gae(rows: list[Row], gamma: float, lam: float, penalised: bool) -> list[float]:
+    result = []
+    for row in rows:
+        path = turns_of(rows, row)
+        advantage, following = 0.0, 0.0
+        for step in reversed([s for s in path if s.turn >= row.turn]):
+            reward = step.reward + (step.penalty if penalised else 0.0)
+            advantage = reward + gamma * following - step.value + gamma * lam * advantage
+            following = step.value
+        result.append(advantage)
+    return result
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=row_lists,
+    dtype=dtypes,
+    gamma=st.sampled_from([1.0, 0.9]),
+    lam=st.sampled_from([1.0, 0.5, 0.0]),
+    penalty=st.sampled_from(["advantage", "reward"]),
+)
+def test_gae_and_ppo_match_the_reference(rows, dtype, gamma, lam, penalty):
+    batch = to_batch(rows, dtype)
+    advantages, targets = gae(batch, gamma, lam, penalty=penalty)
+    raw = reference_gae(rows, gamma, lam, penalty == "reward")
+    expected = torch.tensor(raw, dtype=dtype)
+    torch.testing.assert_close(advantages, expected, **tolerance(dtype))
+    torch.testing.assert_close(targets, expected + batch.values, **tolerance(dtype))
+
+    kept = [a for a, r in zip(raw, rows, strict=True) if not r.excluded]
+    white = [0.0] * len(rows)
+    if len(kept) > 1 and statistics.stdev(kept) > 1e-3:
+        mean, std = statistics.fmean(kept), statistics.stdev(kept)
+        white = [(a - mean) / (std + 1e-6) for a in raw]
+        if penalty == "advantage":
+            white = [w + r.penalty for w, r in zip(white, rows, strict=True)]
+        found = ESTIMATORS.load("ppo")(batch, gamma=gamma, lam=lam, penalty=penalty)
+        torch.testing.assert_close(found, torch.tensor(white, dtype=dtype), **tolerance(dtype))
+
+
+def reference_step_part(rows: list[Row], gamma: float, normalise: bool) -> list[float]:
+    def step_return(row: Row) -> float:
+        future = [s for s in turns_of(rows, row) if s.turn >= row.turn]
+        return sum(gamma**k * s.reward for k, s in enumerate(future))
+
+    result = []
+    for row in rows:
+        peers = [
+            step_return(r)
+            for r in rows
+            if (r.group, r.anchor) == (row.group, row.anchor) and not r.excluded
+        ]
+        if not peers or max(peers) == min(peers):
+            result.append(0.0)
+            continue
+        part = step_return(row) - statistics.fmean(peers)
+        result.append(part / (statistics.stdev(peers) + 1e-6) if normalise else part)
+    return result
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=row_lists, omega=st.sampled_from([1.0, 0.5, 0.0]), normalise=st.booleans())
+def test_gigpo_is_grpo_plus_the_step_part(rows, omega, normalise):
+    batch = to_batch(rows)
+    options = {"gamma": 0.95, "omega": omega, "normalise_step": normalise}
+    episode, step = gigpo_parts(batch, **options)
+    expected = torch.tensor(reference_step_part(rows, 0.95, normalise), dtype=torch.float64)
+    torch.testing.assert_close(step, omega * expected, rtol=1e-6, atol=1e-9)
+    assert torch.equal(episode, ESTIMATORS.load("grpo")(batch))
+    assert torch.equal(episode + step, ESTIMATORS.load("gigpo")(batch, **options))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS.names())
+@settings(max_examples=25, deadline=None)
+@given(rows=row_lists, order=st.randoms(use_true_random=False))
+def test_row_order_and_padding_change_nothing(name, rows, order):
+    estimator = ESTIMATORS.load(name)
+    permutation = list(range(len(rows)))
+    order.shuffle(permutation)
+    shuffled = to_batch([rows[i] for i in permutation], pad=3, junk=float("nan"))
+    torch.testing.assert_close(estimator(shuffled), estimator(to_batch(rows))[permutation])
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "gigpo"])
+def test_other_groups_change_nothing(name):
+    rows = make_rows(5, groups=4, size=4)
+    alone = [r for r in rows if r.group == 10]
+    found = ESTIMATORS.load(name)(to_batch(rows))
+    mine = torch.tensor([r.group == 10 for r in rows])
+    torch.testing.assert_close(found[mine], ESTIMATORS.load(name)(to_batch(alone)))
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"])
+@given(value=st.floats(-1e6, 1e6), size=st.integers(1, 9), dtype=dtypes)
+def test_equal_returns_give_exactly_the_penalty(name, value, size, dtype):
+    rows = [
+        Row(value, 0.0, -0.1 if i == 0 else 0.0, 0, i, 0, 0, 0.0, False, [-1.0], [1.0])
+        for i in range(size)
+    ]
+    batch = to_batch(rows, dtype)
+    assert torch.equal(ESTIMATORS.load(name)(batch), batch.penalties)
+
+
+def test_penalty_as_reward_explodes_only_where_documented():
+    """An all-failed group: the default keeps -0.1, the alternative normalises it."""
+    rows = [
+        Row(0.0, 0.0, p, 0, i, 0, 0, 0.0, False, [-1.0], [1.0])
+        for i, p in enumerate([-0.1, 0.0, 0.0, 0.0])
+    ]
+    grpo = ESTIMATORS.load("grpo")
+    torch.testing.assert_close(grpo(to_batch(rows)), to_batch(rows).penalties)
+    assert grpo(to_batch(rows), penalty="reward").abs().max() > 1.4
+
+
+def test_defaults_cover_every_estimator_with_existing_parts():
+    assert set(ESTIMATOR_DEFAULTS) == set(ESTIMATORS.names())
+    for defaults in ESTIMATOR_DEFAULTS.values():
+        assert defaults.loss in LOSSES
+        assert defaults.aggregation in AGGREGATIONS
+    assert ESTIMATOR_DEFAULTS["dapo"].clip_high == 0.28
+    assert ESTIMATOR_DEFAULTS["dapo"].filter_equal_groups
+    assert (ESTIMATOR_DEFAULTS["gspo"].clip_low, ESTIMATOR_DEFAULTS["gspo"].clip_high) == (
+        3e-4,
+        4e-4,
+    )
+
+
+def test_wrong_options_say_what_exists():
+    batch = to_batch(make_rows(1, 2, 3))
+    with pytest.raises(UnknownNameError, match="Did you mean 'episodes'"):
+        ESTIMATORS.load("grpo")(batch, over="episode")
+    with pytest.raises(UnknownNameError, match="Known: advantage, reward"):
+        ESTIMATORS.load("grpo")(batch, penalty="x")
+    without = to_batch(make_rows(1, 2, 3))
+    object.__setattr__(without, "values", None)
+    with pytest.raises(ConfigError, match="--estimator grpo"):
+        ESTIMATORS.load("ppo")(without)
