@@ -125,15 +125,15 @@ class Engine:
             commands[f"{verb} {place}"] = (verb, receptacle, -1)
         accessible = self._accessible(receptacle)
         for index in self.contents[receptacle]:
-            if accessible:
-                commands[f"examine {names[index]}"] = ("examine object", index, -1)
-                if self.holding < 0 and objects[index].pickupable:
-                    commands[f"take {names[index]} from {place}"] = ("take", index, receptacle)
+            if accessible and self.holding < 0 and objects[index].pickupable:
+                commands[f"take {names[index]} from {place}"] = ("take", index, receptacle)
             if objects[index].toggleable:  # a lamp's switch is found even behind a door
                 commands[f"use {names[index]}"] = ("use", index, -1)
 
     def _add_held(self, commands: dict[str, _Command], here: list[int] | tuple[()]) -> None:
         held, thing = self.holding, self.game.objects[self.holding]
+        # Only what is held: for things that lie about, the original's rule has a misprint (the
+        # type `location,`) that makes it apply to nothing.
         commands[f"examine {thing.name}"] = ("examine object", held, -1)
         can = {"clean": thing.cleanable, "heat": thing.heatable, "cool": thing.coolable}
         for receptacle in here:
