@@ -1,0 +1,51 @@
+"""Lockbox: set three dials to the code on a note, then open the box. With an expert."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aem_gym.envs.base import TextEnv
+from aem_gym.types import Outcome, Task
+
+COLOURS = ("red", "green", "blue")
+TURNS = tuple(f"turn {colour}" for colour in COLOURS)
+DIGITS = 4
+
+
+class Lockbox(TextEnv):
+    """The task's id holds the dials and the code: `013-210`."""
+
+    instructions = (
+        "Set the dials to the code and open the box. A turn moves one dial up by one, and from "
+        f"{DIGITS - 1} to 0. Actions: {', '.join((*TURNS, 'open'))}."
+    )
+
+    def __init__(self, *, max_turns: int = 12, render_mode: str | None = None) -> None:
+        super().__init__(max_turns=max_turns, render_mode=render_mode)
+
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+        drawn = "".join(str(d) for d in self.np_random.integers(DIGITS, size=2 * len(COLOURS)))
+        task_id = options.get("task_id") or f"{drawn[:3]}-{drawn[3:]}"
+        self.dials, self.code = ([int(d) for d in part] for part in task_id.split("-"))
+        return Task(task_id, goal="open the box"), self.look("A box with three dials.")
+
+    def act(self, action: str) -> Outcome:
+        if action == "open":
+            won = self.dials == self.code
+            text = "The box opens." if won else "The bolt snaps: locked for good."
+            return Outcome(text, reward=float(won), terminated=True, won=won)
+        if action not in TURNS:
+            return self.look("Nothing happens.", action_valid=False)
+        dial = TURNS.index(action)
+        self.dials[dial] = (self.dials[dial] + 1) % DIGITS
+        return self.look("Click.")
+
+    def look(self, text: str, action_valid: bool = True) -> Outcome:
+        show = [" ".join(f"{c} {d}" for c, d in zip(COLOURS, n)) for n in (self.dials, self.code)]
+        text = f"{text} Dials: {show[0]}. Code: {show[1]}."
+        return Outcome(text, admissible_actions=[*TURNS, "open"], action_valid=action_valid)
+
+    def expert(self) -> tuple[str, str]:
+        for colour, dial, digit in zip(COLOURS, self.dials, self.code):
+            if dial != digit:
+                return f"{colour} must be {digit}", f"turn {colour}"
+        return "all dials are right", "open"

@@ -1,0 +1,47 @@
+"""WordleLike: find the secret word in three guesses. No expert: random play wins now and then."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aem_gym.envs.base import TextEnv
+from aem_gym.types import Outcome, Task
+
+WORDS = "amber brick cloud dwarf flame ghost jumpy knife lemon piano quilt tiger".split()
+
+
+def marks(guess: str, secret: str) -> str:
+    """`+` in its place, `?` elsewhere in the word, `-` not in it (no letter comes twice)."""
+    return "".join(
+        "+" if a == b else "?" if a in secret else "-" for a, b in zip(guess, secret, strict=True)
+    )
+
+
+class WordleLike(TextEnv):
+    """The task's id is the secret word's place in the list."""
+
+    instructions = (
+        "Find the secret word. After a guess, each letter is marked: + in its place, ? in another "
+        f"place, - not in the word. Words: {' '.join(WORDS)}."
+    )
+
+    def __init__(self, *, max_turns: int = 3, render_mode: str | None = None) -> None:
+        super().__init__(max_turns=max_turns, render_mode=render_mode)
+
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+        drawn = str(self.np_random.integers(len(WORDS)))
+        task_id = options.get("task_id") or drawn
+        self.secret, self.possible = WORDS[int(task_id)], WORDS
+        return Task(task_id, goal="find the word"), self.look("Guess.")
+
+    def act(self, action: str) -> Outcome:
+        if action not in WORDS:
+            return self.look("That is not one of the words.", action_valid=False)
+        if action == self.secret:
+            return Outcome(f"Yes, {action}!", reward=1.0, terminated=True, won=True)
+        seen = marks(action, self.secret)
+        self.possible = [word for word in self.possible if marks(action, word) == seen]
+        return self.look(f"{action} {seen}")
+
+    def look(self, text: str, action_valid: bool = True) -> Outcome:
+        text = f"{text} Possible: {' '.join(self.possible)}."
+        return Outcome(text, admissible_actions=WORDS, action_valid=action_valid)
