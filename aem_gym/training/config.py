@@ -106,7 +106,7 @@ class Config:
     clip_high: float | None = None
     """Clip of the ratio above 1; unset: the estimator's."""
     dual_clip: float | None = None
-    """Bound (> 1) on the ratio where the advantage is negative; unset: none."""
+    """Bound (> 1) on the loss of negative advantages; unset: the estimator's."""
     kl_coef: float | None = 0.0
     """Weight of the KL (k3) to the policy as RL started; null: the estimator's."""
     invalid_penalty: float = 0.1
@@ -176,7 +176,7 @@ class Config:
     workers: int = 0
     """Processes that step environments; 0: in this process (a debugger works)."""
     step_timeout: float = 60.0
-    """Seconds an environment may take for one step; kept with workers >= 1 only."""
+    """Seconds an environment may take for one step; one that hangs in C code needs workers."""
     save_every: int = 10
     """RL steps between checkpoints; there is one at the end in any case."""
     keep_checkpoints: int = 2

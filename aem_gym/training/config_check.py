@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def validate(config: Config) -> None:
     check_registered(MODULATORS, config.modulator)
     check_model(config.model)
     check_env(config)
+    check_presentation(config)
 
 
 def _check_ranges(config: Config) -> None:
@@ -145,14 +146,33 @@ def check_env(config: Config) -> None:
             raise UnknownNameError(f"argument of {config.env}:", key, names)
 
 
-def env_parameters(env: str) -> tuple[list[str], bool]:
-    """Names of the arguments `gym.make(env, ...)` takes, and whether it takes any other."""
+def check_presentation(config: Config) -> None:
+    """Do the recipe and the response format exist?
+
+    Raises:
+        UnknownNameError: one of them does not.
+    """
+    formats = import_object("aem_gym.agents.formats:FORMATS", "response formats")
+    if config.response_format not in ("auto", *formats):
+        raise UnknownNameError("response format", config.response_format, ("auto", *formats))
+    recipes = getattr(env_factory(config.env), "recipes", None)
+    known = ("auto", *recipes) if isinstance(recipes, Mapping) else ("auto",)
+    if config.recipe not in known:
+        raise UnknownNameError("recipe", config.recipe, known, f"(Of {config.env}.)")
+
+
+def env_factory(env: str) -> Any:
+    """What makes the environment: a class, or a function."""
     import gymnasium as gym
 
     entry = gym.registry[find_env(env)].entry_point
-    target: Any = import_object(entry, "environment") if isinstance(entry, str) else entry
+    return import_object(entry, "environment") if isinstance(entry, str) else entry
+
+
+def env_parameters(env: str) -> tuple[list[str], bool]:
+    """Names of the arguments `gym.make(env, ...)` takes, and whether it takes any other."""
     try:
-        parameters = inspect.signature(target).parameters.values()
+        parameters = inspect.signature(env_factory(env)).parameters.values()
     except (TypeError, ValueError):
         return [], True
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -1,0 +1,81 @@
+"""The command line: `aem-gym COMMAND`. Errors a user can mend are one line; others a traceback.
+
+Exit status: 0 done, 2 bad input or a known failure, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+import aem_gym
+from aem_gym.commands.doctor import doctor
+from aem_gym.commands.envs import envs
+from aem_gym.commands.evaluate import evaluate
+from aem_gym.commands.play import play
+from aem_gym.commands.replay import replay
+from aem_gym.commands.train import train
+from aem_gym.errors import AemGymError
+
+DEBUG = "AEM_GYM_DEBUG"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(aem_gym.__version__, prog_name="aem-gym")
+def app() -> None:
+    """Train language agents on multi-turn text tasks.
+
+    Every command takes --debug, which shows the traceback of an error (as AEM_GYM_DEBUG=1 does).
+    """
+
+
+for _command in (train, evaluate, play, replay, envs, doctor):
+    app.add_command(_command)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of `aem-gym`: runs a command and ends the process with its status."""
+    sys.exit(run(app, sys.argv[1:] if args is None else args, "aem-gym"))
+
+
+def train_main() -> None:
+    """Entry point of train.py."""
+    sys.exit(run(train, sys.argv[1:], "train.py"))
+
+
+def run(command: click.Command, args: Sequence[str], name: str) -> int:
+    """Run a command; returns its exit status."""
+    if "--debug" in args:
+        args = [arg for arg in args if arg != "--debug"]
+        os.environ[DEBUG] = "1"
+    debug = os.environ.get(DEBUG, "0") not in ("", "0")
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s %(name)s: %(message)s" if debug else "%(message)s",
+        stream=sys.stderr,
+    )
+    for noisy in ("httpx", "urllib3", "docker", "filelock", "fsspec", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        result = command.main(list(args), prog_name=name, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt) as error:
+        # click turns a KeyboardInterrupt, whose text says how to go on, into an Abort.
+        click.echo(str(error.__cause__ or error) or "interrupted", err=True)
+        return 130
+    except AemGymError as error:
+        if debug:
+            raise
+        click.echo(f"error: {error}", err=True)
+        return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""`aem-gym doctor`: what is there, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+
+Finding = tuple[bool, str, str]
+"""(is it fine, what was looked at, what was found or what mends it)."""
+
+_BASE = ("gymnasium", "numpy", "msgspec", "click")
+_EXTRAS = {
+    "train": ("torch", "transformers", "peft", "accelerate", "tensorboard", "gguf"),
+    "alfworld": ("alfworld", "textworld"),
+    "swebench": ("swebench",),
+    "vllm": ("vllm",),
+    "trl": ("trl",),
+}
+
+
+@click.command()
+def doctor() -> None:
+    """Check this machine: packages, GPU, cache folder, Docker."""
+    for fine, name, found in findings():
+        click.echo(f"{'ok' if fine else '--':<3} {name:<14} {found}")
+
+
+def findings() -> Iterator[Finding]:
+    """Every check in turn. None of them raises."""
+    yield True, "python", f"{platform.python_version()} on {platform.platform()}"
+    for package in ("aem-gym", *_BASE):
+        yield _version(package, f"pip install {package}")
+    for extra, packages in _EXTRAS.items():
+        yield _extra(extra, packages)
+    yield _torch()
+    yield _cache()
+    yield _docker()
+
+
+def _version(package: str, mend: str) -> Finding:
+    try:
+        return True, package, version(package)
+    except PackageNotFoundError:
+        return False, package, f"not installed: {mend}"
+
+
+def _extra(extra: str, packages: tuple[str, ...]) -> Finding:
+    found = [_version(package, "") for package in packages]
+    missing = [name for fine, name, _ in found if not fine]
+    if missing:
+        mend = f'pip install "aem-gym[{extra}]"'
+        return False, f"[{extra}]", f"missing {', '.join(missing)}: {mend}"
+    return True, f"[{extra}]", ", ".join(f"{name} {text}" for _, name, text in found)
+
+
+def _torch() -> Finding:
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError as error:
+        return False, "device", f"no torch ({error}): evaluation of simple agents only"
+    if not torch.cuda.is_available():
+        return True, "device", f"CPU, {os.cpu_count()} cores (no CUDA GPU seen by torch)"
+    name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+    bf16 = "with" if torch.cuda.is_bf16_supported() else "without"
+    return True, "device", f"{name}, {memory / 2**30:.0f} GiB, {bf16} bfloat16"
+
+
+def _cache() -> Finding:
+    from aem_gym.cache import cache_folder
+
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True, "cache", str(folder)
+    except OSError as error:
+        reason = error.strerror or error
+        return False, "cache", f"{folder}: {reason}. Set AEM_GYM_CACHE to a writable folder"
+
+
+def _docker() -> Finding:
+    client: Any = None
+    try:
+        docker: Any = importlib.import_module("docker")
+        client = docker.from_env(timeout=3)
+        return True, "docker", f"engine {client.version().get('Version', 'unknown')}"
+    except Exception as error:  # the SDK lets errors of several libraries through
+        reason = str(error).split("\n")[0][:100]
+        return False, "docker", f"no engine ({reason}): needed for SWE sandboxes only"
+    finally:
+        with contextlib.suppress(Exception):
+            client.close()

@@ -1,0 +1,85 @@
+"""`aem-gym eval RUN`: success with its interval, per task type, beside random and expert."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from aem_gym.commands.flags import env_arg_option, parse_env_args
+
+if TYPE_CHECKING:
+    from aem_gym.evaluation.protocol import Result
+    from aem_gym.evaluation.runner import Evaluation
+
+
+@click.command("eval")
+@click.argument("run")
+@click.option("--episodes", type=click.IntRange(1), help="Number of tasks.")
+@click.option("--split", help="Split of the tasks.")
+@click.option("--temperature", type=click.FloatRange(0), help="Sampling temperature; 0: greedy.")
+@click.option("--seed", type=click.IntRange(0), help="Names the tasks.")
+@click.option("--no-baselines", is_flag=True, help="Leave out the random agent and the expert.")
+@click.option("--env", help="Another environment.")
+@env_arg_option
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps.")
+@click.option("--out", help="JSON file for the scores [eval-SPLIT-tTEMPERATURE.json in the run].")
+def evaluate(
+    run: str,
+    episodes: int | None,
+    split: str | None,
+    temperature: float | None,
+    seed: int | None,
+    no_baselines: bool,
+    env: str | None,
+    env_arg: tuple[str, ...],
+    device: str,
+    out: str | None,
+) -> None:
+    """Evaluate the trained agent in the folder RUN on fixed held-out tasks.
+
+    What is not given is as in the run's own evaluation.
+    """
+    from aem_gym.evaluation.runner import evaluate_run
+
+    evaluation = evaluate_run(
+        run,
+        episodes=episodes,
+        split=split,
+        temperature=temperature,
+        seed=seed,
+        baselines=not no_baselines,
+        env=env,
+        env_args=parse_env_args(env_arg) if env_arg else None,
+        out=out,
+        device=device,
+    )
+    click.echo(report(evaluation))
+
+
+def report(evaluation: Evaluation) -> str:
+    """The protocol and a table of scores, in percent."""
+    protocol = ", ".join(f"{k}={v}" for k, v in asdict(evaluation.protocol).items())
+    lines = [protocol, ""]
+    width = max(map(len, evaluation.results))
+    heads = f"{'':<{width}} {'success':>8} {'95%':>15} {'score':>6} {'turns':>6} {'invalid':>8}"
+    lines.append(heads)
+    for name, result in evaluation.results.items():
+        lines.append(f"{name:<{width}} {_figures(result)}")
+    for name, result in evaluation.results.items():
+        types = ", ".join(
+            f"{kind} {100 * score.success:.1f} ({score.episodes})"
+            for kind, score in result.by_type.items()
+        )
+        lines.append(f"{name}: {types}")
+    return "\n".join(lines)
+
+
+def _figures(result: Result) -> str:
+    interval = f"[{100 * result.low:.1f}, {100 * result.high:.1f}]"
+    failed = f"  ({result.errors} failed, not counted)" if result.errors else ""
+    return (
+        f"{100 * result.success:8.1f} {interval:>15} {100 * result.score:6.1f} "
+        f"{result.turns:6.1f} {100 * result.invalid_action:8.1f}{failed}"
+    )

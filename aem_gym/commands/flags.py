@@ -1,0 +1,90 @@
+"""Flags made from the fields of Config, so that no setting is written down twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import click
+
+from aem_gym.errors import ConfigError
+from aem_gym.training.config import Config
+from aem_gym.training.config_io import field_docs, field_names, field_types, to_dict, type_text
+from aem_gym.training.config_yaml import dump_yaml, load_yaml
+
+EVERYDAY = (
+    *("env", "model", "estimator", "modulator", "context", "groups", "group_size", "steps"),
+    *("seed", "out", "resume", "device", "lr", "temperature", "micro_batch", "max_new_tokens"),
+    *("eval_every", "save_every"),
+)
+"""The settings that `--help` shows first."""
+
+
+def env_arg_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--env-arg KEY=VALUE`, repeatable; the command gets `env_arg`, a tuple of texts."""
+    text = "Argument of the environment; may be repeated. The value is read as YAML."
+    return click.option("--env-arg", metavar="KEY=VALUE", multiple=True, help=text)(command)
+
+
+def parse_env_args(texts: Iterable[str]) -> dict[str, Any]:
+    """`("a=1", "b=x")` as `{"a": 1, "b": "x"}`.
+
+    Raises:
+        ConfigError: a text without `=`, or a value that is not YAML.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--env-arg {text!r}: expected KEY=VALUE")
+        found[key.strip()] = load_yaml(value, f"--env-arg {text!r}") if value else ""
+    return found
+
+
+def config_options() -> list[click.Option]:
+    """One option per setting, the everyday ones first. None means: not given."""
+    order = [*EVERYDAY, *(name for name in field_names() if name not in EVERYDAY)]
+    return [_option(name) for name in order if not _holds_keys(name)]
+
+
+def given_flags(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were given as flags, as YAML values.
+
+    Raises:
+        ConfigError: a value that is not YAML.
+    """
+    return {
+        name: _value(name, value)
+        for name, value in values.items()
+        if value is not None and name in field_types()
+    }
+
+
+def _holds_keys(name: str) -> bool:
+    return getattr(field_types()[name], "__origin__", None) is dict
+
+
+def _option(name: str) -> click.Option:
+    flag, hint = "--" + name.replace("_", "-"), field_types()[name]
+    default = dump_yaml(to_dict(Config())[name]).split("\n")[0]
+    text = f"{field_docs()[name]} [{'unset' if default == 'null' else default}]"
+    if hint is bool:
+        return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=text)
+    words = "TEXT|[A,B]" if hint == str | list[str] else type_text(hint).removesuffix(" or null")
+    choices = getattr(hint, "__args__", ())
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return click.Option([flag], default=None, metavar="|".join(choices), help=text)
+    return click.Option([flag], default=None, metavar=words.upper(), help=text)
+
+
+def _value(name: str, value: Any) -> Any:
+    """A flag's text as a YAML value; where the setting is a text, the text itself."""
+    hint = field_types()[name]
+    if not isinstance(value, str):
+        return value
+    kinds = getattr(hint, "__args__", (hint,))
+    if hint is str or all(isinstance(kind, str) for kind in kinds):
+        return value
+    if str in kinds and not value.startswith("[") and value not in ("null", "~"):
+        return value
+    return load_yaml(value, f"--{name.replace('_', '-')} {value}")

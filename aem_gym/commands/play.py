@@ -1,0 +1,104 @@
+"""`aem-gym play ENV`: one episode, printed as it happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aem_gym.commands.flags import env_arg_option, parse_env_args
+
+if TYPE_CHECKING:
+    from aem_gym.protocols import Agent
+    from aem_gym.rollout.observed import Observed
+    from aem_gym.rollout.pool import EnvPool
+    from aem_gym.types import Recipe, Turn
+
+_SLOT = 0
+
+
+@click.command()
+@click.argument("env")
+@click.option(
+    "--agent",
+    "who",
+    default="human",
+    show_default=True,
+    help="human, random, expert, the folder of a run, or an agent of another package.",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="The task.")
+@env_arg_option
+def play(env: str, who: str, seed: int, env_arg: tuple[str, ...]) -> None:
+    """Play one episode of ENV and print it. You are the agent, unless --agent says who is."""
+    from aem_gym.rollout.pool import EnvPool, EnvSpec
+
+    agent, recipe = _open_agent(who)
+    with EnvPool(EnvSpec(env, parse_env_args(env_arg))) as pool:
+        recipe = recipe or next(iter(pool.describe().recipes.values()))
+        _episode(pool, agent, recipe, seed)
+
+
+def _open_agent(who: str) -> tuple[Agent, Recipe | None]:
+    """The agent by name or folder, and the recipe it was trained with."""
+    from aem_gym.registry import AGENTS
+
+    if (Path(who) / "config.yaml").is_file():
+        from aem_gym.evaluation.runner import load_agent, run_recipe
+
+        return load_agent(who), run_recipe(Path(who))
+    agent: Agent = AGENTS.load(who)()
+    return agent, None
+
+
+def _episode(pool: EnvPool, agent: Agent, recipe: Recipe, seed: int) -> None:
+    from aem_gym.errors import EnvironmentFailure
+    from aem_gym.protocols import EpisodeStart, Situation
+    from aem_gym.seeding import derive
+    from aem_gym.types import Turn
+
+    instructions = pool.describe().instructions
+    now = pool.reset([(_SLOT, seed, None)])[0]
+    if instructions:
+        click.echo(f"{instructions}\n")
+    agent.begin(EpisodeStart(_SLOT, derive(seed, "play"), instructions, now.info["goal"], recipe))
+    turns: list[Turn] = []
+    while now.error is None:
+        click.echo(now.observation)
+        if now.terminated or now.truncated:
+            break
+        situation = Situation(
+            slot=_SLOT,
+            turn=len(turns),
+            observation=now.observation,
+            info=now.info,
+            history=turns,
+            ask_expert=lambda: pool.ask_expert(_SLOT),
+        )
+        response = agent.act([situation])[0]
+        if response.stop or response.error:
+            click.echo(f"({agent.name} stops{': ' + response.error if response.error else ''})")
+            break
+        thought = f"({response.thought}) " if response.thought else ""
+        click.echo(f"> {thought}{response.action}")
+        before, now = now, pool.step([(_SLOT, response.action)])[0]
+        turns.append(
+            Turn(
+                before.observation,
+                response.text or response.action,
+                response.thought,
+                response.action,
+                now.reward,
+            )
+        )
+    agent.end(_SLOT)
+    click.echo(_ending(now, turns))
+    if now.error is not None:
+        raise EnvironmentFailure(now.error)
+
+
+def _ending(now: Observed, turns: list[Turn]) -> str:
+    """How the episode ended, in one line."""
+    how = "won" if now.info["won"] else "over" if now.terminated else "not finished"
+    total = sum(turn.reward for turn in turns)
+    return f"[{how}: {len(turns)} turns, return {total:g}, score {now.info['score']:g}]"

@@ -1,0 +1,99 @@
+"""`aem-gym replay RUN`: the episodes of a training step, to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aem_gym.errors import ConfigError
+
+_EPISODES = "episodes.jsonl"
+
+
+@click.command()
+@click.argument("run")
+@click.option("--step", type=click.IntRange(1), help="RL step, from 1 [the last one].")
+@click.option("--episode", type=click.IntRange(0), help="Which episode of the step, from 0 [all].")
+def replay(run: str, step: int | None, episode: int | None) -> None:
+    """Print training episodes of RUN: texts, rewards, and per response what credit it got.
+
+    H: mean token entropy in nats (Hbar); alpha: AEM's coefficient; A: advantage, before -> after.
+    """
+    records = read_step(Path(run), step)
+    if episode is not None and episode >= len(records):
+        raise ConfigError(
+            f"--episode {episode}: step {records[0]['step']} has episodes 0 to {len(records) - 1}"
+        )
+    for number, record in enumerate(records):
+        if episode in (None, number):
+            click.echo("\n".join(lines(number, record)) + "\n")
+
+
+def read_step(run: Path, step: int | None) -> list[dict[str, Any]]:
+    """The episodes of one step (default: the last one), in their order.
+
+    Raises:
+        ConfigError: no episodes there, or none of that step.
+    """
+    found: list[dict[str, Any]] = []
+    first = last = 0
+    for record in _records(run / _EPISODES):
+        first, last = first or record["step"], record["step"]
+        if step is None and found and found[0]["step"] != last:
+            found = []
+        if step in (None, last):
+            found.append(record)
+    if not last:
+        raise ConfigError(f"{run / _EPISODES} holds no episode yet")
+    if not found:
+        raise ConfigError(f"--step {step}: {run} has steps {first} to {last}")
+    return found
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    if not line.endswith("\n"):
+                        return  # being written just now
+                    raise ConfigError(f"{path}, line {number}: not JSON: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}. Is this the folder of a run?") from error
+
+
+def lines(number: int, record: Mapping[str, Any]) -> Iterator[str]:
+    """One episode as text, line by line."""
+    outcome = (
+        "won" if record["won"] else f"failed ({record['error']})" if record["error"] else "lost"
+    )
+    yield (
+        f"=== step {record['step']}, episode {number} (group {record['group']}, rollout "
+        f"{record['rollout']}): {outcome}, return {record['reward']:g}, "
+        f"{len(record['turns'])} turns{', dropped' if record['dropped'] else ''}"
+    )
+    yield f"    task {record['task_id']} ({record['task_type']}): {record['goal']}"
+    for turn in record["turns"]:
+        yield turn["observation"]
+        yield f"> {turn['response']}"
+        yield f"    {credit(turn)}"
+
+
+def credit(turn: Mapping[str, Any]) -> str:
+    """What a response was and got, in one line."""
+    parts = [f"H {turn['response_entropy']:.3f}"]
+    if "alpha" in turn:
+        before, after = turn["base_advantage"], turn["advantage"]
+        parts.append(f"alpha {turn['alpha']:.3f}  A {before:+.3f} -> {after:+.3f}")
+    if turn["reward"]:
+        parts.append(f"reward {turn['reward']:+g}")
+    parts += ["unparsable"] * (not turn["format_valid"])
+    parts += ["not admitted"] * (not turn["action_valid"])
+    parts += ["cut"] * bool(turn["cut"])
+    return "  ".join(parts)

@@ -1,0 +1,94 @@
+"""`aem-gym train`, the same as train.py: settings in, one JSON line out."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import sys
+from typing import Any
+
+import click
+
+from aem_gym.commands.flags import EVERYDAY, config_options, given_flags, parse_env_args
+from aem_gym.errors import MissingDependencyError
+from aem_gym.training.config_check import validate
+from aem_gym.training.config_io import field_types, resolve, to_yaml
+
+_NEEDED = ("torch", "transformers", "peft")
+
+
+class _TrainCommand(click.Command):
+    """Shows the everyday settings first and the others under a heading of their own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the two sections of options."""
+        everyday: list[tuple[str, str]] = []
+        other: list[tuple[str, str]] = []
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx)
+            if record is not None and isinstance(option, click.Option):
+                rare = option.name in field_types() and option.name not in EVERYDAY
+                (other if rare else everyday).append(record)
+        for heading, records in (("Everyday options", everyday), ("All other settings", other)):
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def run_training(config_file: str | None, dry_run: bool, **given: Any) -> None:
+    """Resolve the settings, judge them, train, and print the summary."""
+    overrides = [*given.pop("set"), *given.pop("overrides")]
+    env_args = parse_env_args(given.pop("env_arg"))
+    flags = given_flags(given)
+    if env_args:
+        flags["env_args"] = env_args
+    config = resolve(config_file, flags, overrides)
+    validate(config)
+    if dry_run:
+        click.echo(to_yaml(config), nl=False)
+        return
+    for package in _NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(package, "train", "Training")
+    from aem_gym.training import trainer
+
+    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
+        summary = trainer.train(config)
+    click.echo(json.dumps(summary))
+
+
+def _command() -> click.Command:
+    settings = config_options()
+    own: list[click.Parameter] = [
+        click.Option(
+            ["--config", "config_file"], metavar="FILE", help="YAML file of settings; flags win."
+        ),
+        click.Option(
+            ["--env-arg"],
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Argument of the environment; may be repeated. The value is read as YAML.",
+        ),
+        click.Option(
+            ["--set"],
+            metavar="KEY[.SUB]=VALUE",
+            multiple=True,
+            help="Any setting or part of one, e.g. modulator_options.lam=0.5; may be repeated.",
+        ),
+        click.Option(
+            ["--dry-run"], is_flag=True, help="Print the resolved settings as YAML; start nothing."
+        ),
+    ]
+    arguments = [click.Argument(["overrides"], nargs=-1, metavar="[KEY.SUB=VALUE]...")]
+    return _TrainCommand(
+        "train",
+        params=[*own, *settings, *arguments],
+        callback=run_training,
+        help="Train an agent on an environment.\n\nWithout arguments: generated household tasks, "
+        "the tiny policy, GRPO + AEM, on the CPU. Settings: defaults, then --config, then flags, "
+        "then KEY.SUB=VALUE. The last line on stdout is a JSON object with the outcome.",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+
+
+train = _command()
