@@ -1,0 +1,274 @@
+"""Base models by name: a hub id, a folder, or the packaged `smollm2`.
+
+A model that is not whole is refused here, with the reason and what mends it; transformers alone
+would fill missing weights with random numbers and go on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aem_gym.agents.counts import ParameterCounts, count_parameters_on_meta
+from aem_gym.agents.devices import resolve_device, resolve_dtype
+from aem_gym.agents.lora import (
+    attach_lora,
+    base_weights_hash,
+    freeze_reference,
+    listing,
+    load_adapter,
+    save_adapter,
+)
+from aem_gym.errors import ModelError, UnknownNameError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = [
+    "LoadedModel",
+    "ParameterCounts",
+    "attach_lora",
+    "base_weights_hash",
+    "count_parameters_on_meta",
+    "freeze_reference",
+    "load_adapter",
+    "load_model",
+    "resolve_device",
+    "resolve_dtype",
+    "save_adapter",
+]
+
+logger = logging.getLogger(__name__)
+
+PLAIN_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{{- message['content'] + eos_token -}}"
+    "{%- elif message['role'] == 'system' -%}"
+    "{{- message['content'] + '\n\n' -}}"
+    "{%- else -%}"
+    "{{- '\n### User\n' + message['content'] + '\n### Assistant\n' -}}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+)
+"""For base models that come without a chat template."""
+
+_HUB_KEYS = ("revision", "local_files_only", "token", "cache_dir", "trust_remote_code")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A base model, ready to take an adapter."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    """The name it was asked for by."""
+    device: torch.device
+    dtype: torch.dtype
+    notes: tuple[str, ...] = ()
+    """What had to be made up (a chat template, a padding token)."""
+
+
+def load_model(
+    name_or_folder: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attn_implementation: str | None = None,
+    quantization: str | None = None,
+    **options: Any,
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        name_or_folder: hub id ("Qwen/Qwen2.5-0.5B-Instruct"), folder, or "smollm2".
+        device: see `resolve_device`.
+        dtype: see `resolve_dtype`.
+        attn_implementation: "sdpa", "eager", "flash_attention_2"; None: transformers' choice.
+        quantization: "4bit" or "8bit" (bitsandbytes, on a GPU), or None.
+        options: further arguments of `from_pretrained` (revision, local_files_only, ...).
+
+    Raises:
+        ModelError: the model cannot be found, is damaged, or does not fit this machine.
+    """
+    source = str(name_or_folder)
+    place = resolve_device(device)
+    number = resolve_dtype(dtype, place)
+    where = _locate(source)
+    settings: dict[str, Any] = {**options, "dtype": number}
+    if attn_implementation:
+        settings["attn_implementation"] = attn_implementation
+    if quantization:
+        settings["quantization_config"] = _quantization(quantization, place, number)
+    if place.type != "cpu":
+        settings["device_map"] = {"": str(place)}
+    tokenizer, notes = _load_tokenizer(
+        source, where, {k: v for k, v in options.items() if k in _HUB_KEYS}
+    )
+    model = _load_weights(source, where, settings)
+    _check_vocabulary(source, model, tokenizer)
+    for note in notes:
+        logger.warning("model %s: %s", source, note)
+    return LoadedModel(model, tokenizer, source, place, number, notes)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _locate(source: str) -> str:
+    """Where transformers finds the model: a hub id, or a folder that holds a model."""
+    if source == "smollm2":
+        from aem_gym.agents.smollm2 import smollm2_folder
+
+        return str(smollm2_folder())
+    if source == "tiny":
+        raise ModelError(
+            "model 'tiny' is made for an environment, by training: "
+            "python train.py --model tiny. To load one, give its folder."
+        )
+    folder = Path(source).expanduser()
+    if folder.is_file():
+        raise ModelError(f"model {source!r} is a file; expected the folder of a model")
+    if not folder.is_dir():
+        is_path = folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
+        if is_path or not source.strip():
+            raise ModelError(f"model {source!r}: there is no such folder, and it is no hub id")
+        return source
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"model {source!r} is an adapter; expected its base model, "
+            f"{_adapter_base(folder)!r} according to its adapter_config.json"
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"model {source!r} is not a model: expected config.json, found {listing(folder)}"
+        )
+    return str(folder)
+
+
+def _adapter_base(folder: Path) -> str:
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return str(config["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
+
+
+def _load_tokenizer(
+    source: str, where: str, hub: dict[str, Any]
+) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
+    """The tokenizer, with what it lacks filled in, and notes on that."""
+    from transformers import AutoTokenizer
+
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    if Path(where).is_dir() and not any((Path(where) / name).is_file() for name in files):
+        raise ModelError(
+            f"model {source!r} has no tokenizer: expected one of {', '.join(files)}, "
+            f"found {listing(Path(where))}"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **hub)
+    except Exception as error:  # as above: many libraries, many kinds
+        raise _explain(source, where, error, "tokenizer") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"model {source!r}: its tokenizer has no end token, so no response could end. "
+            "Set eos_token in tokenizer_config.json."
+        )
+    notes = []
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        notes.append("its tokenizer has no padding token; the end token pads")
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+        notes.append("it has no chat template; a plain one is used (better: an -Instruct model)")
+    return tokenizer, tuple(notes)
+
+
+def _load_weights(source: str, where: str, settings: dict[str, Any]) -> PreTrainedModel:
+    """The model, all of its weights read from files."""
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    try:
+        model, info = auto.from_pretrained(where, output_loading_info=True, **settings)
+    except ImportError as error:
+        raise ModelError(f"model {source!r} needs a package: {first_line(error)}") from error
+    except Exception as error:  # many libraries read the files, each with errors of its own
+        raise _explain(source, where, error) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model {source!r} is damaged: {len(missing)} weights are missing, {missing[0]} "
+            "first. Download it again, or save it again."
+        )
+    model.config._name_or_path = model.name_or_path = source
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _check_vocabulary(
+    source: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Refuse a model with too few embeddings for its tokenizer."""
+    embeddings: Any = model.get_input_embeddings()
+    rows = embeddings.weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"model {source!r}: its tokenizer has {len(tokenizer)} tokens, but the model only "
+            f"{rows} embeddings: the two do not belong together"
+        )
+
+
+def _explain(source: str, where: str, error: Exception, part: str = "model") -> ModelError:
+    """What went wrong, and the command that mends it."""
+    reason = first_line(error)
+    if Path(where).is_dir():
+        return ModelError(
+            f"model {source!r}: its {part} is damaged or of a kind that cannot be loaded: "
+            f"{reason} The folder holds {listing(Path(where))}."
+        )
+    from huggingface_hub import constants
+
+    offline = (
+        " HF_HUB_OFFLINE=1 forbids downloads: unset it, or" if constants.HF_HUB_OFFLINE else ""
+    )
+    return ModelError(
+        f"model {source!r}: no such folder, not in the local cache, and not to be had from the "
+        f"hub.{offline} Download it where there is a network: hf download {source} (gated "
+        f"models: hf auth login first). Without a network: --model tiny or --model smollm2. "
+        f"Reason: {reason}"
+    )
+
+
+def _quantization(kind: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """The bitsandbytes configuration (4bit is the QLoRA one: NF4, nested)."""
+    from importlib.util import find_spec
+
+    import transformers
+
+    bits: Any = transformers.BitsAndBytesConfig
+
+    if kind not in ("4bit", "8bit"):
+        raise UnknownNameError("quantization", kind, ("4bit", "8bit"))
+    if device.type != "cuda":
+        raise ModelError(f"quantization {kind}: expected a CUDA device, got {device}")
+    if find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"quantization {kind} needs the package 'bitsandbytes': pip install bitsandbytes"
+        )
+    if kind == "8bit":
+        return bits(load_in_8bit=True)
+    return bits(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
