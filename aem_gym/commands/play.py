@@ -32,9 +32,13 @@ _SLOT = 0
 def play(env: str, who: str, seed: int, env_arg: tuple[str, ...]) -> None:
     """Play one episode of ENV and print it. You are the agent, unless --agent says who is."""
     from aem_gym.rollout.pool import EnvPool, EnvSpec
+    from aem_gym.training.config import Config
+    from aem_gym.training.config_check import check_env
 
+    kwargs = parse_env_args(env_arg)
+    check_env(Config(env=env, env_args=kwargs))
     agent, recipe = _open_agent(who)
-    with EnvPool(EnvSpec(env, parse_env_args(env_arg))) as pool:
+    with EnvPool(EnvSpec(env, kwargs)) as pool:
         recipe = recipe or next(iter(pool.describe().recipes.values()))
         _episode(pool, agent, recipe, seed)
 
@@ -58,39 +62,32 @@ def _episode(pool: EnvPool, agent: Agent, recipe: Recipe, seed: int) -> None:
     from aem_gym.types import Turn
 
     instructions = pool.describe().instructions
+    person = agent.name == "human"  # who is shown everything by the agent itself
     now = pool.reset([(_SLOT, seed, None)])[0]
-    if instructions:
+    if instructions and not person:
         click.echo(f"{instructions}\n")
-    agent.begin(EpisodeStart(_SLOT, derive(seed, "play"), instructions, now.info["goal"], recipe))
+    goal = now.info["goal"]
+    agent.begin(EpisodeStart(_SLOT, derive(seed, "play"), instructions, goal, recipe))
     turns: list[Turn] = []
     while now.error is None:
-        click.echo(now.observation)
-        if now.terminated or now.truncated:
+        over = now.terminated or now.truncated
+        if over or not person:
+            click.echo(now.observation)
+        if over:
             break
         situation = Situation(
-            slot=_SLOT,
-            turn=len(turns),
-            observation=now.observation,
-            info=now.info,
-            history=turns,
-            ask_expert=lambda: pool.ask_expert(_SLOT),
+            _SLOT, len(turns), now.observation, now.info, turns, lambda: pool.ask_expert(_SLOT)
         )
         response = agent.act([situation])[0]
         if response.stop or response.error:
             click.echo(f"({agent.name} stops{': ' + response.error if response.error else ''})")
             break
-        thought = f"({response.thought}) " if response.thought else ""
-        click.echo(f"> {thought}{response.action}")
+        if not person:
+            thought = f"({response.thought}) " if response.thought else ""
+            click.echo(f"> {thought}{response.action}")
         before, now = now, pool.step([(_SLOT, response.action)])[0]
-        turns.append(
-            Turn(
-                before.observation,
-                response.text or response.action,
-                response.thought,
-                response.action,
-                now.reward,
-            )
-        )
+        text = response.text or response.action
+        turns.append(Turn(before.observation, text, response.thought, response.action, now.reward))
     agent.end(_SLOT)
     click.echo(_ending(now, turns))
     if now.error is not None:
