@@ -53,7 +53,7 @@ def aem_coefficients(
         lam: strength; a negative one reverses the direction.
         threshold: smallest range (nats) that is modulated.
         counted: (N,) bool, rows that enter min, max and mean (default all). The others still get
-            the alpha of their entropy, so a copied row is treated as its original.
+            the alpha of their entropy, clamped to the range: a copy is treated as its original.
 
     Returns:
         (N,) in the dtype of `response_entropy`, detached.
