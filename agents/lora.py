@@ -127,9 +127,8 @@ def save_adapter(peft_model: PeftModel, folder: Path, *, base: str | None = None
     Args:
         peft_model: the model whose adapter "default" is written.
         folder: where to write; made if it is not there.
-        base: name of the base model to record; left out: the one it was loaded from. A local
-            path is written relative to `folder` where both are in the same run folder, else
-            only its last part.
+        base: name of the base model to record (a path relative to the run, say); left out: the
+            name it was loaded by, of an absolute path only the last part.
     """
     from safetensors.torch import save_file
 
@@ -139,7 +138,7 @@ def save_adapter(peft_model: PeftModel, folder: Path, *, base: str | None = None
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = peft_model.peft_config["default"].to_dict()
     name = base or config.get("base_model_name_or_path") or ""
-    config |= {"base_model_name_or_path": public_name(name, folder), "inference_mode": True}
+    config |= {"base_model_name_or_path": public_name(name), "inference_mode": True}
     # PEFT holds names in sets, whose order differs from process to process.
     plain = {k: sorted(v) if isinstance(v, set | frozenset) else v for k, v in config.items()}
     text = json.dumps(plain, indent=2, sort_keys=True, default=str) + "\n"
@@ -174,13 +173,9 @@ def load_adapter(peft_model: PeftModel, folder: Path) -> None:
     _set_state(peft_model, state, "default")
 
 
-def public_name(base: str, folder: Path) -> str:
+def public_name(base: str) -> str:
     """What may be written down of where a base model came from: nothing of this machine."""
-    path = Path(base)
-    if not path.is_absolute():
-        return base
-    path, run = path.resolve(), folder.resolve().parent
-    return f"../{path.relative_to(run).as_posix()}" if path.is_relative_to(run) else path.name
+    return Path(base).name if Path(base).is_absolute() else base
 
 
 def listing(folder: Path, most: int = 8) -> str:

@@ -133,12 +133,14 @@ def _locate(source: str) -> str:
             "model 'tiny' is made for an environment, by training: "
             "python train.py --model tiny. To load one, give its folder."
         )
+    if not source.strip():
+        raise ModelError("model: expected a hub id, a folder, tiny or smollm2, got nothing")
     folder = Path(source).expanduser()
     if folder.is_file():
         raise ModelError(f"model {source!r} is a file; expected the folder of a model")
     if not folder.is_dir():
         is_path = folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
-        if is_path or not source.strip():
+        if is_path:
             raise ModelError(f"model {source!r}: there is no such folder, and it is no hub id")
         return source
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
