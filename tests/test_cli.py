@@ -1,0 +1,260 @@
+"""The command line as a user meets it: what it prints, where, and with which status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aem_gym import cli
+from aem_gym.commands.flags import EVERYDAY
+from aem_gym.training.config import Config
+from aem_gym.training.config_io import field_names, field_types, from_dict
+from aem_gym.training.config_yaml import load_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def train(*args: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    """`python train.py ARGS`, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *args],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+    )
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    """`aem-gym ARGS`, in this process: status, stdout, stderr."""
+    status = cli.run(cli.app, list(args), "aem-gym")
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+def resolved(capsys: pytest.CaptureFixture[str], *args: str) -> Config:
+    status, out, err = run(capsys, "train", "--dry-run", *args)
+    assert status == 0, err
+    return from_dict(load_yaml(out, "stdout"))
+
+
+def test_dry_run_prints_the_settings_and_starts_nothing(tmp_path: Path) -> None:
+    done = train("--dry-run", "--steps", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert from_dict(load_yaml(done.stdout, "stdout")) == Config(steps=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "changes"),
+    [
+        ([], {}),
+        (["--lr", "1e-4", "--groups", "4", "--group-size", "2"], None),
+        (["--modulator", "none", "--context", "window"], None),
+        (["--resume", "--no-tensorboard"], {"resume": True, "tensorboard": False}),
+        (["--kl-coef", "null"], {"kl_coef": None}),
+        (["--lora-targets", "[q_proj, v_proj]"], {"lora_targets": ["q_proj", "v_proj"]}),
+        (["--lora-targets", "all-linear"], {}),
+        (["--set", "modulator_options.lam=0.5"], {"modulator_options": {"lam": 0.5}}),
+        (["modulator_options.lam=2", "seed=7"], {"modulator_options": {"lam": 2}, "seed": 7}),
+        (["--env-arg", "max_turns=9"], {"env_args": {"difficulty": "small", "max_turns": 9}}),
+        (["--out", "1e3"], {"out": "1e3"}),
+    ],
+)
+def test_flags_become_settings(
+    capsys: pytest.CaptureFixture[str], args: list[str], changes: dict[str, Any] | None
+) -> None:
+    if changes is None:
+        changes = {
+            flag[2:].replace("-", "_"): load_yaml(value, "test")
+            for flag, value in zip(args[::2], args[1::2], strict=True)
+        }
+    assert resolved(capsys, *args) == Config(**changes)
+
+
+def test_a_file_is_overruled_by_flags(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("steps: 5\nseed: 5\n")
+    config = resolved(capsys, "--config", str(file), "--seed", "6", "--env-arg", "dialect='0.3'")
+    assert (config.steps, config.seed, config.env_args["dialect"]) == (5, 6, "0.3")
+
+
+def test_every_setting_has_a_flag_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "train", "--help")
+    assert status == 0
+    for name in field_names():
+        if getattr(field_types()[name], "__origin__", None) is not dict:
+            assert f"--{name.replace('_', '-')}" in out
+    everyday, _, rest = out.partition("All other settings")
+    for name in EVERYDAY:
+        assert f"--{name.replace('_', '-')} " in everyday
+    assert "--env-arg" in everyday and "--lora-rank" in rest
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["train", "--stpes", "3"], ["--stpes", "--steps"]),
+        (["train", "--groups", "x"], ["groups", "int", "'x'"]),
+        (["train", "--groups", "0"], ["groups", "at least 1"]),
+        (["train", "--estimator", "grop"], ["Did you mean 'grpo'"]),
+        (["train", "--model", "tinny"], ["Did you mean 'tiny'"]),
+        (["train", "--env", "ALFWrld"], ["aem_gym/ALFWorld-v0"]),
+        (["train", "--env-arg", "dificulty=small"], ["Did you mean 'difficulty'"]),
+        (["train", "--env-arg", "x"], ["KEY=VALUE"]),
+        (["train", "--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
+        (["play", "ALFWrld"], ["aem_gym/ALFWorld-v0"]),
+        (["play", "alfworld", "--agent", "expret"], ["Did you mean 'expert'"]),
+        (["replay", "nowhere"], ["nowhere/episodes.jsonl"]),
+        (["eval", "nowhere"], ["nowhere is not a run"]),
+        (["evla", "x"], ["'evla'", "'eval'"]),
+    ],
+)
+def test_bad_input_is_two_and_names_the_mend(
+    capsys: pytest.CaptureFixture[str], args: list[str], words: list[str]
+) -> None:
+    status, out, err = run(capsys, *args)
+    assert status == 2 and out == ""
+    for word in words:
+        assert word in err
+    assert "Traceback" not in err
+
+
+def test_debug_shows_where() -> None:
+    done = train("--estimator", "grop", "--debug")
+    assert done.returncode != 0 and "Traceback" in done.stderr
+    done = train("--estimator", "grop", AEM_GYM_DEBUG="1")
+    assert done.returncode != 0 and "Traceback" in done.stderr
+    assert "Traceback" not in train("--estimator", "grop").stderr
+
+
+def test_without_torch_the_install_command_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import importlib.util as util; real = util.find_spec\n"
+        "util.find_spec = lambda n, *a: None if n == 'torch' else real(n, *a)\n"
+        "from aem_gym import cli; sys.exit(cli.run(cli.train, ['--steps', '1'], 'train.py'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert 'pip install "aem-gym[train]"' in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_loads_no_torch() -> None:
+    code = (
+        "import sys; from aem_gym import cli; cli.run(cli.app, ['train', '--dry-run'], 'x');"
+        "cli.run(cli.app, ['envs'], 'x'); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_envs_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "envs")
+    assert status == 0
+    row = next(line for line in out.splitlines() if line.startswith("aem_gym/ALFWorld-v0"))
+    assert len(row.split(maxsplit=1)[1]) > 10
+
+
+def test_the_expert_plays_and_wins(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["play", "alfworld", "--seed", "3", "--env-arg", "difficulty=small"]
+    status, out, _ = run(capsys, *args, "--agent", "expert")
+    assert status == 0
+    assert "Your task is to" in out and "\n> " in out
+    assert out.splitlines()[-1].startswith("[won: ")
+    assert run(capsys, *args, "--agent", "expert")[1] == out
+    assert run(capsys, *args, "--agent", "random")[1] != out
+
+
+def test_a_person_plays(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("look\n?\nq\n"))
+    status, out, _ = run(capsys, "play", "alfworld", "--env-arg", "difficulty=small")
+    assert status == 0
+    assert out.count("Your task is to") == 1 and "go to" in out
+    assert out.splitlines()[-1].startswith("[not finished: 1 turns")
+
+
+def record(step: int, rollout: int) -> dict[str, Any]:
+    turn = {
+        **{"observation": "A door.", "response": "open door", "thought": "", "action": "open door"},
+        **{"reward": 1.0, "format_valid": True, "action_valid": False, "cut": False, "tokens": 3},
+        **{"response_entropy": 0.25, "surprisal": 1.0},
+    }
+    credit = {"alpha": 1.5, "base_advantage": 2.0, "advantage": 3.0}
+    return {
+        **{"step": step, "group": 0, "rollout": rollout, "task_id": "t", "task_type": "k"},
+        **{"goal": f"goal {step}.{rollout}", "seed": 1, "won": True, "score": 1.0, "reward": 1.0},
+        **{"terminated": True, "truncated": False, "error": None, "dropped": False},
+        **{"context": "transcript", "turns": [turn | credit, turn]},
+    }
+
+
+def test_replay_shows_text_and_credit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = [json.dumps(record(step, rollout)) for step in (1, 2) for rollout in (0, 1)]
+    (tmp_path / "episodes.jsonl").write_text("\n".join(rows) + '\n{"step": 3, "cut off')
+    status, out, _ = run(capsys, "replay", str(tmp_path))
+    assert status == 0 and "goal 2.0" in out and "goal 2.1" in out and "goal 1" not in out
+    assert "> open door" in out
+    assert "H 0.250  alpha 1.500  A +2.000 -> +3.000  reward +1  not admitted" in out
+    status, out, _ = run(capsys, "replay", str(tmp_path), "--step", "1", "--episode", "1")
+    assert status == 0 and "goal 1.1" in out and "goal 1.0" not in out
+    status, _, err = run(capsys, "replay", str(tmp_path), "--step", "9")
+    assert status == 2 and "steps 1 to 2" in err
+    status, _, err = run(capsys, "replay", str(tmp_path), "--episode", "9")
+    assert status == 2 and "episodes 0 to 1" in err
+
+
+def test_doctor_reports_and_never_fails(
+    capsys: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("AEM_GYM_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing.sock")
+    status, out, _ = run(capsys, "doctor")
+    assert status == 0
+    found = {line[3:].split()[0]: line for line in out.splitlines()}
+    assert found["gymnasium"].startswith("ok")
+    assert found["cache"].startswith("--") and "AEM_GYM_CACHE" in found["cache"]
+    assert found["docker"].startswith("--")
+
+
+def test_an_interrupt_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    from aem_gym.training import trainer
+
+    def interrupted(config: Config) -> dict[str, Any]:
+        raise KeyboardInterrupt("stopped after step 3, saved. Go on with: --resume")
+
+    monkeypatch.setattr(trainer, "train", interrupted)
+    status, out, err = run(capsys, "train")
+    assert (status, out) == (130, "") and "Go on with: --resume" in err
+
+
+def test_the_last_line_on_stdout_is_the_summary(
+    capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    from aem_gym.training import trainer
+
+    def noisy(config: Config) -> dict[str, Any]:
+        print("a library says something")
+        return {"steps": config.steps, "run": "x"}
+
+    monkeypatch.setattr(trainer, "train", noisy)
+    status, out, err = run(capsys, "train", "--steps", "4")
+    assert status == 0 and json.loads(out) == {"steps": 4, "run": "x"}
+    assert "a library says something" in err
