@@ -1,4 +1,4 @@
-"""What a component must offer to be interchangeable. Three roles and their messages.
+"""What a component must offer to be interchangeable: roles and their messages.
 
 `Agent` acts in environments; `Policy` is the model behind a language agent; `ResponseFormat`
 turns (thought, action) into text and back. Anything with these methods fits; nothing to inherit.
@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from aem_gym.types import Recipe, Turn
+from aem_gym.types import Demo, LabelledRow, Recipe, Turn
+from aem_gym.types import Sequence as TokenSequence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,4 +129,65 @@ class ResponseFormat(Protocol):
 
     def parse(self, text: str) -> tuple[str, str, bool]:
         """(thought, action, valid) of any text; never raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the learner reads of N responses; T is the longest. Row i is the i-th span."""
+
+    logprobs: Tensor
+    """(N, T), differentiable if asked for; 0 in the padding."""
+    entropies: Tensor
+    """(N, T), detached; 0 in the padding."""
+    mask: Tensor
+    """(N, T) bool, the response's tokens."""
+    values: Tensor | None = None
+    """(N,) the value head at the last prompt token of each response; None without a head."""
+
+
+@runtime_checkable
+class TrainableAgent(Agent, Protocol):
+    """A language agent whose weights can be trained: what the trainer needs of it."""
+
+    exact_sampling: bool
+    """The sampler computes in the learner's precision: its log-probabilities can be used."""
+
+    def tokenize(self, demo: Demo, start: EpisodeStart) -> list[LabelledRow]:
+        """A demonstration as rows to clone, as if the policy had acted so."""
+        ...
+
+    def score(
+        self, sequences: Sequence[TokenSequence], *, temperature: float, reference: bool = False
+    ) -> Scores:
+        """Log-probabilities and entropies of all spans, in order of sequences and spans."""
+        ...
+
+    def logprobs_at(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Differentiable log-probabilities (M,) of the tokens of (B, L) `ids` chosen by the bool
+        mask `positions` (B, L), in row-major order; column 0 cannot be chosen."""  # noqa: D205, D209
+        ...
+
+    def parameters(self) -> Mapping[str, Parameter]:
+        """The weights that train, by name."""
+        ...
+
+    def weights_changed(self) -> None:
+        """Tell the sampler that the weights are others now."""
+        ...
+
+    def sampling(self, temperature: float) -> None:
+        """Sample at this temperature from now on (0: greedy)."""
+        ...
+
+    def freeze_reference(self) -> None:
+        """Keep the present policy as the one that the KL is measured to."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what trains to `folder` (PEFT format, the value head beside it)."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read back what `save` wrote."""
         ...

@@ -1,0 +1,190 @@
+"""Evaluation of a trained run, with random and expert agents on the same tasks beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tqdm.auto import tqdm
+
+from aem_gym.errors import CheckpointError
+from aem_gym.evaluation.protocol import Protocol, Result, summarise
+from aem_gym.protocols import Agent, TrainableAgent
+from aem_gym.registry import AGENTS, import_object
+from aem_gym.rollout.collector import Collector, CollectorSettings, tickets_for
+from aem_gym.rollout.pool import EnvPool, EnvSpec
+from aem_gym.training.checkpoint import CheckpointStore
+from aem_gym.training.config import Config
+from aem_gym.training.config_check import env_kwargs
+from aem_gym.training.config_io import load_config
+from aem_gym.training.files import atomic_write
+from aem_gym.types import Recipe
+
+RECIPE = "recipe.json"
+BASELINES = ("random", "expert")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of several agents on the same tasks, with how they were made."""
+
+    protocol: Protocol
+    results: dict[str, Result]
+
+
+def load_agent(run: str | Path, *, device: str = "auto") -> TrainableAgent:
+    """The agent of a finished or interrupted run, ready to act.
+
+    Args:
+        run: the run's folder.
+        device: where to put it.
+
+    Raises:
+        CheckpointError: the folder is not a run, or holds no adapter yet.
+    """
+    folder = Path(run)
+    config = run_config(folder)
+    recipe = run_recipe(folder)
+    base = folder / "model"
+    open_agent = import_object("aem_gym.agents.build:open_agent")
+    config = replace(config, device=device)
+    agent: TrainableAgent = open_agent(config, recipe, str(base) if base.exists() else config.model)
+    agent.load(_adapter(folder))
+    return agent
+
+
+def run_config(folder: Path) -> Config:
+    """The configuration of a run. Raises CheckpointError if `folder` is not one."""
+    if not (folder / "config.yaml").is_file():
+        raise CheckpointError(
+            f"{folder} is not a run: it has no config.yaml. Train one with: python train.py "
+            f"--out {folder}"
+        )
+    return load_config(folder / "config.yaml")
+
+
+def run_recipe(folder: Path) -> Recipe:
+    """The recipe a run was trained with."""
+    try:
+        return msgspec.json.decode((folder / RECIPE).read_bytes(), type=Recipe)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise CheckpointError(
+            f"{folder / RECIPE} cannot be read ({error}): the run never got past its warm start. "
+            "Go on with: python train.py --resume --out ..."
+        ) from error
+
+
+def _adapter(folder: Path) -> Path:
+    if (folder / "adapter").is_dir():
+        return folder / "adapter"
+    checkpoint = CheckpointStore(folder).latest()
+    if checkpoint is None:
+        raise CheckpointError(
+            f"{folder} holds no adapter and no checkpoint yet. Go on with: python train.py "
+            f"--resume --out {folder}"
+        )
+    return checkpoint.folder / "adapter"
+
+
+def evaluate_run(
+    run: str | Path,
+    *,
+    episodes: int | None = None,
+    split: str | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    baselines: bool = True,
+    env: str | None = None,
+    env_args: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+) -> Evaluation:
+    """Evaluate a run on fixed tasks. What is not given is as in the run's own evaluation.
+
+    Args:
+        run: the run's folder.
+        episodes: number of tasks.
+        split: of the environment.
+        temperature: 0 is greedy.
+        seed: names the tasks.
+        baselines: also run the random agent, and the expert where there is one.
+        env: another environment.
+        env_args: its arguments.
+        out: where the scores go as JSON; default: `eval-SPLIT-tTEMPERATURE.json` in the run.
+        device: where the model goes.
+    """
+    folder = Path(run)
+    config = _changed(run_config(folder), episodes, split, temperature, seed, env, env_args)
+    recipe = run_recipe(folder)
+    kwargs = env_kwargs(config, config.eval_split)
+    protocol = eval_protocol(config, recipe)
+    agent = load_agent(folder, device=device)
+    agent.sampling(protocol.temperature)
+    agents: dict[str, Agent] = {folder.name: agent}
+    spec = EnvSpec(config.env, kwargs)
+    results: dict[str, Result] = {}
+    with EnvPool(spec, workers=config.workers, step_timeout=config.step_timeout) as pool:
+        for name in BASELINES if baselines else ():
+            if name != "expert" or pool.describe().has_expert:
+                agents[name] = AGENTS.load(name)()
+        for name, who in agents.items():
+            results[name] = evaluate_agent(who, pool, protocol, recipe, label=name)
+    evaluation = Evaluation(protocol, results)
+    target = folder / f"eval-{config.eval_split}-t{config.eval_temperature:g}.json"
+    atomic_write(Path(out) if out else target, json.dumps(asdict(evaluation), indent=1))
+    return evaluation
+
+
+def evaluate_agent(
+    agent: Agent, pool: EnvPool, protocol: Protocol, recipe: Recipe, *, label: str = "evaluation"
+) -> Result:
+    """Scores of one agent under a protocol; with a progress bar called `label`."""
+    settings = CollectorSettings(recipe, protocol.context, protocol.max_turns)
+    tickets = tickets_for(protocol.task_seeds, 1, protocol.seed, "evaluation")
+    with tqdm(total=len(tickets), desc=label, unit="ep", leave=False) as bar:
+        episodes = Collector(pool, agent, settings).run(tickets, lambda episode: _tick(bar))
+    return summarise(episodes)
+
+
+def _tick(bar: Any) -> None:
+    bar.update()
+
+
+def _changed(
+    config: Config,
+    episodes: int | None,
+    split: str | None,
+    temperature: float | None,
+    seed: int | None,
+    env: str | None,
+    env_args: Mapping[str, Any] | None,
+) -> Config:
+    changes: dict[str, Any] = {
+        "eval_episodes": episodes,
+        "eval_split": split,
+        "eval_temperature": temperature,
+        "eval_seed": seed,
+        "env": env,
+        "env_args": None if env_args is None else dict(env_args),
+    }
+    return replace(config, **{k: v for k, v in changes.items() if v is not None})
+
+
+def eval_protocol(config: Config, recipe: Recipe) -> Protocol:
+    """How a configuration is evaluated."""
+    kwargs = env_kwargs(config, config.eval_split)
+    return Protocol(
+        env=config.env,
+        env_args={key: value for key, value in kwargs.items() if key != "split"},
+        split=str(kwargs.get("split", "")),
+        episodes=config.eval_episodes,
+        seed=config.eval_seed,
+        temperature=config.eval_temperature,
+        max_turns=recipe.max_turns,
+        recipe=recipe.name,
+        context=config.context,
+    )

@@ -1,0 +1,212 @@
+"""Runs episodes: an agent in a pool of environments, the live ones together, turn by turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from aem_gym.protocols import Agent, EpisodeStart, Response, Situation
+from aem_gym.rollout.observed import Observed, describe
+from aem_gym.rollout.pool import EnvPool
+from aem_gym.seeding import derive
+from aem_gym.types import Episode, Group, Recipe, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One episode to run: which task, which rollout of it, and its own randomness."""
+
+    seed: int
+    """Given to `env.reset`: names the task."""
+    rollout: int
+    """Which rollout of the task."""
+    key: int
+    """Seed of the agent's draws in this episode."""
+    options: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class _Live:
+    ticket: Ticket
+    slot: int
+    now: Observed
+    turns: list[Turn] = field(default_factory=list)
+    done: bool = False
+    truncated: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorSettings:
+    """How episodes are run, whatever the agent and the task."""
+
+    recipe: Recipe
+    context: str = "transcript"
+    max_turns: int | None = None
+    """Turn limit on top of the environment's own; None: the recipe's."""
+    live: int = 0
+    """Most episodes at once (a GPU's memory); 0: all."""
+
+
+class Collector:
+    """Runs tickets to episodes. Failures are recorded on the episode, never raised.
+
+    Args:
+        pool: the environments.
+        agent: who acts.
+        settings: recipe, context, limits.
+    """
+
+    def __init__(self, pool: EnvPool, agent: Agent, settings: CollectorSettings) -> None:
+        self.pool, self.agent, self.settings = pool, agent, settings
+        self.description = pool.describe()
+        self.env_seconds = 0.0
+        self.agent_seconds = 0.0
+
+    def run(
+        self, tickets: Sequence[Ticket], on_end: Callable[[Episode], None] | None = None
+    ) -> list[Episode]:
+        """One episode per ticket, in their order. `on_end` hears of each as it ends."""
+        wave = self.settings.live or max(1, len(tickets))
+        episodes: list[Episode] = []
+        for first in range(0, len(tickets), wave):
+            episodes += self._run_wave(tickets[first : first + wave], on_end)
+        return episodes
+
+    def _run_wave(
+        self, tickets: Sequence[Ticket], on_end: Callable[[Episode], None] | None
+    ) -> list[Episode]:
+        clock = time.perf_counter()
+        answers = self.pool.reset([(i, t.seed, t.options) for i, t in enumerate(tickets)])
+        self.env_seconds += time.perf_counter() - clock
+        rows = [_Live(t, i, now) for i, (t, now) in enumerate(zip(tickets, answers, strict=True))]
+        for row in rows:
+            if row.now.error is not None:
+                row.done, row.truncated, row.error = True, True, row.now.error
+            else:
+                self.agent.begin(self._start(row))
+        limit = self.settings.max_turns or self.settings.recipe.max_turns
+        live = [row for row in rows if not row.done]
+        while live:
+            self._turn(live, limit)
+            ended = [row for row in live if row.done]
+            live = [row for row in live if not row.done]
+            for row in ended:
+                self.agent.end(row.slot)
+                if on_end is not None:
+                    on_end(self._episode(row))
+        return [self._episode(row) for row in rows]
+
+    def _turn(self, live: list[_Live], limit: int | None) -> None:
+        """Let the agent respond in all live episodes, then step their environments."""
+        clock = time.perf_counter()
+        responses = self._ask(live)
+        self.agent_seconds += time.perf_counter() - clock
+        acting = []
+        for row, response in zip(live, responses, strict=True):
+            if response.stop or response.error:
+                row.done = row.truncated = True
+                row.error = None if response.stop else response.error
+            else:
+                acting.append((row, response))
+        clock = time.perf_counter()
+        answers = self.pool.step([(row.slot, response.action) for row, response in acting])
+        self.env_seconds += time.perf_counter() - clock
+        for (row, response), answer in zip(acting, answers, strict=True):
+            row.turns.append(_turn_of(row.now, response, answer))
+            row.error = answer.error
+            full = limit is not None and len(row.turns) >= limit
+            row.done = answer.terminated or answer.truncated or full
+            row.truncated = row.done and not answer.terminated
+            row.now = answer if answer.error is None else replace(answer, info=row.now.info)
+
+    def _ask(self, live: list[_Live]) -> list[Response]:
+        situations = [self._situation(row) for row in live]
+        try:
+            responses = self.agent.act(situations)
+        except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+            # A model out of memory, say, would fail for all; a bad observation only for its own.
+            if len(situations) == 1 or _out_of_memory(error):
+                return [Response("", error=f"AgentFailure: {describe(error)}")] * len(situations)
+            return [self._ask([row])[0] for row in live]
+        if len(responses) != len(situations):
+            message = f"AgentFailure: {len(responses)} responses to {len(situations)} situations"
+            return [Response("", error=message)] * len(situations)
+        return responses
+
+    def _situation(self, row: _Live) -> Situation:
+        return Situation(
+            slot=row.slot,
+            turn=len(row.turns),
+            observation=row.now.observation,
+            info=row.now.info,
+            history=row.turns,
+            ask_expert=lambda: self.pool.ask_expert(row.slot),
+        )
+
+    def _start(self, row: _Live) -> EpisodeStart:
+        return EpisodeStart(
+            slot=row.slot,
+            key=row.ticket.key,
+            instructions=self.description.instructions,
+            goal=row.now.info["goal"],
+            recipe=self.settings.recipe,
+        )
+
+    def _episode(self, row: _Live) -> Episode:
+        info = row.now.info
+        return Episode(
+            task_id=info["task_id"],
+            task_type=info["task_type"],
+            goal=info["goal"],
+            seed=row.ticket.seed,
+            rollout=row.ticket.rollout,
+            turns=tuple(row.turns),
+            won=info["won"] and row.error is None,
+            score=info["score"] if row.error is None else 0.0,
+            terminated=row.done and not row.truncated,
+            truncated=row.truncated,
+            context=self.settings.context,
+            error=row.error,
+        )
+
+
+def tickets_for(seeds: Sequence[int], group_size: int, *stream: int | str) -> list[Ticket]:
+    """`group_size` tickets per task seed; the agent's randomness is named by `stream`."""
+    return [
+        Ticket(seed, rollout, derive(*stream, place, seed, rollout))
+        for place, seed in enumerate(seeds)
+        for rollout in range(group_size)
+    ]
+
+
+def grouped(episodes: Sequence[Episode], group_size: int) -> list[Group]:
+    """Cut a flat list of episodes, as run from `tickets_for`, into groups."""
+    return [
+        Group(episodes[i].seed, tuple(episodes[i : i + group_size]))
+        for i in range(0, len(episodes), group_size)
+    ]
+
+
+def _turn_of(before: Observed, response: Response, after: Observed) -> Turn:
+    return Turn(
+        observation=before.observation,
+        response=response.text or response.action,
+        thought=response.thought,
+        action=response.action,
+        reward=after.reward,
+        format_valid=response.format_valid,
+        action_valid=bool(after.info["action_valid"]),
+        prompt_ids=response.prompt_ids,
+        response_ids=response.response_ids,
+        logprobs=response.logprobs,
+        entropies=response.entropies,
+        cut=response.cut,
+        error=after.error,
+    )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return "out of memory" in str(error).lower()

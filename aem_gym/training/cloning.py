@@ -1,0 +1,128 @@
+"""Behaviour cloning: supervised training of an agent on demonstrations, before RL.
+
+The recipe for the tiny policy (matrices by Muon, the rest by AdamW, a share of the observation
+tokens learned too) was measured; docs/learning.md has the figures.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from aem_gym.protocols import TrainableAgent
+from aem_gym.seeding import generator
+from aem_gym.types import IMITATE, PROMPT, LabelledRow
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CloningSettings:
+    """How to clone. The defaults are for a model trained from scratch."""
+
+    steps: int = 500
+    batch: int = 32
+    muon_lr: float = 0.02
+    """Of weight matrices; 0: AdamW trains them too (right for LoRA)."""
+    adamw_lr: float = 4e-3
+    """Of everything else."""
+    warmup: int = 40
+    observation_share: float = 0.2
+    """Share of the prompt's tokens that are learned: a model from scratch must learn to read."""
+    grad_clip: float = 1.0
+    seed: int = 0
+
+
+def clone(
+    agent: TrainableAgent,
+    rows: Sequence[LabelledRow],
+    settings: CloningSettings,
+    progress: Callable[[float], None] = lambda loss: None,
+) -> float:
+    """Train `agent` to give the responses of `rows`; the mean loss (nats) of the last 20 steps.
+
+    The learning rates rise over `warmup` steps and fall linearly to 0.
+    """
+    optimizers = _optimizers(agent.parameters(), settings)
+    initial = [[group["lr"] for group in o.param_groups] for o in optimizers]
+    parameters = list(agent.parameters().values())
+    losses: list[float] = []
+    batches = _batches(rows, settings)
+    for step in range(settings.steps):
+        scale = min((step + 1) / max(1, settings.warmup), 1 - step / settings.steps)
+        for optimizer, rates in zip(optimizers, initial, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * scale
+            optimizer.zero_grad(set_to_none=True)
+        ids, positions = next(batches)
+        loss = -agent.logprobs_at(ids, positions).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip)
+        for optimizer in optimizers:
+            optimizer.step()
+        losses.append(float(loss))
+        progress(losses[-1])
+    agent.weights_changed()
+    return float(np.mean(losses[-20:])) if losses else float("nan")
+
+
+def _optimizers(
+    parameters: dict[str, Parameter] | object, settings: CloningSettings
+) -> list[torch.optim.Optimizer]:
+    named = dict(parameters)  # type: ignore[call-overload]
+    matrices = [
+        p
+        for name, p in named.items()
+        if settings.muon_lr and p.ndim == 2 and "embed" not in name and "lm_head" not in name
+    ]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in named.values() if id(p) not in chosen]
+    optimizers: list[torch.optim.Optimizer] = []
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=0.0))
+    if rest:
+        optimizers.append(
+            torch.optim.AdamW(rest, lr=settings.adamw_lr, weight_decay=0.0, betas=(0.9, 0.98))
+        )
+    return optimizers
+
+
+def _batches(
+    rows: Sequence[LabelledRow], settings: CloningSettings
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (ids (B, L), positions to learn (B, L)); rows of like length lie together."""
+    draws = generator(settings.seed, "cloning")
+    lengths = np.array([len(row.ids) for row in rows])
+    epoch = 0
+    while True:
+        epoch += 1
+        # Noise on the lengths, so that the buckets are mixed anew in each epoch.
+        order = np.argsort(lengths + draws.uniform(0, 16, len(rows)), kind="stable")
+        size = min(settings.batch, len(rows))
+        starts = np.arange(0, len(rows) - size + 1, size)
+        for start in draws.permutation(starts):
+            yield _tensors([rows[i] for i in order[start : start + size]], settings, draws)
+
+
+def _tensors(
+    rows: Sequence[LabelledRow], settings: CloningSettings, draws: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    longest = max(len(row.ids) for row in rows)
+    ids = np.zeros((len(rows), longest), dtype=np.int64)
+    learn = np.zeros((len(rows), longest), dtype=bool)
+    for i, row in enumerate(rows):
+        length = len(row.ids)
+        ids[i, :length] = row.ids
+        labels = np.frombuffer(row.labels, dtype=np.uint8)
+        learn[i, :length] = labels == IMITATE
+        if settings.observation_share:
+            read = (labels == PROMPT) & (draws.random(length) < settings.observation_share)
+            learn[i, :length] |= read
+    learn[:, 0] = False  # nothing comes before the first token
+    return torch.from_numpy(ids), torch.from_numpy(learn)

@@ -1,0 +1,133 @@
+"""Demonstrations for a warm start: from the environment's expert, or the best of random play."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from aem_gym.errors import NoExpertError
+from aem_gym.rollout.observed import Observed
+from aem_gym.rollout.pool import EnvPool
+from aem_gym.seeding import derive, generator
+from aem_gym.types import Demo, DemoStep
+
+_BLOCK = 64
+"""Episodes played together: with worker processes they run side by side."""
+_TRIES = 40
+"""Random episodes played per demonstration wanted, before giving up."""
+
+
+class Demonstrator:
+    """Plays episodes and keeps the winning ones.
+
+    Args:
+        pool: environments of the training split.
+        seed: names the tasks and all randomness; the same seed gives the same demonstrations.
+        noise: share of random admissible actions, which are fed but not to be imitated.
+        max_turns: turn limit on top of the environment's own.
+    """
+
+    def __init__(
+        self, pool: EnvPool, *, seed: int, noise: float = 0.0, max_turns: int | None = None
+    ) -> None:
+        self.pool, self.seed, self.noise = pool, seed, noise
+        self.max_turns = max_turns or pool.describe().max_turns or 100
+
+    def expert(self, count: int, progress: Callable[[int], None] = lambda n: None) -> list[Demo]:
+        """`count` demonstrations of the expert (fewer if it wins fewer than half of its tasks).
+
+        Raises:
+            NoExpertError: it has none, or won nothing.
+        """
+        if not self.pool.describe().has_expert:
+            raise NoExpertError(
+                "the environment has no expert to clone: use --warmstart random (clones the best "
+                "random rollouts) or a pretrained --model"
+            )
+        return self._collect(count, 2 * count, self._expert_action, progress, keep_best=False)
+
+    def random(self, count: int, progress: Callable[[int], None] = lambda n: None) -> list[Demo]:
+        """The winning ones of many random rollouts, shorter ones first, at most `count`.
+
+        Raises:
+            NoExpertError: none of them had any success.
+        """
+        return self._collect(count, _TRIES * count, self._random_action, progress, keep_best=True)
+
+    def _collect(
+        self,
+        count: int,
+        tries: int,
+        choose: Callable[[int, Observed, np.random.Generator], DemoStep | None],
+        progress: Callable[[int], None],
+        *,
+        keep_best: bool,
+    ) -> list[Demo]:
+        won: list[Demo] = []
+        for first in range(0, tries, _BLOCK):
+            size = min(_BLOCK, tries - first)
+            new = [d for d in self._play(range(first, first + size), choose) if d is not None]
+            progress(min(len(new), count - len(won)))
+            won += new
+            if len(won) >= count:
+                break
+        if not won:
+            raise NoExpertError(
+                f"none of {tries} episodes succeeded, so there is nothing to clone: give the "
+                "environment an expert() method, or start from a pretrained --model with "
+                "--warmstart none"
+            )
+        if keep_best:
+            won.sort(key=lambda demo: len(demo.steps))
+        return won[:count]
+
+    def _play(
+        self,
+        numbers: Sequence[int],
+        choose: Callable[[int, Observed, np.random.Generator], DemoStep | None],
+    ) -> list[Demo | None]:
+        """One episode per number, side by side; None for those that were not won."""
+        seeds = [derive(self.seed, "demonstration", n) >> 31 for n in numbers]
+        draws = [generator(self.seed, "noise", n) for n in numbers]
+        now = self.pool.reset([(slot, seed, None) for slot, seed in enumerate(seeds)])
+        goals = [observed.info["goal"] for observed in now]
+        steps: list[list[DemoStep]] = [[] for _ in numbers]
+        won = [False] * len(numbers)
+        live = [slot for slot, observed in enumerate(now) if observed.error is None]
+        while live:
+            chosen = [(slot, choose(slot, now[slot], draws[slot])) for slot in live]
+            acting = [(slot, step) for slot, step in chosen if step is not None]
+            answers = self.pool.step([(slot, step.action) for slot, step in acting])
+            live = []
+            for (slot, step), answer in zip(acting, answers, strict=True):
+                steps[slot].append(step)
+                now[slot] = answer
+                over = answer.terminated or answer.truncated or len(steps[slot]) >= self.max_turns
+                won[slot] = over and bool(answer.info["won"]) and answer.error is None
+                if not over:
+                    live.append(slot)
+        return [
+            Demo(goal, tuple(done)) if success else None
+            for goal, done, success in zip(goals, steps, won, strict=True)
+        ]
+
+    def _expert_action(
+        self, slot: int, now: Observed, draws: np.random.Generator
+    ) -> DemoStep | None:
+        answer = self.pool.ask_expert(slot)
+        if answer is None:
+            return None
+        admissible = now.info["admissible_actions"]
+        thought, action = answer
+        imitate = not (self.noise and draws.random() < self.noise and admissible)
+        if not imitate:
+            action = admissible[int(draws.integers(len(admissible)))]
+        return DemoStep(now.observation, thought, action, imitate, tuple(admissible))
+
+    def _random_action(
+        self, slot: int, now: Observed, draws: np.random.Generator
+    ) -> DemoStep | None:
+        choices = now.info["admissible_actions"] or now.observation.split() or [""]
+        action = choices[int(draws.integers(len(choices)))]
+        return DemoStep(now.observation, "", action, True, tuple(now.info["admissible_actions"]))

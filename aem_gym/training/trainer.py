@@ -1,0 +1,327 @@
+"""The RL loop: collect, assign credit, update, log, save, evaluate. Reads top to bottom."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from aem_gym.errors import CheckpointError
+from aem_gym.evaluation.protocol import summarise
+from aem_gym.rollout.collector import grouped, tickets_for
+from aem_gym.rollout.recorder import Recorder, episode_record
+from aem_gym.seeding import derive
+from aem_gym.training.assignment import Assigner, Credit, check_assignment
+from aem_gym.training.batching import Rewards, Step, make_step
+from aem_gym.training.checkpoint import Checkpoint, CheckpointStore
+from aem_gym.training.config import Config
+from aem_gym.training.config_check import check_resume, validate
+from aem_gym.training.config_io import load_config, to_yaml
+from aem_gym.training.figures import step_figures, turn_credits
+from aem_gym.training.files import atomic_folder, atomic_write, claim_output
+from aem_gym.training.interrupt import StopAfterStep
+from aem_gym.training.learner import Learner
+from aem_gym.training.setup import Parts, open_parts, prepare_torch
+from aem_gym.types import Episode, Group
+
+logger = logging.getLogger(__name__)
+
+SUMMARY = "summary.json"
+AFTER = 3
+"""Evaluations at the end whose mean is `success_after`."""
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Run a training job as configured; the summary (last line of `train.py`).
+
+    Returns:
+        success_before, success_after, success_gain (fractions, or None without evaluation),
+        steps, seconds, aem_share (fraction of step time), run.
+
+    Raises:
+        ConfigError: a bad setting, before any model loads.
+        OutputError: the output folder is in use, read-only or full.
+        CheckpointError: `resume` found only damaged checkpoints.
+        KeyboardInterrupt: Ctrl-C, after the state was saved.
+    """
+    validate(config)
+    check_assignment(config)
+    run = Path(config.run_folder)
+    claim = claim_output(run, config.resume)
+    try:
+        store = CheckpointStore(run, config.keep_checkpoints)
+        checkpoint = store.recover() if claim.resuming else None
+        if (run / "config.yaml").exists() and checkpoint is not None:
+            check_resume(load_config(run / "config.yaml"), config)
+            if checkpoint.step >= config.steps and (run / SUMMARY).exists():
+                logger.warning("%s is finished: %d steps. Nothing to do", run, checkpoint.step)
+                finished: dict[str, Any] = json.loads((run / SUMMARY).read_text())
+                return finished
+        atomic_write(run / "config.yaml", to_yaml(replace(config, resume=False, out=None)))
+        prepare_torch(config)
+        with open_parts(config, run) as parts:
+            return Trainer(config, run, parts, store, checkpoint).run()
+    finally:
+        claim.release()
+
+
+class Trainer:
+    """The state of a run and the loop that advances it.
+
+    Args:
+        config: validated.
+        run: the run's folder, claimed.
+        parts: agent and environments.
+        store: its checkpoints.
+        checkpoint: where to go on; None starts at step 0.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run: Path,
+        parts: Parts,
+        store: CheckpointStore,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.config, self.run_folder, self.parts, self.store = config, run, parts, store
+        self.learner = Learner(parts.agent, config)
+        self.assign = Assigner(config)
+        self.rewards = Rewards(
+            parts.recipe.reward_scale, config.invalid_penalty, config.invalid_means
+        )
+        parts.agent.freeze_reference()
+        self.step, self.cursor = 0, 0
+        self.evaluations: list[dict[str, float]] = []
+        self.seconds: dict[str, float] = {"total": 0.0, "steps": 0.0, "aem": 0.0}
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        offsets = {} if checkpoint is None else checkpoint.meta["offsets"]
+        self.recorder = Recorder(run, offsets, step=self.step, tensorboard=config.tensorboard)
+        self._checked = False
+
+    def run(self) -> dict[str, Any]:
+        """Train to the last step; the summary."""
+        started = time.perf_counter()
+        with self.recorder, StopAfterStep() as stop:
+            if self.step == 0 and not self.evaluations:
+                self._evaluate()
+            self._loop(stop)
+            self.seconds["total"] += time.perf_counter() - started
+            if self.step not in self.store.steps():
+                self._save()
+            if stop.requested:
+                raise KeyboardInterrupt(
+                    f"stopped after step {self.step}, saved. Go on with: --resume --out "
+                    f"{self.run_folder}"
+                )
+        return self._finish()
+
+    def _loop(self, stop: StopAfterStep) -> None:
+        bar = tqdm(
+            total=self.config.steps, initial=self.step, desc="training", unit="step", smoothing=0.1
+        )
+        with bar:
+            while self.step < self.config.steps and not stop.requested:
+                clock = time.perf_counter()
+                figures = self._train_step()
+                figures["seconds/step"] = time.perf_counter() - clock
+                self.step += 1
+                self.seconds["steps"] += figures["seconds/step"]
+                self.recorder.metrics(self.step, figures)
+                bar.update()
+                bar.set_postfix(_shown(figures, self.evaluations), refresh=False)
+                every = self.config.eval_every
+                if every and (self.step % every == 0 or self.step == self.config.steps):
+                    self._evaluate()
+                if self.step % self.config.save_every == 0:
+                    self._save()
+
+    def _train_step(self) -> dict[str, float]:
+        """One step: collect, assign, update, record. Returns its figures."""
+        import torch
+
+        torch.manual_seed(derive(self.config.seed, "torch", self.step) % 2**63)
+        clock = time.perf_counter()
+        groups, dropped = self._collect()
+        collected = time.perf_counter() - clock
+        masked = self.config.mask_truncated
+        step = make_step(groups, self.rewards, mask_truncated=masked)
+        everything = [e for group in (*groups, *dropped) for e in group.episodes]
+        figures = {"seconds/rollout": collected, "groups_dropped": float(len(dropped))}
+        credit: Credit | None = None
+        if step is None:
+            logger.warning("step %d: no usable episode, nothing to learn from", self.step + 1)
+        else:
+            step, credit = self._credit(step)
+            clock = time.perf_counter()
+            figures |= self.learner.update(step, credit, self.step)
+            figures["seconds/update"] = time.perf_counter() - clock
+            self.seconds["aem"] += credit.seconds
+        figures |= step_figures(everything, self.rewards, step, credit, self._threshold())
+        self._record(groups, dropped, step, credit)
+        return figures
+
+    def _credit(self, step: Step) -> tuple[Step, Credit]:
+        if not self._checked:
+            difference = self.learner.check_sampler(step)
+            logger.info("sampler and learner log-probabilities agree to %.1e nats", difference)
+            self._checked = True
+        if self.learner.needs_values:
+            values = self.learner.score(step).values
+            assert values is not None
+            step = replace(step, batch=replace(step.batch, values=values.cpu()))
+        return step, self.assign(step.batch, self.step)
+
+    def _collect(self) -> tuple[list[Group], list[Group]]:
+        """The groups of a step, and those dropped by dynamic sampling."""
+        kept: list[Group] = []
+        dropped: list[Group] = []
+        for _ in range(self.config.max_rounds if self.learner.drops_equal_groups else 1):
+            wanted = self.config.groups - len(kept)
+            seeds = [derive(self.config.seed, "task", self.cursor + i) >> 31 for i in range(wanted)]
+            self.cursor += wanted
+            size = self.config.group_size
+            tickets = tickets_for(seeds, size, self.config.seed, "rollout", self.cursor)
+            new = grouped(self.parts.collector.run(tickets), size)
+            for group in new:
+                equal = self.learner.drops_equal_groups and _equal_returns(group)
+                (dropped if equal else kept).append(group)
+            if len(kept) == self.config.groups:
+                break
+        return kept, dropped
+
+    def _record(
+        self, groups: list[Group], dropped: list[Group], step: Step | None, credit: Credit | None
+    ) -> None:
+        credits = turn_credits(step, credit)
+        numbered = [(group, False) for group in groups] + [(group, True) for group in dropped]
+        records, seen = [], 0
+        for number, (group, out) in enumerate(numbered):
+            for episode in group.episodes:
+                tokens = self.config.save_tokens or seen < self.config.token_samples
+                records.append(
+                    episode_record(
+                        self.step + 1,
+                        number,
+                        episode,
+                        credits.get(id(episode), {}),
+                        dropped=out,
+                        tokens=tokens,
+                    )
+                )
+                seen += 1
+        self.recorder.episodes(records)
+
+    def _evaluate(self) -> None:
+        if not self.config.eval_every:
+            return
+        protocol = self.parts.protocol
+        tickets = tickets_for(protocol.task_seeds, 1, protocol.seed, "evaluation")
+        self.parts.agent.sampling(protocol.temperature)
+        clock = time.perf_counter()
+        bar = tqdm(total=len(tickets), desc=f"evaluation {self.step}", unit="ep", leave=False)
+        with bar:
+
+            def ended(episode: Episode) -> None:
+                bar.update()
+
+            episodes = self.parts.evaluator.run(tickets, ended)
+        self.parts.agent.sampling(self.config.temperature)
+        result = summarise(episodes)
+        self.recorder.evaluation(
+            self.step, asdict(result) | {"seconds": time.perf_counter() - clock}
+        )
+        self.evaluations.append({"step": self.step, "success": result.success})
+        tqdm.write(
+            f"step {self.step}: held-out success {result.success:.3f} "
+            f"[{result.low:.3f}, {result.high:.3f}] on {result.episodes} tasks",
+            file=_stderr(),
+        )
+
+    def _save(self) -> None:
+        import torch
+
+        def write(folder: Path) -> None:
+            self.parts.agent.save(folder / "adapter")
+            torch.save(self.learner.optimizer.state_dict(), folder / "optimizer.pt")
+
+        meta = {
+            "offsets": self.recorder.sync(),
+            "cursor": self.cursor,
+            "evaluations": self.evaluations,
+            "seconds": self.seconds,
+            "seed": self.config.seed,
+        }
+        self.store.save(self.step, write, meta)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        import torch
+
+        try:
+            self.parts.agent.load(checkpoint.folder / "adapter")
+            state = torch.load(checkpoint.folder / "optimizer.pt", weights_only=True)
+            self.learner.optimizer.load_state_dict(state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{checkpoint.folder} does not fit this run ({error}). Start anew with --out"
+            ) from error
+        self.step = checkpoint.step
+        self.cursor = int(checkpoint.meta["cursor"])
+        self.evaluations = list(checkpoint.meta["evaluations"])
+        self.seconds = dict(checkpoint.meta["seconds"])
+        logger.info("resumed from %s", checkpoint.folder)
+
+    def _finish(self) -> dict[str, Any]:
+        with atomic_folder(self.run_folder / "adapter") as folder:
+            self.parts.agent.save(folder)
+        success = [evaluation["success"] for evaluation in self.evaluations]
+        after = success[1:][-AFTER:]
+        before = success[0] if success else None
+        mean = sum(after) / len(after) if after else None
+        steps = self.seconds["steps"]
+        summary = {
+            "success_before": before,
+            "success_after": mean,
+            "success_gain": None if mean is None or before is None else mean - before,
+            "steps": self.step,
+            "seconds": round(self.seconds["total"], 1),
+            "aem_share": self.seconds["aem"] / steps if steps else 0.0,
+            "run": str(self.run_folder),
+        }
+        atomic_write(self.run_folder / SUMMARY, json.dumps(summary))
+        logger.info(
+            "%s took %.3f%% of the step time", self.config.modulator, 100 * summary["aem_share"]
+        )
+        return summary
+
+    def _threshold(self) -> float:
+        return float(self.config.modulator_options.get("threshold", 0.1))
+
+
+def _equal_returns(group: Group) -> bool:
+    returns = {episode.reward for episode in group.episodes if episode.error is None}
+    return len(returns) <= 1
+
+
+def _shown(figures: Mapping[str, float], evaluations: list[dict[str, float]]) -> dict[str, str]:
+    shown = {"success": f"{figures.get('success_rate', 0.0):.2f}"}
+    if evaluations:
+        shown["held-out"] = f"{evaluations[-1]['success']:.2f}"
+    if "response_entropy_mean" in figures:
+        shown["H"] = f"{figures['response_entropy_mean']:.2f}"
+    if "alpha_max" in figures:
+        shown["alpha"] = f"{figures['alpha_min']:.2f}-{figures['alpha_max']:.2f}"
+    return shown
+
+
+def _stderr() -> Any:
+    import sys
+
+    return sys.stderr
