@@ -24,14 +24,16 @@ class TextEnv(gym.Env[str, str]):
 
     Class attributes a subclass may set: `instructions` (tells an agent the goal's form and the
     action grammar), `recipes` (ways of showing the environment to an agent; the first is the
-    default), `max_turns`.
+    default), `max_turns` (the default of the argument).
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"]}
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
     instructions: str = ""
     recipes: ClassVar[Mapping[str, Recipe]] = {"default": Recipe()}
+    max_turns: int = 50
 
-    def __init__(self, *, max_turns: int = 50, render_mode: str | None = None) -> None:
+    def __init__(self, *, max_turns: int | None = None, render_mode: str | None = None) -> None:
+        max_turns = type(self).max_turns if max_turns is None else max_turns
         if max_turns < 1:
             raise ConfigError(f"max_turns: expected at least 1, got {max_turns}")
         if render_mode not in (None, "ansi"):
@@ -94,7 +96,7 @@ class TextEnv(gym.Env[str, str]):
         last = self._last
         return last.observation, float(last.reward), last.terminated, truncated, self._info()
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The episode so far as text, with `render_mode="ansi"`; None otherwise."""
         return "\n".join(self._lines) if self.render_mode else None
 

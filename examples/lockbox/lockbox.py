@@ -18,9 +18,7 @@ class Lockbox(TextEnv):
         "Set the dials to the code and open the box. A turn moves one dial up by one, and from "
         f"{DIGITS - 1} to 0. Actions: {', '.join((*TURNS, 'open'))}."
     )
-
-    def __init__(self, *, max_turns: int = 12, render_mode: str | None = None) -> None:
-        super().__init__(max_turns=max_turns, render_mode=render_mode)
+    max_turns = 12
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
         drawn = "".join(str(d) for d in self.np_random.integers(DIGITS, size=2 * len(COLOURS)))
@@ -40,12 +38,12 @@ class Lockbox(TextEnv):
         return self.look("Click.")
 
     def look(self, text: str, action_valid: bool = True) -> Outcome:
-        show = [" ".join(f"{c} {d}" for c, d in zip(COLOURS, n)) for n in (self.dials, self.code)]
-        text = f"{text} Dials: {show[0]}. Code: {show[1]}."
+        dials = zip(COLOURS, self.dials, self.code, strict=True)
+        text += " " + ", ".join(f"{c} {dial} (code {digit})" for c, dial, digit in dials)
         return Outcome(text, admissible_actions=[*TURNS, "open"], action_valid=action_valid)
 
     def expert(self) -> tuple[str, str]:
-        for colour, dial, digit in zip(COLOURS, self.dials, self.code):
+        for colour, dial, digit in zip(COLOURS, self.dials, self.code, strict=True):
             if dial != digit:
                 return f"{colour} must be {digit}", f"turn {colour}"
         return "all dials are right", "open"

@@ -6,7 +6,7 @@ from typing import Any
 from aem_gym.envs.base import TextEnv
 from aem_gym.types import Outcome, Task
 
-WORDS = "amber brick cloud dwarf flame ghost jumpy knife lemon piano quilt tiger".split()
+WORDS = ("amber", "brick", "cloud", "dwarf", "flame", "ghost", "jumpy", "knife", "lemon", "tiger")
 
 
 def marks(guess: str, secret: str) -> str:
@@ -23,9 +23,7 @@ class WordleLike(TextEnv):
         "Find the secret word. After a guess, each letter is marked: + in its place, ? in another "
         f"place, - not in the word. Words: {' '.join(WORDS)}."
     )
-
-    def __init__(self, *, max_turns: int = 3, render_mode: str | None = None) -> None:
-        super().__init__(max_turns=max_turns, render_mode=render_mode)
+    max_turns = 3
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
         drawn = str(self.np_random.integers(len(WORDS)))
