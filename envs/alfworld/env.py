@@ -51,6 +51,7 @@ class ALFWorldEnv(TextEnv):
         expert_search: str = "likely",
         render_mode: str | None = None,
     ) -> None:
+        dialect = str(dialect)  # a number where a configuration file forgot the quotes
         _known("split", split, SPLITS)
         _known("difficulty", difficulty, DIFFICULTIES)
         _known("dialect", dialect, DIALECTS)
@@ -135,7 +136,7 @@ class ALFWorldEnv(TextEnv):
 
 
 def _known(kind: str, name: str, names: Iterable[str]) -> None:
-    if name not in names:
+    if name not in tuple(names):
         raise UnknownNameError(kind, str(name), names)
 
 

@@ -97,9 +97,9 @@ class Oracle:
                 continue
             for name in self._known(place):
                 if kind(name) == obj:
-                    return self._at(
-                        place, f"I see {obj}, now take it.", [f"take {name} from {place}"]
-                    )
+                    far = f"go to {place}" in self._can
+                    seen = f"I saw {obj} in {place}." if far else f"I see {obj}, now take it."
+                    return self._at(place, seen, [f"take {name} from {place}"])
         return self._find(thought, obj)
 
     def _treat(self, held: str, treatment: str) -> Choice:

@@ -49,8 +49,8 @@ RECIPES: Mapping[str, Recipe] = {
         first="{instructions}\n\nYour goal: {goal}\n\n{observation}",
         later="{observation}",
         window=(
-            "{instructions}\n\nYour goal: {goal}\n\nYou have taken {step} steps. The last {shown}:\n"
-            "{history}\n\nNow: {observation}"
+            "{instructions}\n\nYour goal: {goal}\n\nYou have taken {step} steps. "
+            "The last {shown}:\n{history}\n\nNow: {observation}"
         ),
     ),
     "compact": Recipe(
