@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_ROWS = 1024
-"""Rows treated at a time: bounds the float32 copies of half-precision logits."""
+_BLOCK = {"cpu": 2**19}
+_BLOCK_ELSEWHERE = 2**26
+"""Logits treated at a time: bounds the float32 copies, and keeps them in a CPU's cache."""
 
 
 def logprob_and_entropy(
@@ -92,6 +93,12 @@ def _check(rows: Tensor, targets: Tensor, temperature: float) -> None:
         )
 
 
+def _block_rows(logits: Tensor) -> int:
+    """How many rows of `logits` to treat at a time."""
+    block = _BLOCK.get(logits.device.type, _BLOCK_ELSEWHERE)
+    return max(1, block // max(1, logits.shape[1]))
+
+
 def _wide(x: Tensor) -> Tensor:
     """A float32 copy, or a float64 one of float64: safe to change in place."""
     return x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
@@ -118,10 +125,11 @@ class _LogProbEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, targets: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
+        step = _block_rows(logits)
         parts = [
             _statistics(rows, chosen, temperature)[:3]
             for rows, chosen in zip(
-                torch.split(logits, _ROWS), torch.split(targets, _ROWS), strict=True
+                torch.split(logits, step), torch.split(targets, step), strict=True
             )
         ]
         logp, entropy, normaliser = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -135,8 +143,9 @@ class _LogProbEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         logits, targets, normaliser = ctx.saved_tensors
         result = torch.empty_like(logits)
-        for start in range(0, logits.shape[0], _ROWS):
-            rows = slice(start, start + _ROWS)
+        step = _block_rows(logits)
+        for start in range(0, logits.shape[0], step):
+            rows = slice(start, start + step)
             z = _wide(logits[rows]).div_(ctx.temperature).sub_(normaliser[rows, None])
             scale = grad[rows, None] / ctx.temperature
             dz = z.exp_().mul_(-scale)

@@ -120,38 +120,18 @@ def aem(
     Raises:
         UnknownNameError: an option has a value that does not exist.
     """
-    scopes = _pick(
-        "AEM scope",
-        scope,
-        {
-            "group": batch.group_ids,
-            "trajectory": batch.trajectory_ids,
-            "batch": torch.zeros_like(batch.group_ids),
-        },
-    )
+    scopes = _scope_ids(batch, scope)
     sign = _pick("AEM direction", direction, {"normal": 1.0, "reversed": -1.0})
-    empty = batch.lengths == 0
-    score = _proxy(batch, proxy).masked_fill(empty, float("nan"))
+    score = _proxy(batch, proxy).masked_fill(batch.lengths == 0, float("nan"))
     alpha = aem_coefficients(
         score, scopes, lam=sign * lam, threshold=threshold, counted=batch.included
     ).to(advantages.dtype)
     if shuffle:
         alpha = _shuffled(alpha, scopes, batch.counted, generator)
-    touched = _pick(
-        "AEM only",
-        only,
-        {
-            "none": torch.ones_like(empty),
-            "positive": advantages > 0,
-            "negative": advantages < 0,
-        },
-    )
-    alpha = torch.where(touched, alpha, torch.ones_like(alpha))
+    alpha = torch.where(_touched(advantages, only), alpha, torch.ones_like(alpha))
     result = alpha * advantages.detach()
     if recentre:
-        segments = Segments.of(scopes)
-        shift = segments.mean((alpha - 1) * advantages, batch.counted)[segments.index]
-        result = result - torch.where(batch.counted, shift, torch.zeros_like(shift))
+        result = result - _added_mean(batch, alpha, advantages, scopes)
     if unmodulated is not None:
         result = result + unmodulated.detach()
     return Modulated(_per_token(batch, result), alpha)
@@ -209,6 +189,30 @@ def _pick(kind: str, name: str, table: dict[str, V]) -> V:
     if name not in table:
         raise UnknownNameError(kind, name, table)
     return table[name]
+
+
+def _scope_ids(batch: ResponseBatch, scope: str) -> Tensor:
+    """(N,) long: responses with equal ids are scaled together."""
+    everything = torch.zeros_like(batch.group_ids)
+    known = {"group": batch.group_ids, "trajectory": batch.trajectory_ids, "batch": everything}
+    return _pick("AEM scope", scope, known)
+
+
+def _touched(advantages: Tensor, only: str) -> Tensor:
+    """(N,) bool: the responses whose advantage has a sign that is modulated."""
+    known = {
+        "none": torch.ones_like(advantages, dtype=torch.bool),
+        "positive": advantages > 0,
+        "negative": advantages < 0,
+    }
+    return _pick("AEM only", only, known)
+
+
+def _added_mean(batch: ResponseBatch, alpha: Tensor, advantages: Tensor, scopes: Tensor) -> Tensor:
+    """What modulation added to a scope's mean advantage, on counted rows; exactly 0 at alpha 1."""
+    segments = Segments.of(scopes)
+    shift = segments.mean((alpha - 1) * advantages, batch.counted)[segments.index]
+    return torch.where(batch.counted, shift, torch.zeros_like(shift))
 
 
 def _proxy(batch: ResponseBatch, name: str) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+import statistics
 from dataclasses import dataclass, field
 
 import torch
@@ -112,3 +114,24 @@ dtypes = st.sampled_from([torch.float32, torch.float64])
 def tolerance(dtype: torch.dtype) -> dict[str, float]:
     """Float32 against a float64 reference; dividing by a small std magnifies rounding."""
     return {"rtol": 2e-4, "atol": 2e-4} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
+
+
+def reference_alpha(entropies, groups, lam=1.0, threshold=0.1, counted=None):
+    """Section 2 of the method, word by word; None marks a response without tokens."""
+    counted = [True] * len(entropies) if counted is None else counted
+    result = []
+    for mine, group in zip(entropies, groups, strict=True):
+        members = [
+            h
+            for h, g, c in zip(entropies, groups, counted, strict=True)
+            if g == group and c and h is not None
+        ]
+        spread = max(members) - min(members) if members else 0.0
+        if mine is None or len(members) < 2 or spread < threshold or spread == 0:
+            result.append(1.0)
+            continue
+        low = min(members)
+        mean = statistics.fmean(math.exp(-lam * (h - low) / spread) for h in members)
+        scaled = min(1.0, max(0.0, (mine - low) / spread))  # matters for rows not counted
+        result.append(math.exp(-lam * scaled) / mean)
+    return result

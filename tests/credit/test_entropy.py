@@ -142,14 +142,15 @@ def test_bfloat16_linear_head_is_as_good_as_bfloat16_allows():
 def test_rows_beyond_one_block_are_treated_alike(monkeypatch):
     logits, targets = draw(11, 10, 6)
     results = []
-    for block in (1024, 3):
-        monkeypatch.setattr(module, "_ROWS", block)
+    for block in (10_000, 18, 1):
+        monkeypatch.setitem(module._BLOCK, "cpu", block)
         mine = logits.clone().requires_grad_()
         logp, entropy = logprob_and_entropy(mine, targets)
         logp.sum().backward()
         results.append((logp.detach(), entropy, mine.grad))
-    for whole, blocks in zip(*results, strict=True):
-        torch.testing.assert_close(whole, blocks)
+    for whole, *others in zip(*results, strict=True):
+        for blocks in others:
+            torch.testing.assert_close(whole, blocks)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
