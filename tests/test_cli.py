@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 
 from aem_gym import cli
 from aem_gym.commands.flags import EVERYDAY
+from aem_gym.training.checkpoint import CheckpointStore
 from aem_gym.training.config import Config
 from aem_gym.training.config_io import field_names, field_types, from_dict
 from aem_gym.training.config_yaml import load_yaml
@@ -179,8 +183,6 @@ def test_the_expert_plays_and_wins(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_person_plays(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    import io
-
     monkeypatch.setattr(sys, "stdin", io.StringIO("look\n?\nq\n"))
     status, out, _ = run(capsys, "play", "alfworld", "--env-arg", "difficulty=small")
     assert status == 0
@@ -232,29 +234,82 @@ def test_doctor_reports_and_never_fails(
     assert found["docker"].startswith("--")
 
 
-def test_an_interrupt_says_how_to_go_on(
-    capsys: pytest.CaptureFixture[str], monkeypatch: Any
+SMALL = (
+    *("--groups", "2", "--group-size", "2", "--eval-episodes", "2"),
+    *("--warmstart-steps", "2", "--warmstart-episodes", "10", "--max-new-tokens", "4"),
+    *("--threads", "1", "--no-tensorboard"),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A real, very short run in its folder, and what it printed on stdout."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    done = train(*SMALL, "--steps", "2", "--out", str(run))
+    assert done.returncode == 0, done.stderr
+    return run, done.stdout
+
+
+def test_stdout_is_the_summary_alone(trained: tuple[Path, str]) -> None:
+    run, out = trained
+    summary = json.loads(out)
+    keys = "success_before success_after success_gain steps seconds aem_share run"
+    assert set(summary) == set(keys.split())
+    assert summary["steps"] == 2 and Path(summary["run"]) == run
+    assert 0 <= summary["success_after"] <= 1 and 0 <= summary["aem_share"] <= 1
+
+
+def test_the_run_can_be_read_and_evaluated(
+    capsys: pytest.CaptureFixture[str], trained: tuple[Path, str], tmp_path: Path
 ) -> None:
-    from aem_gym.training import trainer
+    run_folder = str(trained[0])
+    status, out, err = run(capsys, "replay", run_folder)
+    assert status == 0, err
+    assert out.count("=== step 2, episode") == 4 and "alpha" in out
+    scores = tmp_path / "scores.json"
+    args = ["--episodes", "3", "--split", "train", "--temperature", "0", "--out", str(scores)]
+    status, out, err = run(capsys, "eval", run_folder, *args)
+    assert status == 0, err
+    assert {"run", "random", "expert"} <= {line.split(" ")[0] for line in out.splitlines()}
+    assert "split=train" in out and "temperature=0.0" in out
+    assert set(json.loads(scores.read_text())["results"]) == {"run", "random", "expert"}
+    status, out, err = run(
+        capsys, "play", "alfworld", "--agent", run_folder, "--env-arg", "difficulty=small"
+    )
+    assert status == 0, err
 
-    def interrupted(config: Config) -> dict[str, Any]:
-        raise KeyboardInterrupt("stopped after step 3, saved. Go on with: --resume")
 
-    monkeypatch.setattr(trainer, "train", interrupted)
-    status, out, err = run(capsys, "train")
-    assert (status, out) == (130, "") and "Go on with: --resume" in err
+def test_a_used_folder_needs_resume_and_a_finished_run_says_so(trained: tuple[Path, str]) -> None:
+    run, out = trained
+    refused = train(*SMALL, "--steps", "2", "--out", str(run))
+    assert refused.returncode == 2 and "--resume" in refused.stderr and refused.stdout == ""
+    again = train("--resume", "--out", str(run))
+    assert again.returncode == 0 and "finished" in again.stderr
+    assert json.loads(again.stdout) == json.loads(out)
+    other = train("--resume", "--out", str(run), "--groups", "3")
+    assert other.returncode == 2 and "groups (2 then, 3 now)" in other.stderr
 
 
-def test_the_last_line_on_stdout_is_the_summary(
-    capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> None:
-    from aem_gym.training import trainer
-
-    def noisy(config: Config) -> dict[str, Any]:
-        print("a library says something")
-        return {"steps": config.steps, "run": "x"}
-
-    monkeypatch.setattr(trainer, "train", noisy)
-    status, out, err = run(capsys, "train", "--steps", "4")
-    assert status == 0 and json.loads(out) == {"steps": 4, "run": "x"}
-    assert "a library says something" in err
+def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "train.py", *SMALL, "--steps", "500", "--out", str(run)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        try:
+            deadline = time.monotonic() + 120
+            metrics = run / "metrics.jsonl"
+            while not (metrics.is_file() and metrics.stat().st_size):
+                assert child.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+            child.send_signal(signal.SIGINT)
+            out, err = child.communicate(timeout=60)
+        finally:
+            child.kill()
+    assert (child.returncode, out) == (130, ""), err
+    assert f"--resume --out {run}" in err and "Traceback" not in err
+    saved = CheckpointStore(run).latest()
+    assert saved is not None and saved.step >= 1
