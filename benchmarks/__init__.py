@@ -1,0 +1,1 @@
+"""What is timed. Each module runs alone: python -m benchmarks.<name>."""
