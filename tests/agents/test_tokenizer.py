@@ -181,6 +181,13 @@ def test_nouns_are_found_in_demonstrations_without_the_verbs() -> None:
     assert find_lexicon([]) == []
 
 
+def test_a_noun_is_not_found_again_with_what_follows_it() -> None:
+    shown = "You pick up the pan 1 from the shelf 1. The mug 1 to the left. A mug 1 from China."
+    actions = ["take pan 1 from shelf 1", "take mug 1 from shelf 1", "move mug 1 to shelf 1"]
+    actions += ["cool pan 1 shelf 1", "take pan 1 shelf 1", "take mug 1 from mug 1"]
+    assert find_lexicon([(shown, actions)]) == ["mug", "pan", "shelf"]
+
+
 def test_nouns_inside_brackets_are_found() -> None:
     shown = "[Back to Search] [B09ABC] red shoes [B07XYZ] blue shoes, sizes small and large"
     actions = ["click[B09ABC]", "click[B07XYZ]", "click[small]", "click[large]", "search[]"]
