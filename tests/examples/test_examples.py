@@ -1,0 +1,132 @@
+"""The example packages, installed as a third party's would be, in a process of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aem_gym
+
+ROOT = Path(aem_gym.__file__).parents[1]
+IDS = {"lockbox": "lockbox/Lockbox-v0", "wordle_like": "wordle_like/WordleLike-v0"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which pip has installed both examples, without a network."""
+    site = tmp_path_factory.mktemp("site")
+    copies = tmp_path_factory.mktemp("examples")  # setuptools builds beside the sources
+    for name in IDS:
+        (copies / name).mkdir()
+        for path in (ROOT / "examples" / name).iterdir():
+            if path.is_file():
+                (copies / name / path.name).write_bytes(path.read_bytes())
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--target", str(site)]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, *(str(copies / name) for name in IDS)],
+        check=True,
+        timeout=120,
+    )
+    return site
+
+
+def run(site: Path, code: str) -> Any:
+    """What `code` prints, read as JSON; nothing of the working directory can be imported."""
+    answer = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+@pytest.mark.parametrize(("name", "env_id"), IDS.items())
+def test_found_made_and_clean(site: Path, name: str, env_id: str) -> None:
+    code = f"""
+import json, sys
+import aem_gym, gymnasium as gym
+from aem_gym.registry import find_env
+from aem_gym.testing import check_text_env
+short = find_env({env_id.split("/")[1].split("-")[0].lower()!r})
+loaded = {name!r} in sys.modules
+env = gym.make(find_env({env_id!r}))
+check_text_env({env_id!r}, seeds=range(5))
+print(json.dumps([short, loaded, sys.modules[{name!r}].__file__]))
+"""
+    short, loaded, path = run(site, code)
+    assert short == env_id
+    assert not loaded  # knowing the id imports nothing
+    assert Path(path).parent == site
+
+
+@pytest.mark.parametrize("env_id", IDS.values())
+def test_made_without_importing_aem_gym_first(site: Path, env_id: str) -> None:
+    code = f"""
+import gymnasium as gym, json
+print(json.dumps(gym.make("aem_gym:{env_id}").reset(seed=1)[1]["task_id"]))
+"""
+    assert run(site, code)
+
+
+def play(site: Path, agent: str, env_id: str, episodes: int) -> list[list[Any]]:
+    """[won, turns, error] of each episode that the collector runs with a built-in agent."""
+    code = f"""
+import json
+from aem_gym.registry import AGENTS
+from aem_gym.rollout.collector import Collector, CollectorSettings, tickets_for
+from aem_gym.rollout.pool import EnvPool, EnvSpec
+with EnvPool(EnvSpec({env_id!r})) as pool:
+    settings = CollectorSettings(recipe=pool.describe().recipes["default"])
+    collector = Collector(pool, AGENTS.load({agent!r})(), settings)
+    played = collector.run(tickets_for(range({episodes}), 1, 0))
+print(json.dumps([[e.won, len(e.turns), e.error] for e in played]))
+"""
+    answer: list[list[Any]] = run(site, code)
+    return answer
+
+
+def test_lockbox_has_an_expert_that_always_wins(site: Path) -> None:
+    played = play(site, "expert", IDS["lockbox"], 100)
+    assert all(won and error is None for won, _, error in played)
+    assert max(turns for _, turns, _ in played) <= 12
+
+
+def test_wordle_like_has_none_and_random_play_wins_now_and_then(site: Path) -> None:
+    played = play(site, "random", IDS["wordle_like"], 400)
+    assert 0.05 <= sum(won for won, _, _ in played) / 400 <= 0.35
+    assert all(error is None for *_, error in played)
+    (_, _, error) = play(site, "expert", IDS["wordle_like"], 1)[0]
+    assert "NoExpertError" in error
+
+
+def test_wordle_like_can_be_won_by_reading(site: Path) -> None:
+    """What is shown suffices: picking a word that is still possible wins nearly always."""
+    code = f"""
+import gymnasium as gym, aem_gym, json
+won = 0
+for seed in range(200):
+    env = gym.make({IDS["wordle_like"]!r})
+    observation, info = env.reset(seed=seed)
+    done = False
+    while not done:
+        guess = observation.split("Possible: ")[1].rstrip(".").split()[0]
+        observation, _, terminated, truncated, info = env.step(guess)
+        done = terminated or truncated
+    won += info["won"]
+print(json.dumps(won / 200))
+"""
+    assert run(site, code) > 0.9
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_the_environment_fits_on_a_page(name: str) -> None:
+    assert len((ROOT / "examples" / name / f"{name}.py").read_text().splitlines()) < 50
