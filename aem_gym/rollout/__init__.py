@@ -1,0 +1,1 @@
+"""Rollout: environments stepped together, episodes collected and recorded."""
