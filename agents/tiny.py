@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from aem_gym.errors import ConfigError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import LlamaConfig, PreTrainedTokenizerBase
 
 
 def make_tiny(
@@ -48,12 +48,33 @@ def make_tiny(
         ConfigError: `hidden` cannot be split among the heads.
     """
     import torch
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import GenerationConfig, LlamaForCausalLM
 
     if hidden % (2 * heads):
         raise ConfigError(f"hidden: expected a multiple of 2 * heads ({2 * heads}), got {hidden}")
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    config = LlamaConfig(
+    config = _config(tokenizer, hidden, layers, heads, mlp, max_positions)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _config(
+    tokenizer: PreTrainedTokenizerBase,
+    hidden: int,
+    layers: int,
+    heads: int,
+    mlp: int,
+    max_positions: int,
+) -> LlamaConfig:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
         intermediate_size=mlp,
@@ -67,15 +88,6 @@ def make_tiny(
         initializer_range=0.7 / math.sqrt(hidden),
         dtype="float32",
         bos_token_id=None,
-        eos_token_id=end,
-        pad_token_id=pad,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        eos_token_id=end, pad_token_id=pad, do_sample=True
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder

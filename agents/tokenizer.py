@@ -17,6 +17,7 @@ from aem_gym.agents.formats import SEPARATORS
 from aem_gym.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from tokenizers.pre_tokenizers import PreTokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -71,7 +72,6 @@ def train_tokenizer(
         ConfigError: `vocab_size` cannot hold the bytes and the special tokens.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     if vocab_size < _MIN_VOCABULARY:
         raise ConfigError(f"vocab_size: expected at least {_MIN_VOCABULARY}, got {vocab_size}")
@@ -86,15 +86,7 @@ def train_tokenizer(
         show_progress=False,
     )
     core.train_from_iterator(_with_atoms(parts, lexicon, separators), trainer)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=core,
-        pad_token=PAD,
-        eos_token=END,
-        additional_special_tokens=[ACT],
-        clean_up_tokenization_spaces=False,
-        padding_side="left",
-        chat_template=CHAT_TEMPLATE,
-    )
+    return _with_chat(core)
 
 
 def atom_pattern(lexicon: Sequence[str]) -> str:
@@ -194,3 +186,18 @@ def _pre_tokenizer(lexicon: Sequence[str], separators: Sequence[str]) -> PreToke
         steps.append(pre_tokenizers.Split(Regex(atom_pattern(lexicon)), behavior="isolated"))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     return pre_tokenizers.Sequence(steps)
+
+
+def _with_chat(core: Tokenizer) -> PreTrainedTokenizerFast:
+    """The trained tokenizer with its special tokens and chat template, for transformers."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=core,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[ACT],
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        chat_template=CHAT_TEMPLATE,
+    )
