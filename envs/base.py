@@ -103,6 +103,7 @@ class TextEnv(gym.Env[str, str]):
     def _info(self) -> dict[str, Any]:
         last = self._last
         return {
+            **last.extra,
             "task_id": self._task.task_id,
             "task_type": self._task.task_type,
             "goal": self._task.goal,
@@ -110,5 +111,4 @@ class TextEnv(gym.Env[str, str]):
             "action_valid": last.action_valid,
             "won": last.won,
             "score": float(last.won) if last.score is None else float(last.score),
-            **last.extra,
         }

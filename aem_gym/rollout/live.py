@@ -39,7 +39,8 @@ class EnvSpec:
             UnknownNameError: there is no such id; lists those that exist.
             ConfigError: it cannot be made so, or it does not speak text.
         """
-        env_id = find_env(self.env_id)
+        # Looking for entry points reads the disk: only where the id is not known already.
+        env_id = self.env_id if self.env_id in gym.registry else find_env(self.env_id)
         try:
             env: TextGym = gym.make(env_id, disable_env_checker=True, **self.kwargs)
         except AemGymError:

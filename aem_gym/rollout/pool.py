@@ -10,6 +10,7 @@ import logging
 import pickle
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, cast
@@ -64,12 +65,12 @@ class EnvPool:
         self._limits = {"step": step_timeout, "ask_expert": step_timeout, "reset": reset_timeout}
         self._workers: list[Worker] = []
         self._local: LiveEnvs | None = None
-        env_id = find_env(spec.env_id)
+        spec = replace(spec, env_id=find_env(spec.env_id))
         if workers == 0:
             self._local = LiveEnvs(spec, step_timeout=step_timeout, reset_timeout=reset_timeout)
             self._description = self._local.describe()
         else:
-            settings = WorkerSettings(spec, gym.spec(env_id), step_timeout, reset_timeout)
+            settings = WorkerSettings(spec, gym.spec(spec.env_id), step_timeout, reset_timeout)
             _check_picklable(settings)
             self._workers = [Worker(settings) for _ in range(workers)]
             self._description = self._describe_remotely()

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aem_gym.envs.base import INFO_DEFAULTS, TextEnv
+from aem_gym.errors import ConfigError
+from aem_gym.types import Outcome, Task
+
+
+class Dice(TextEnv):
+    """Rolls a die per turn; `win` ends it, with half a point for `half`."""
+
+    instructions = "Roll."
+    max_turns = 4
+
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+        task = Task(options.get("task_id", "dice"), "game", "win")
+        return task, Outcome(f"roll {self.np_random.integers(6)}", extra={"rolls": 0, "goal": "no"})
+
+    def act(self, action: str) -> Outcome:
+        over = action in ("win", "half")
+        return Outcome(
+            f"{action} {self.np_random.integers(6)}",
+            reward=over,
+            terminated=over,
+            won=action == "win",
+            score=0.5 if action == "half" else None,
+            admissible_actions=("win", "half"),
+            action_valid=over,
+            extra={"rolls": 1},
+        )
+
+
+def test_info_has_every_key_and_those_of_the_environment() -> None:
+    env = Dice()
+    _, info = env.reset(seed=0, options={"task_id": "mine"})
+    assert set(info) == {*INFO_DEFAULTS, "rolls"}
+    assert (info["task_id"], info["task_type"], info["goal"]) == ("mine", "game", "win")
+    info = env.step("x")[4]
+    assert info["rolls"] == 1 and info["action_valid"] is False
+    assert info["admissible_actions"] == ["win", "half"]
+
+
+@pytest.mark.parametrize(("action", "won", "score"), [("win", True, 1.0), ("half", False, 0.5)])
+def test_a_task_that_is_over_terminates(action: str, won: bool, score: float) -> None:
+    env = Dice()
+    env.reset(seed=0)
+    _, reward, terminated, truncated, info = env.step(action)
+    assert (reward, terminated, truncated) == (1.0, True, False) and type(reward) is float
+    assert (info["won"], info["score"]) == (won, score)
+
+
+@pytest.mark.parametrize("limit", [1, 3, None])
+def test_the_turn_limit_truncates(limit: int | None) -> None:
+    env = Dice(max_turns=limit)
+    env.reset(seed=0)
+    ends = [env.step("x")[2:4] for _ in range(limit or 4)]
+    assert ends[:-1] == [(False, False)] * (len(ends) - 1) and ends[-1] == (False, True)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step("x")
+    env.reset(seed=0)
+    for _ in range((limit or 4) - 1):
+        env.step("x")
+    assert env.step("win")[2:4] == (True, False)  # over at the last turn: not a truncation
+
+
+def test_step_before_reset_is_refused() -> None:
+    with pytest.raises(gym.error.ResetNeeded, match="call reset"):
+        Dice().step("x")
+
+
+@given(st.integers(0, 2**31), st.lists(st.text(st.characters(categories=None)), max_size=4))
+@settings(max_examples=30)
+def test_same_seed_and_actions_same_bytes(seed: int, actions: list[str]) -> None:
+    one, two = Dice(), Dice()
+    two.reset(seed=5)
+    assert one.reset(seed=seed) == two.reset(seed=seed)
+    for action in actions:
+        answer = one.step(action)
+        assert answer == two.step(action)
+        if answer[2] or answer[3]:
+            break
+
+
+def test_render_shows_the_episode_so_far_and_only_if_asked() -> None:
+    env = Dice(render_mode="ansi")
+    first, _ = env.reset(seed=1)
+    second = env.step("x")[0]
+    assert env.render() == f"{first}\n> x\n{second}"
+    assert env.reset(seed=1)[0] == env.render()
+    silent = Dice()
+    silent.reset(seed=1)
+    assert silent.render() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_turns": 0}, "max_turns: expected at least 1, got 0"),
+        ({"render_mode": "human"}, "render_mode: expected None or 'ansi', got 'human'"),
+    ],
+)
+def test_wrong_arguments_are_configuration_errors(arguments: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Dice(**arguments)
