@@ -65,8 +65,9 @@ def aem_coefficients(
     keep = finite if counted is None else finite & counted
     groups = Segments.of(group_ids)
     low, high = groups.extremes(entropy, keep)
-    spread, size = high - low, groups.size(keep)
-    active = (spread >= threshold) & (spread > 0) & (size >= 2)
+    spread = high - low
+    # A range above 0 takes two responses; it is -inf where a group has none.
+    active = (spread >= threshold) & (spread > 0)
     active_rows = active[groups.index] & finite
     scaled = ((entropy - low[groups.index]) / spread[groups.index]).clamp(0, 1)
     exponent = -lam * torch.where(active_rows, scaled, torch.zeros_like(scaled))

@@ -179,6 +179,18 @@ def test_other_groups_change_nothing(name):
     torch.testing.assert_close(found[mine], ESTIMATORS.load(name)(to_batch(alone)))
 
 
+@pytest.mark.parametrize("name", ESTIMATORS.names())
+def test_dropped_groups_enter_no_statistic(name):
+    for seed in range(5):
+        rows = make_rows(seed, groups=3, size=5, exclude=False)
+        for row in rows:
+            row.excluded = row.group == 3
+        kept = [r for r in rows if not r.excluded]
+        found = ESTIMATORS.load(name)(to_batch(rows))
+        mine = torch.tensor([not r.excluded for r in rows])
+        torch.testing.assert_close(found[mine], ESTIMATORS.load(name)(to_batch(kept)))
+
+
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"])
 @settings(deadline=None)
 @given(value=st.floats(-1e6, 1e6), size=st.integers(1, 9), dtype=dtypes)
