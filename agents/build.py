@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aem_gym.agents.formats import response_format
 from aem_gym.agents.lora import attach_lora
@@ -16,6 +16,9 @@ from aem_gym.agents.trainable import GenerationSettings, TrainableLanguageAgent
 from aem_gym.seeding import derive
 from aem_gym.training.config import Config
 from aem_gym.types import Demo, Recipe
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _TOKENIZER_DEMOS = 1000
 """Demonstrations the tokenizer is trained on: more change nothing but the time."""
@@ -34,7 +37,7 @@ def make_fresh(
         lexicon: names of things; empty: found in the demonstrations.
     """
     options = dict(config.model_options)
-    vocabulary = int(options.pop("vocab_size", 1024))
+    vocabulary = int(options.pop("vocab_size", 2048))
     some = demos[:_TOKENIZER_DEMOS]
     names = list(lexicon) or find_lexicon(
         [(step.observation, step.admissible_actions) for demo in some for step in demo.steps]
@@ -65,24 +68,16 @@ def open_agent(
     options: dict[str, Any] = {} if config.model == "tiny" else dict(config.model_options)
     merge = options.pop("merge_for_sampling", None)
     loaded = load_model(base, device=config.device, dtype=config.dtype, **options)
-    model, peft_model, merged = loaded.model, None, None
+    model: Any = loaded.model
+    peft_model, merged = None, None
     if adapter:
-        if merge is None:
-            merge = sum(p.numel() for p in model.parameters()) < MERGE_BELOW
-        merged = MergedCopy(model) if merge else None
-        peft_model = attach_lora(
-            model,
-            rank=config.lora_rank,
-            alpha=config.lora_alpha,
-            dropout=config.lora_dropout,
-            targets=config.lora_targets,
-            seed=derive(config.seed, "lora") % 2**31,
-        )
+        small = sum(p.numel() for p in model.parameters()) < MERGE_BELOW
+        merged = MergedCopy(model) if (small if merge is None else merge) else None
+        peft_model = _with_adapter(model, config)
         model = peft_model.get_base_model()
+    checkpointing = config.gradient_checkpointing
     on_gpu = next(model.parameters()).device.type == "cuda"
-    if config.gradient_checkpointing == "on" or (
-        config.gradient_checkpointing == "auto" and on_gpu
-    ):
+    if checkpointing == "on" or (checkpointing == "auto" and on_gpu):
         model.gradient_checkpointing_enable({"use_reentrant": False})
     name = recipe.response_format if config.response_format == "auto" else config.response_format
     settings = GenerationSettings(
@@ -101,4 +96,15 @@ def open_agent(
         merged=merged,
         # A tiny base lives in the run's own folder, whatever that is called.
         base_name="model" if config.model == "tiny" else None,
+    )
+
+
+def _with_adapter(model: Any, config: Config) -> PeftModel:
+    return attach_lora(
+        model,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        targets=config.lora_targets,
+        seed=derive(config.seed, "lora") % 2**31,
     )

@@ -39,4 +39,4 @@ class MergedCopy:
                 layer: Any = module
                 target = self.model.get_submodule(name)
                 merged = layer.base_layer.weight + layer.get_delta_weight(adapter)
-                target.weight.copy_(merged)  # type: ignore[union-attr, operator]
+                target.weight.copy_(merged)  # type: ignore[operator]

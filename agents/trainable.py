@@ -85,7 +85,7 @@ class TrainableLanguageAgent(LanguageAgent):
             self.generator,
             PromptBuilder(tokenizer, settings.context),
             settings.response_format,
-            lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
+            lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
             max_length=settings.max_length,
             max_new_tokens=settings.max_new_tokens,
         )

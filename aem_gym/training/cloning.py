@@ -7,7 +7,7 @@ tokens learned too) was measured; docs/learning.md has the figures.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,16 +66,15 @@ def clone(
         torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip)
         for optimizer in optimizers:
             optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         progress(losses[-1])
     agent.weights_changed()
     return float(np.mean(losses[-20:])) if losses else float("nan")
 
 
 def _optimizers(
-    parameters: dict[str, Parameter] | object, settings: CloningSettings
+    named: Mapping[str, Parameter], settings: CloningSettings
 ) -> list[torch.optim.Optimizer]:
-    named = dict(parameters)  # type: ignore[call-overload]
     matrices = [
         p
         for name, p in named.items()

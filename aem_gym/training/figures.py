@@ -1,16 +1,17 @@
-"""What a training step logs (docs/metrics.md explains each figure)."""
+"""What a training step logs (docs/runs.md explains each figure)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
 from aem_gym.credit.metrics import credit_metrics
-from aem_gym.rollout.recorder import TurnCredit
+from aem_gym.rollout.recorder import TurnCredit, episode_record
 from aem_gym.training.assignment import Credit
 from aem_gym.training.batching import Rewards, Step
-from aem_gym.types import Episode
+from aem_gym.types import Episode, Group
 
 
 def step_figures(
@@ -67,6 +68,33 @@ def turn_credits(step: Step | None, credit: Credit | None) -> dict[int, dict[int
         episode = id(step.episodes[trajectory])
         found.setdefault(episode, {})[turn] = TurnCredit(alpha, base, advantage)
     return found
+
+
+def episode_records(
+    number: int,
+    groups: Sequence[Group],
+    dropped: Sequence[Group],
+    step: Step | None,
+    credit: Credit | None,
+    tokens: int | None,
+) -> Iterator[dict[str, Any]]:
+    """The lines of episodes.jsonl of one step, dropped groups last.
+
+    Args:
+        number: the step, from 1.
+        groups: those trained on.
+        dropped: those left out because all their returns were equal.
+        step: tensors of `groups`.
+        credit: what their responses were credited.
+        tokens: how many episodes, from the first, keep their token-level arrays; None: all.
+    """
+    credits = turn_credits(step, credit)
+    numbered = [(group, False) for group in groups] + [(group, True) for group in dropped]
+    flat = ((place, e, out) for place, (group, out) in enumerate(numbered) for e in group.episodes)
+    for seen, (place, episode, out) in enumerate(flat):
+        with_tokens = tokens is None or seen < tokens
+        credited = credits.get(id(episode), {})
+        yield episode_record(number, place, episode, credited, dropped=out, tokens=with_tokens)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aem_gym.credit.losses import LOSSES, LossOutput, aggregate, kl_k3, value_loss
+from aem_gym.credit.losses import LOSSES, aggregate, kl_k3, value_loss
+from aem_gym.credit.surrogate import LossOutput
 from aem_gym.errors import SamplerMismatchError, UnknownNameError
 from aem_gym.protocols import Scores, TrainableAgent
 from aem_gym.registry import import_object

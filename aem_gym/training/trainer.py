@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -12,10 +13,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from aem_gym.errors import CheckpointError
 from aem_gym.evaluation.protocol import summarise
 from aem_gym.rollout.collector import grouped, tickets_for
-from aem_gym.rollout.recorder import Recorder, episode_record
+from aem_gym.rollout.recorder import Recorder
 from aem_gym.seeding import derive
 from aem_gym.training.assignment import Assigner, Credit, check_assignment
 from aem_gym.training.batching import Rewards, Step, make_step
@@ -23,12 +23,13 @@ from aem_gym.training.checkpoint import Checkpoint, CheckpointStore
 from aem_gym.training.config import Config
 from aem_gym.training.config_check import check_resume, validate
 from aem_gym.training.config_io import load_config, to_yaml
-from aem_gym.training.figures import step_figures, turn_credits
+from aem_gym.training.figures import episode_records, step_figures
 from aem_gym.training.files import atomic_folder, atomic_write, claim_output
 from aem_gym.training.interrupt import StopAfterStep
 from aem_gym.training.learner import Learner
 from aem_gym.training.setup import Parts, open_parts, prepare_torch
-from aem_gym.types import Episode, Group
+from aem_gym.training.state import Progress, restore_state, save_state
+from aem_gym.types import Group
 
 logger = logging.getLogger(__name__)
 
@@ -97,75 +98,77 @@ class Trainer:
             parts.recipe.reward_scale, config.invalid_penalty, config.invalid_means
         )
         parts.agent.freeze_reference()
-        self.step, self.cursor = 0, 0
-        self.evaluations: list[dict[str, float]] = []
-        self.seconds: dict[str, float] = {"total": 0.0, "steps": 0.0, "aem": 0.0}
+        self.progress, offsets = Progress(), {}
         if checkpoint is not None:
-            self._restore(checkpoint)
-        offsets = {} if checkpoint is None else checkpoint.meta["offsets"]
-        self.recorder = Recorder(run, offsets, step=self.step, tensorboard=config.tensorboard)
+            self.progress = restore_state(checkpoint, parts.agent, self.learner)
+            offsets = checkpoint.meta["offsets"]
+        self.recorder = Recorder(
+            run, offsets, step=self.progress.step, tensorboard=config.tensorboard
+        )
         self._checked = False
 
     def run(self) -> dict[str, Any]:
         """Train to the last step; the summary."""
-        started = time.perf_counter()
+        progress = self.progress
         with self.recorder, StopAfterStep() as stop:
-            if self.step == 0 and not self.evaluations:
+            if progress.step == 0 and not progress.evaluations:
                 self._evaluate()
             self._loop(stop)
-            self.seconds["total"] += time.perf_counter() - started
-            if self.step not in self.store.steps():
+            if progress.step not in self.store.steps():
                 self._save()
-            if stop.requested:
+            if stop.requested and progress.step < self.config.steps:
                 raise KeyboardInterrupt(
-                    f"stopped after step {self.step}, saved. Go on with: --resume --out "
+                    f"stopped after step {progress.step}, saved. Go on with: --resume --out "
                     f"{self.run_folder}"
                 )
         return self._finish()
 
     def _loop(self, stop: StopAfterStep) -> None:
+        progress, config = self.progress, self.config
         bar = tqdm(
-            total=self.config.steps, initial=self.step, desc="training", unit="step", smoothing=0.1
+            total=config.steps, initial=progress.step, desc="training", unit="step", smoothing=0.1
         )
         with bar:
-            while self.step < self.config.steps and not stop.requested:
+            while progress.step < config.steps and not stop.requested:
                 clock = time.perf_counter()
                 figures = self._train_step()
                 figures["seconds/step"] = time.perf_counter() - clock
-                self.step += 1
-                self.seconds["steps"] += figures["seconds/step"]
-                self.recorder.metrics(self.step, figures)
+                progress.step += 1
+                progress.step_seconds += figures["seconds/step"]
+                self.recorder.metrics(progress.step, figures)
                 bar.update()
-                bar.set_postfix(_shown(figures, self.evaluations), refresh=False)
-                every = self.config.eval_every
-                if every and (self.step % every == 0 or self.step == self.config.steps):
+                bar.set_postfix(_shown(figures, progress.evaluations), refresh=False)
+                every, last = config.eval_every, progress.step == config.steps
+                if every and (progress.step % every == 0 or last):
                     self._evaluate()
-                if self.step % self.config.save_every == 0:
+                if progress.step % config.save_every == 0:
                     self._save()
 
     def _train_step(self) -> dict[str, float]:
         """One step: collect, assign, update, record. Returns its figures."""
         import torch
 
-        torch.manual_seed(derive(self.config.seed, "torch", self.step) % 2**63)
+        number = self.progress.step
+        torch.manual_seed(derive(self.config.seed, "torch", number) % 2**63)
         clock = time.perf_counter()
         groups, dropped = self._collect()
         collected = time.perf_counter() - clock
-        masked = self.config.mask_truncated
-        step = make_step(groups, self.rewards, mask_truncated=masked)
+        step = make_step(groups, self.rewards, mask_truncated=self.config.mask_truncated)
         everything = [e for group in (*groups, *dropped) for e in group.episodes]
         figures = {"seconds/rollout": collected, "groups_dropped": float(len(dropped))}
         credit: Credit | None = None
         if step is None:
-            logger.warning("step %d: no usable episode, nothing to learn from", self.step + 1)
+            logger.warning("step %d: no usable episode, nothing to learn from", number + 1)
         else:
             step, credit = self._credit(step)
             clock = time.perf_counter()
-            figures |= self.learner.update(step, credit, self.step)
+            figures |= self.learner.update(step, credit, number)
             figures["seconds/update"] = time.perf_counter() - clock
-            self.seconds["aem"] += credit.seconds
-        figures |= step_figures(everything, self.rewards, step, credit, self._threshold())
-        self._record(groups, dropped, step, credit)
+            self.progress.aem_seconds += credit.seconds
+        threshold = float(self.config.modulator_options.get("threshold", 0.1))
+        figures |= step_figures(everything, self.rewards, step, credit, threshold)
+        tokens = None if self.config.save_tokens else self.config.token_samples
+        self.recorder.episodes(episode_records(number + 1, groups, dropped, step, credit, tokens))
         return figures
 
     def _credit(self, step: Step) -> tuple[Step, Credit]:
@@ -177,132 +180,71 @@ class Trainer:
             values = self.learner.score(step).values
             assert values is not None
             step = replace(step, batch=replace(step.batch, values=values.cpu()))
-        return step, self.assign(step.batch, self.step)
+        return step, self.assign(step.batch, self.progress.step)
 
     def _collect(self) -> tuple[list[Group], list[Group]]:
         """The groups of a step, and those dropped by dynamic sampling."""
+        config, progress = self.config, self.progress
         kept: list[Group] = []
         dropped: list[Group] = []
-        for _ in range(self.config.max_rounds if self.learner.drops_equal_groups else 1):
-            wanted = self.config.groups - len(kept)
-            seeds = [derive(self.config.seed, "task", self.cursor + i) >> 31 for i in range(wanted)]
-            self.cursor += wanted
-            size = self.config.group_size
-            tickets = tickets_for(seeds, size, self.config.seed, "rollout", self.cursor)
-            new = grouped(self.parts.collector.run(tickets), size)
-            for group in new:
+        for _ in range(config.max_rounds if self.learner.drops_equal_groups else 1):
+            wanted = config.groups - len(kept)
+            seeds = [derive(config.seed, "task", progress.cursor + i) >> 31 for i in range(wanted)]
+            progress.cursor += wanted
+            size = config.group_size
+            tickets = tickets_for(seeds, size, config.seed, "rollout", progress.cursor)
+            for group in grouped(self.parts.collector.run(tickets), size):
                 equal = self.learner.drops_equal_groups and _equal_returns(group)
                 (dropped if equal else kept).append(group)
-            if len(kept) == self.config.groups:
+            if len(kept) == config.groups:
                 break
         return kept, dropped
-
-    def _record(
-        self, groups: list[Group], dropped: list[Group], step: Step | None, credit: Credit | None
-    ) -> None:
-        credits = turn_credits(step, credit)
-        numbered = [(group, False) for group in groups] + [(group, True) for group in dropped]
-        records, seen = [], 0
-        for number, (group, out) in enumerate(numbered):
-            for episode in group.episodes:
-                tokens = self.config.save_tokens or seen < self.config.token_samples
-                records.append(
-                    episode_record(
-                        self.step + 1,
-                        number,
-                        episode,
-                        credits.get(id(episode), {}),
-                        dropped=out,
-                        tokens=tokens,
-                    )
-                )
-                seen += 1
-        self.recorder.episodes(records)
 
     def _evaluate(self) -> None:
         if not self.config.eval_every:
             return
-        protocol = self.parts.protocol
+        protocol, step = self.parts.protocol, self.progress.step
         tickets = tickets_for(protocol.task_seeds, 1, protocol.seed, "evaluation")
         self.parts.agent.sampling(protocol.temperature)
         clock = time.perf_counter()
-        bar = tqdm(total=len(tickets), desc=f"evaluation {self.step}", unit="ep", leave=False)
+        bar = tqdm(total=len(tickets), desc=f"evaluation {step}", unit="ep", leave=False)
         with bar:
-
-            def ended(episode: Episode) -> None:
-                bar.update()
-
-            episodes = self.parts.evaluator.run(tickets, ended)
+            episodes = self.parts.evaluator.run(tickets, lambda episode: _tick(bar))
         self.parts.agent.sampling(self.config.temperature)
         result = summarise(episodes)
-        self.recorder.evaluation(
-            self.step, asdict(result) | {"seconds": time.perf_counter() - clock}
-        )
-        self.evaluations.append({"step": self.step, "success": result.success})
+        self.recorder.evaluation(step, asdict(result) | {"seconds": time.perf_counter() - clock})
+        self.progress.evaluations.append({"step": step, "success": result.success})
         tqdm.write(
-            f"step {self.step}: held-out success {result.success:.3f} "
+            f"step {step}: held-out success {result.success:.3f} "
             f"[{result.low:.3f}, {result.high:.3f}] on {result.episodes} tasks",
-            file=_stderr(),
+            file=sys.stderr,
         )
 
     def _save(self) -> None:
-        import torch
-
-        def write(folder: Path) -> None:
-            self.parts.agent.save(folder / "adapter")
-            torch.save(self.learner.optimizer.state_dict(), folder / "optimizer.pt")
-
-        meta = {
-            "offsets": self.recorder.sync(),
-            "cursor": self.cursor,
-            "evaluations": self.evaluations,
-            "seconds": self.seconds,
-            "seed": self.config.seed,
-        }
-        self.store.save(self.step, write, meta)
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        import torch
-
-        try:
-            self.parts.agent.load(checkpoint.folder / "adapter")
-            state = torch.load(checkpoint.folder / "optimizer.pt", weights_only=True)
-            self.learner.optimizer.load_state_dict(state)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(
-                f"{checkpoint.folder} does not fit this run ({error}). Start anew with --out"
-            ) from error
-        self.step = checkpoint.step
-        self.cursor = int(checkpoint.meta["cursor"])
-        self.evaluations = list(checkpoint.meta["evaluations"])
-        self.seconds = dict(checkpoint.meta["seconds"])
-        logger.info("resumed from %s", checkpoint.folder)
+        offsets = self.recorder.sync()
+        save_state(self.store, self.parts.agent, self.learner, self.progress, offsets)
 
     def _finish(self) -> dict[str, Any]:
         with atomic_folder(self.run_folder / "adapter") as folder:
             self.parts.agent.save(folder)
-        success = [evaluation["success"] for evaluation in self.evaluations]
+        progress = self.progress
+        success = [evaluation["success"] for evaluation in progress.evaluations]
         after = success[1:][-AFTER:]
         before = success[0] if success else None
         mean = sum(after) / len(after) if after else None
-        steps = self.seconds["steps"]
+        share = progress.aem_seconds / progress.step_seconds if progress.step_seconds else 0.0
         summary = {
             "success_before": before,
             "success_after": mean,
             "success_gain": None if mean is None or before is None else mean - before,
-            "steps": self.step,
-            "seconds": round(self.seconds["total"], 1),
-            "aem_share": self.seconds["aem"] / steps if steps else 0.0,
+            "steps": progress.step,
+            "seconds": round(progress.seconds, 1),
+            "aem_share": share,
             "run": str(self.run_folder),
         }
         atomic_write(self.run_folder / SUMMARY, json.dumps(summary))
-        logger.info(
-            "%s took %.3f%% of the step time", self.config.modulator, 100 * summary["aem_share"]
-        )
+        logger.info("%s took %.3f%% of the step time", self.config.modulator, 100 * share)
         return summary
-
-    def _threshold(self) -> float:
-        return float(self.config.modulator_options.get("threshold", 0.1))
 
 
 def _equal_returns(group: Group) -> bool:
@@ -321,7 +263,5 @@ def _shown(figures: Mapping[str, float], evaluations: list[dict[str, float]]) ->
     return shown
 
 
-def _stderr() -> Any:
-    import sys
-
-    return sys.stderr
+def _tick(bar: Any) -> None:
+    bar.update()

@@ -131,7 +131,11 @@ def collect_demonstrations(config: Config, recipe: Recipe, source: str) -> list[
             max_turns=recipe.max_turns,
         )
         play = demonstrator.expert if source == "expert" else demonstrator.random
-        return play(config.warmstart_episodes, bar.update)
+        return play(config.warmstart_episodes, lambda new: _advance(bar, new))
+
+
+def _advance(bar: Any, new: int) -> None:
+    bar.update(new)
 
 
 def _clone(

@@ -16,13 +16,15 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 _GROWTH = 64
 
 
-class _Layer(CacheLayerMixin):  # type: ignore[misc]
+class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one attention layer, in buffers of shape (rows, heads, columns, dim)."""
 
     is_sliding = False
+    keys: Tensor
+    values: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.used = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -47,10 +49,14 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         self.used = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def select(self, rows: Tensor) -> None:
-        """Make row i what row `rows[i]` was. New rows name any old one: their mask is empty."""
+    def select(self, rows: Tensor, columns: Tensor) -> None:
+        """Take row `rows[i]`, its (rows, width) `columns` moved to the left, as row i."""
         if self.is_initialized:
-            self.keys, self.values = self.keys[rows], self.values[rows]
+            width = columns.shape[1]
+            spare = -(-(width + _GROWTH) // _GROWTH) * _GROWTH
+            self.keys = _packed(self.keys, rows, columns, spare)
+            self.values = _packed(self.values, rows, columns, spare)
+            self.used = width
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.used + query_length, 0
@@ -69,6 +75,13 @@ def _widen(buffer: Tensor, columns: int, used: int) -> Tensor:
     return wider
 
 
+def _packed(buffer: Tensor, rows: Tensor, columns: Tensor, spare: int) -> Tensor:
+    packed = buffer.new_zeros(len(rows), buffer.shape[1], spare, buffer.shape[3])
+    # (rows, width, heads, dim), as advanced indices on both sides of a slice come first.
+    packed[:, :, : columns.shape[1]] = buffer[rows[:, None], :, columns].transpose(1, 2)
+    return packed
+
+
 class RaggedCache:
     """The cache of a batch of conversations: layers, the ids held per row, and where they lie.
 
@@ -80,7 +93,8 @@ class RaggedCache:
     """
 
     def __init__(self, layers: int, device: torch.device) -> None:
-        self.cache = Cache(layers=[_Layer() for _ in range(layers)])
+        self._layers = [_Layer() for _ in range(layers)]
+        self.cache = Cache(layers=[*self._layers])
         self.device = device
         self.slots: list[int] = []
         self.ids: list[list[int]] = []
@@ -90,26 +104,31 @@ class RaggedCache:
     @property
     def used(self) -> int:
         """Physical columns in use."""
-        return int(self.cache.layers[0].used)
+        return self._layers[0].used
 
     def arrange(self, slots: list[int]) -> None:
-        """Give row i to conversation `slots[i]`; others are dropped, unknown ones start empty."""
-        if slots == self.slots:
+        """Give row i to conversation `slots[i]`; others are dropped, unknown ones start empty.
+
+        Rows are packed on the way if they have to be copied or have become mostly holes.
+        """
+        longest = max(map(len, self.columns), default=0)
+        if slots == self.slots and self.used <= 1.5 * longest:
             return
         place = {slot: row for row, slot in enumerate(self.slots)}
         source = [place.get(slot, -1) for slot in slots]
+        kept = [self.columns[row] if row >= 0 else [] for row in source]
+        width = max(map(len, kept), default=0)
+        columns = torch.zeros(len(slots), width, dtype=torch.long)
+        visible = torch.zeros(len(slots), width, dtype=torch.bool)
+        for row, places in enumerate(kept):
+            columns[row, : len(places)] = torch.tensor(places, dtype=torch.long)
+            visible[row, : len(places)] = True
         rows = torch.tensor([max(row, 0) for row in source], device=self.device)
-        for layer in self.cache.layers:
-            layer.select(rows)
-        visible = self.visible
-        if visible.shape[0]:
-            visible = visible[rows]
-            visible[[i for i, row in enumerate(source) if row < 0]] = False
-        else:
-            visible = visible.new_zeros(len(slots), visible.shape[1])
-        self.visible = visible
-        self.ids = [self.ids[row] if row >= 0 else [] for row in source]
-        self.columns = [self.columns[row] if row >= 0 else [] for row in source]
+        for layer in self._layers:
+            layer.select(rows, columns.to(self.device))
+        self.visible = visible.to(self.device)
+        self.ids = [list(self.ids[row]) if row >= 0 else [] for row in source]
+        self.columns = [list(range(len(places))) for places in kept]
         self.slots = list(slots)
 
     def cut(self, row: int, length: int) -> None:
