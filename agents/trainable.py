@@ -132,8 +132,13 @@ class TrainableLanguageAgent(LanguageAgent):
         self.generator.clear()
 
     def sampling(self, temperature: float) -> None:
-        """Sample at this temperature from now on."""
+        """Sample at this temperature from now on.
+
+        Forgets what was read before: a cache left over from other episodes changes rounding, and
+        a resumed run has none.
+        """
         self.generator.temperature = temperature
+        self.generator.clear()
 
     def freeze_reference(self) -> None:
         """Keep a frozen copy of the adapter as it is now."""

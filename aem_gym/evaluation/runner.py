@@ -124,7 +124,7 @@ def evaluate_run(
     protocol = eval_protocol(config, recipe)
     agent = load_agent(folder, device=device)
     agent.sampling(protocol.temperature)
-    agents: dict[str, Agent] = {folder.name: agent}
+    agents: dict[str, Agent] = {_label(folder): agent}
     spec = EnvSpec(config.env, kwargs)
     results: dict[str, Result] = {}
     with EnvPool(spec, workers=config.workers, step_timeout=config.step_timeout) as pool:
@@ -148,6 +148,12 @@ def evaluate_agent(
     with tqdm(total=len(tickets), desc=label, unit="ep", leave=False) as bar:
         episodes = Collector(pool, agent, settings).run(tickets, lambda episode: _tick(bar))
     return summarise(episodes)
+
+
+def _label(folder: Path) -> str:
+    """What the scores of a run are listed under: its folder's name, never a baseline's."""
+    name = folder.resolve().name
+    return f"{name} (run)" if name in BASELINES else name
 
 
 def _tick(bar: Any) -> None:

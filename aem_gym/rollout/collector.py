@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aem_gym.protocols import Agent, EpisodeStart, Response, Situation
-from aem_gym.rollout.observed import Observed, describe
+from aem_gym.rollout.observed import Observed, describe, well_formed
 from aem_gym.rollout.pool import EnvPool
 from aem_gym.seeding import derive
 from aem_gym.types import Episode, Group, Recipe, Turn
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class _Live:
     slot: int
     now: Observed
     turns: list[Turn] = field(default_factory=list)
+    begun: bool = False
     done: bool = False
     truncated: bool = False
     error: str | None = None
@@ -83,21 +87,37 @@ class Collector:
         self.env_seconds += time.perf_counter() - clock
         rows = [_Live(t, i, now) for i, (t, now) in enumerate(zip(tickets, answers, strict=True))]
         for row in rows:
-            if row.now.error is not None:
-                row.done, row.truncated, row.error = True, True, row.now.error
-            else:
-                self.agent.begin(self._start(row))
+            self._begin(row)
         limit = self.settings.max_turns or self.settings.recipe.max_turns
-        live = [row for row in rows if not row.done]
+        live = rows
         while live:
-            self._turn(live, limit)
-            ended = [row for row in live if row.done]
+            for row in live:
+                if row.done:
+                    self._end(row)
+                    if on_end is not None:
+                        on_end(self._episode(row))
             live = [row for row in live if not row.done]
-            for row in ended:
-                self.agent.end(row.slot)
-                if on_end is not None:
-                    on_end(self._episode(row))
+            if live:
+                self._turn(live, limit)
         return [self._episode(row) for row in rows]
+
+    def _begin(self, row: _Live) -> None:
+        row.error = row.now.error
+        if row.error is None:
+            row.begun = True
+            try:
+                self.agent.begin(self._start(row))
+            except Exception as error:
+                row.error = _failure(error)
+        row.done = row.truncated = row.error is not None
+
+    def _end(self, row: _Live) -> None:
+        if not row.begun:
+            return
+        try:
+            self.agent.end(row.slot)
+        except Exception as error:  # the episode itself is whole
+            logger.warning("the agent failed to end an episode: %s", describe(error))
 
     def _turn(self, live: list[_Live], limit: int | None) -> None:
         """Let the agent respond in all live episodes, then step their environments."""
@@ -126,15 +146,15 @@ class Collector:
         situations = [self._situation(row) for row in live]
         try:
             responses = self.agent.act(situations)
-        except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+        except Exception as error:
             # A model out of memory, say, would fail for all; a bad observation only for its own.
             if len(situations) == 1 or _out_of_memory(error):
-                return [Response("", error=f"AgentFailure: {describe(error)}")] * len(situations)
+                return [Response("", error=_failure(error))] * len(situations)
             return [self._ask([row])[0] for row in live]
         if len(responses) != len(situations):
-            message = f"AgentFailure: {len(responses)} responses to {len(situations)} situations"
-            return [Response("", error=message)] * len(situations)
-        return responses
+            message = f"expected {len(situations)} responses, got {len(responses)}"
+            return [Response("", error=_failure(ValueError(message)))] * len(situations)
+        return [_recordable(response) for response in responses]
 
     def _situation(self, row: _Live) -> Situation:
         return Situation(
@@ -206,6 +226,25 @@ def _turn_of(before: Observed, response: Response, after: Observed) -> Turn:
         cut=response.cut,
         error=after.error,
     )
+
+
+def _recordable(response: object) -> Response:
+    """The response as it can be written down; an error in its place if it is none."""
+    if not isinstance(response, Response):
+        return Response("", error=_failure(TypeError(f"expected a Response, got {response!r:.80}")))
+    texts = (response.action, response.text, response.thought)
+    if not all(isinstance(text, str) for text in texts):
+        message = f"expected str for action, text and thought, got {texts!r:.80}"
+        return Response("", error=_failure(TypeError(message)))
+    action, text, thought = map(well_formed, texts)
+    return replace(response, action=action, text=text, thought=thought)
+
+
+def _failure(error: Exception) -> str:
+    message = f"AgentFailure: {describe(error)}"
+    logger.warning("%s", message)
+    logger.debug("where it failed:", exc_info=error)
+    return message
 
 
 def _out_of_memory(error: BaseException) -> bool:

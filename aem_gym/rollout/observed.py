@@ -63,7 +63,7 @@ def observed_step(answer: Any) -> Observed:
 def _text(observation: Any) -> str:
     if not isinstance(observation, str):
         raise TypeError(f"expected a str observation, got {_short(observation)}")
-    return str(observation)
+    return well_formed(str(observation))
 
 
 def _info(info: Any, *, won: bool) -> dict[str, Any]:
@@ -89,16 +89,26 @@ def _coerced(key: str, value: Any, default: Any) -> Any:
         if isinstance(default, list):
             if isinstance(value, str):
                 raise TypeError("a str is not a list")
-            return [str(item) for item in value]
-        return type(default)(value)
+            return [well_formed(str(item)) for item in value]
+        return well_formed(str(value)) if isinstance(default, str) else type(default)(value)
     except (TypeError, ValueError) as error:
         wanted = type(default).__name__
         raise TypeError(f"info[{key!r}]: expected {wanted}, got {_short(value)}") from error
 
 
+def well_formed(text: str) -> str:
+    """`text` with lone surrogates, which no file can hold, replaced by `?`; else unchanged."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
+    return text
+
+
 def describe(error: BaseException) -> str:
     """The error in one line, with its type."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    message = well_formed(str(error))
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _short(value: Any) -> str:

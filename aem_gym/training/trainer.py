@@ -185,6 +185,7 @@ class Trainer:
     def _collect(self) -> tuple[list[Group], list[Group]]:
         """The groups of a step, and those dropped by dynamic sampling."""
         config, progress = self.config, self.progress
+        self.parts.agent.sampling(config.temperature)
         kept: list[Group] = []
         dropped: list[Group] = []
         for _ in range(config.max_rounds if self.learner.drops_equal_groups else 1):
@@ -210,7 +211,6 @@ class Trainer:
         bar = tqdm(total=len(tickets), desc=f"evaluation {step}", unit="ep", leave=False)
         with bar:
             episodes = self.parts.evaluator.run(tickets, lambda episode: _tick(bar))
-        self.parts.agent.sampling(self.config.temperature)
         result = summarise(episodes)
         self.recorder.evaluation(step, asdict(result) | {"seconds": time.perf_counter() - clock})
         self.progress.evaluations.append({"step": step, "success": result.success})

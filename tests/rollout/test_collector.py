@@ -1,0 +1,200 @@
+"""Rollouts: what goes wrong in one episode stays in that episode, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from aem_gym.protocols import EpisodeStart, Response, Situation
+from aem_gym.rollout.collector import Collector, CollectorSettings, grouped, tickets_for
+from aem_gym.rollout.pool import EnvPool, EnvSpec
+from aem_gym.rollout.recorder import episode_record
+from aem_gym.types import Episode, Recipe
+from tests.training.guess_env import DOORS, Troubled
+
+GUESS = EnvSpec("guess-test/Guess-v0")
+HUGE = "x" * 1_000_000
+ODD = "\ud800 \x00\x07\x1b[2J \u202e \U0001f6aa \u4f60\u597d"
+
+
+class Scripted:
+    """Answers with `reply(key of the episode, turn)`; a reply that is an error is raised."""
+
+    name = "scripted"
+
+    def __init__(self, reply: Callable[[int, Situation], Any]) -> None:
+        self.reply = reply
+        self.keys: dict[int, int] = {}
+        self.ended: list[int] = []
+
+    def begin(self, start: EpisodeStart) -> None:
+        self.keys[start.slot] = start.key
+
+    def act(self, situations: Sequence[Situation]) -> list[Response]:
+        replies = [self.reply(self.keys[s.slot], s) for s in situations]
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return [Response(r) if isinstance(r, str) else r for r in replies]
+
+    def end(self, slot: int) -> None:
+        self.ended.append(self.keys.pop(slot))
+
+
+def run(agent: Any, count: int = 6, spec: EnvSpec = GUESS, **limits: Any) -> list[Episode]:
+    """Episodes of tasks 0, 1, ...; checks that each was heard of once, and can be written."""
+    heard: list[Episode] = []
+    tickets = [replace(t, key=i) for i, t in enumerate(tickets_for(range(count), 1, "t"))]
+    with EnvPool(spec, **limits) as pool:
+        settings = CollectorSettings(Recipe())
+        episodes = Collector(pool, agent, settings).run(tickets, heard.append)
+    assert [e.seed for e in episodes] == list(range(count))
+    assert sorted(e.seed for e in heard) == list(range(count))
+    for episode in episodes:
+        assert Episode.from_json(episode.to_json()) == episode
+        assert json.loads(msgspec.json.encode(episode_record(1, 0, episode, {}, tokens=True)))
+    return episodes
+
+
+def door(key: int, situation: Situation) -> str:
+    return DOORS[(key + situation.turn) % 3]
+
+
+REFERENCE = run(Scripted(door))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_failing_environment_fails_its_own_episode_only(workers: int) -> None:
+    spec = EnvSpec("guess-test/Troubled-v0")
+    agent = Scripted(door)
+    # With workers a hang takes its worker's other episodes along: give each its own.
+    count = len(Troubled.faults)
+    episodes = run(agent, count, spec, step_timeout=0.3, workers=workers and count)
+    seen = dict(zip(Troubled.faults, episodes, strict=True))
+    assert "no reset today" in str(seen["reset"].error)
+    assert "no step today" in str(seen["step"].error)
+    assert "str observation" in str(seen["type"].error)
+    assert "EnvironmentTimeout" in str(seen["hang"].error) or "hung" in str(seen["hang"].error)
+    for fault in ("reset", "step", "type", "hang"):
+        assert seen[fault].truncated and not seen[fault].won and not seen[fault].terminated
+    assert seen["reset"].turns == ()
+    assert seen["step"].turns[-1].error
+    assert seen["none"] == REFERENCE[0]
+    assert seen["odd"].error is None
+    assert seen["odd"].turns[0].observation.startswith("? \x00\x1b[31m")
+    assert sorted(agent.ended) == [0, 2, 3, 4, 5]  # what began has ended; 1 never began
+
+
+FAULTS: dict[str, Any] = {
+    "raises": RuntimeError("lost"),
+    "asserts": AssertionError("lost"),
+    "attribute": AttributeError("lost"),
+    "network": ConnectionError("lost"),
+    "none": None,
+    "number": 7,
+    "no text": Response(action=b"bytes"),  # type: ignore[arg-type]
+    "gives an error": Response("", error="AgentFailure: lost"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failing_agent_fails_its_own_episode_only(fault: str) -> None:
+    agent = Scripted(lambda key, s: FAULTS[fault] if key == 2 else door(key, s))
+    episodes = run(agent)
+    assert str(episodes[2].error).startswith("AgentFailure")
+    assert episodes[2].truncated and episodes[2].turns == ()
+    assert [e for e in episodes if e.seed != 2] == [e for e in REFERENCE if e.seed != 2]
+    assert sorted(agent.ended) == list(range(6))
+
+
+def test_failures_in_begin_and_end_are_recorded_too() -> None:
+    class Clumsy(Scripted):
+        def begin(self, start: EpisodeStart) -> None:
+            super().begin(start)
+            if start.key == 1:
+                raise OSError("no memory of it")
+
+        def end(self, slot: int) -> None:
+            super().end(slot)
+            raise OSError("cannot forget")
+
+    episodes = run(Clumsy(door))
+    assert "no memory of it" in str(episodes[1].error)
+    assert [e for e in episodes if e.seed != 1] == [e for e in REFERENCE if e.seed != 1]
+
+
+def test_responses_that_cannot_be_told_apart_fail_together_and_later_episodes_run() -> None:
+    class Short(Scripted):
+        def act(self, situations: Sequence[Situation]) -> list[Response]:
+            answers = super().act(situations)
+            return answers[1:] if len(answers) == 6 else answers
+
+    episodes = run(Short(door))
+    assert all("expected 6 responses, got 5" in str(e.error) for e in episodes)
+    assert [e.error for e in run(Short(door), count=5)] == [None] * 5
+
+
+@pytest.mark.parametrize("text", ["", HUGE, ODD, "\n", "\u0000"], ids=repr)
+def test_any_text_is_an_answer(text: str) -> None:
+    """Nonsense is an invalid action of its own episode; what was said is kept."""
+    text_id = 3
+    agent = Scripted(
+        lambda key, s: Response(text, text=text, thought=text) if key == text_id else door(key, s)
+    )
+    episodes = run(agent)
+    odd = episodes[text_id]
+    assert odd.error is None and odd.truncated
+    assert len(odd.turns) == 5
+    assert not any(turn.action_valid for turn in odd.turns)
+    assert odd.turns[0].action == text.replace("\ud800", "?")
+    rest = [e for e in REFERENCE if e.seed != text_id]
+    assert [e for e in episodes if e.seed != text_id] == rest
+
+
+def test_an_agent_that_stops_truncates_without_an_error() -> None:
+    agent = Scripted(lambda key, s: Response("", stop=True, error="full") if s.turn else "push")
+    for episode in run(agent):
+        assert episode.truncated and episode.error is None and len(episode.turns) == 1
+
+
+def test_turn_limits() -> None:
+    with EnvPool(GUESS) as pool:
+        for limits, turns in (
+            ({"max_turns": 3}, 3),
+            ({"recipe": Recipe(max_turns=2)}, 2),
+            ({"recipe": Recipe(max_turns=2), "max_turns": 4}, 4),
+            ({}, 5),
+        ):
+            settings = CollectorSettings(**{"recipe": Recipe(), **limits})
+            agent = Scripted(lambda key, s: "push")
+            (episode,) = Collector(pool, agent, settings).run(tickets_for([0], 1))
+            assert len(episode.turns) == turns and episode.truncated
+
+
+def test_waves_change_nothing() -> None:
+    """At most `live` episodes at once give the same episodes in the same order."""
+    tickets = tickets_for(range(4), 2, 0, "x")
+    with EnvPool(GUESS) as pool:
+        runs = [
+            Collector(pool, Scripted(door), CollectorSettings(Recipe(), live=live)).run(tickets)
+            for live in (0, 3, 1)
+        ]
+    assert runs[0] == runs[1] == runs[2]
+    groups = grouped(runs[0], 2)
+    assert [g.seed for g in groups] == [0, 1, 2, 3]
+    for group in groups:
+        first = {(e.task_id, e.turns[0].observation) for e in group.episodes}
+        assert len(first) == 1 and [e.rollout for e in group.episodes] == [0, 1]
+
+
+def test_tickets_name_their_draws() -> None:
+    """Keys differ within a batch and between batches, and do not depend on the batch's size."""
+    some, more = tickets_for([5, 5, 6], 2, 0, "a"), tickets_for([5, 5, 6, 7], 2, 0, "a")
+    assert more[: len(some)] == some
+    keys = {t.key for t in (*more, *tickets_for([5, 5, 6, 7], 2, 0, "b"))}
+    assert len(keys) == 16
