@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import Tiny, make_tiny_policy
+
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -36,3 +38,10 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("needs the folder of real data: set AEM_TEST_DATA")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A tiny policy cloned from a few demonstrations (tests/tiny.py)."""
+    pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
+    return make_tiny_policy(tmp_path_factory.mktemp("tiny") / "model")

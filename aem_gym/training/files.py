@@ -180,6 +180,28 @@ def _lock(folder: Path) -> IO[bytes]:
     return stream
 
 
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Only one process at a time is inside, for one `path` (a lock file; made if missing).
+
+    Waits for its turn. On systems without POSIX locks there is no waiting.
+
+    Raises:
+        OutputError: the file cannot be made.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("ab")
+    with stream:
+        try:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except ImportError:
+            pass
+        yield
+
+
 class JsonLines:
     """A file of JSON lines that can be cut back to where a checkpoint left it.
 

@@ -5,54 +5,25 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aem_gym.credit.losses import LOSSES, aggregate, kl_k3, value_loss
+from aem_gym.credit.losses import kl_k3, value_loss
 from aem_gym.credit.surrogate import LossOutput
-from aem_gym.errors import SamplerMismatchError, UnknownNameError
+from aem_gym.errors import SamplerMismatchError
 from aem_gym.protocols import Scores, TrainableAgent
-from aem_gym.registry import import_object
 from aem_gym.seeding import generator
 from aem_gym.training.assignment import Credit, estimator_defaults
 from aem_gym.training.batching import Step
 from aem_gym.training.config import Config
+from aem_gym.training.policy_loss import LossSettings
 
 FP32_TOLERANCE = 1e-3
 """Largest difference of sampler and learner log-probabilities in float32, in nats."""
 BF16_TOLERANCE = 0.05
 """Mean difference in bfloat16, in nats."""
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """The policy loss of a run: the estimator's published settings under the user's."""
-
-    name: str
-    options: dict[str, Any]
-    aggregation: str
-    kl_coef: float
-    constant: float
-    value_coef: float
-
-    @staticmethod
-    def of(config: Config) -> LossSettings:
-        """Resolve what the configuration leaves to the estimator."""
-        defaults = estimator_defaults(config.estimator)
-        name = defaults.loss if config.loss == "auto" else config.loss
-        options = dict(config.loss_options)
-        aggregation = str(options.pop("aggregation", defaults.aggregation))
-        constant = float(options.pop("constant", config.max_new_tokens))
-        value_coef = float(options.pop("value_coef", 0.5))
-        if name != "reinforce":
-            options["clip_low"] = config.clip_low or defaults.clip_low
-            options["clip_high"] = config.clip_high or defaults.clip_high
-            options["dual_clip"] = config.dual_clip or defaults.dual_clip
-        kl = defaults.kl_coef if config.kl_coef is None else config.kl_coef
-        return LossSettings(name, options, aggregation, kl, constant, value_coef)
 
 
 class Learner:
@@ -66,12 +37,6 @@ class Learner:
     def __init__(self, agent: TrainableAgent, config: Config) -> None:
         self.agent, self.config = agent, config
         self.loss = LossSettings.of(config)
-        if self.loss.name in LOSSES:
-            self.loss_function = LOSSES[self.loss.name]
-        elif ":" in self.loss.name:
-            self.loss_function = import_object(self.loss.name, "loss")
-        else:
-            raise UnknownNameError("loss", self.loss.name, LOSSES)
         defaults = estimator_defaults(config.estimator)
         self.needs_values = defaults.needs_values
         chosen = config.drop_equal_groups
@@ -211,7 +176,7 @@ class Learner:
         """The loss of some responses, as a function of the mini-batch's totals."""
         device, width = scores.logprobs.device, scores.mask.shape[1]
         picked = [x[numbers, :width].to(device) for x in (old, credit.modulated.advantages)]
-        output = self.loss_function(
+        output = self.loss.function(
             scores.logprobs, picked[0], picked[1], scores.mask, **self.loss.options
         )
         per_token = output.per_token
@@ -227,14 +192,7 @@ class Learner:
             value = value_loss(scores.values, before, credit.value_targets[numbers].to(device))
 
         def total(tokens: float, rows: float) -> Tensor:
-            policy = aggregate(
-                per_token,
-                scores.mask,
-                self.loss.aggregation,
-                total_tokens=tokens,
-                total_rows=rows,
-                constant=self.loss.constant,
-            )
+            policy = self.loss.total(per_token, scores.mask, tokens, rows)
             return policy if value is None else policy + self.loss.value_coef * value.sum() / rows
 
         return output, total

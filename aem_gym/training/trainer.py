@@ -27,6 +27,7 @@ from aem_gym.training.figures import episode_records, step_figures
 from aem_gym.training.files import atomic_folder, atomic_write, claim_output
 from aem_gym.training.interrupt import StopAfterStep
 from aem_gym.training.learner import Learner
+from aem_gym.training.policy_loss import check_loss
 from aem_gym.training.setup import Parts, open_parts, prepare_torch
 from aem_gym.training.state import Progress, restore_state, save_state
 from aem_gym.types import Group
@@ -53,6 +54,7 @@ def train(config: Config) -> dict[str, Any]:
     """
     validate(config)
     check_assignment(config)
+    check_loss(config)
     run = Path(config.run_folder)
     claim = claim_output(run, config.resume)
     try:

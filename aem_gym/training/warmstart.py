@@ -23,11 +23,13 @@ from aem_gym.training.cloning import CloningSettings, clone
 from aem_gym.training.config import Config
 from aem_gym.training.config_check import env_kwargs
 from aem_gym.training.demonstrations import Demonstrator
-from aem_gym.training.files import atomic_folder, atomic_write
+from aem_gym.training.files import atomic_folder, atomic_write, exclusive
 from aem_gym.types import Demo, LabelledRow, Recipe
 
 logger = logging.getLogger(__name__)
 
+_INFO = "warmstart.json"
+"""Written last: a clone without it is not whole."""
 _FOR_ADAPTERS = {"muon_lr": 0.0, "adamw_lr": 5e-4, "observation_share": 0.0}
 """Cloning into an adapter of a pretrained model: it can read already."""
 
@@ -81,11 +83,13 @@ def warm_start(config: Config, description: EnvDescription, recipe: Recipe) -> W
             )
         return WarmStart(config.model, None, {})
     folder = cache_folder() / "warmstarts" / _content_key(config, recipe, source)
-    if not (folder / "warmstart.json").exists():
-        _make(config, description, recipe, source, folder)
-    else:
-        logger.info("warm start: taken from the cache (%s)", folder.name)
-    info = json.loads((folder / "warmstart.json").read_text())
+    # Runs begun together (paired modulators, say) want the same clone: one makes it.
+    with exclusive(folder.with_name(f".{folder.name}.lock")):
+        if not (folder / _INFO).exists():
+            _make(config, description, recipe, source, folder)
+        else:
+            logger.info("warm start: taken from the cache (%s)", folder.name)
+    info = json.loads((folder / _INFO).read_text())
     if config.model == "tiny":
         return WarmStart(str(folder), None, info)
     return WarmStart(config.model, folder, info)
@@ -113,7 +117,7 @@ def _make(
             agent = build(config, recipe, config.model)
         info = _clone(agent, config, description, recipe, demos)
         agent.save(temporary)
-        atomic_write(temporary / "warmstart.json", json.dumps(info | {"source": source}))
+        atomic_write(temporary / _INFO, json.dumps(info | {"source": source}))
 
 
 def collect_demonstrations(config: Config, recipe: Recipe, source: str) -> list[Demo]:

@@ -1,0 +1,302 @@
+"""Sampler and learner around one tiny model: they must see the same tokens and numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
+
+from peft import PeftModel  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
+
+from aem_gym.agents.lora import base_weights_hash  # noqa: E402
+from aem_gym.agents.trainable import VALUE_HEAD  # noqa: E402
+from aem_gym.protocols import (  # noqa: E402
+    EpisodeStart,
+    Generation,
+    GenerationRequest,
+    Situation,
+)
+from aem_gym.rollout.sequences import sequences  # noqa: E402
+from aem_gym.types import IMITATE, Demo, DemoStep, Episode, Recipe, Turn  # noqa: E402
+from tests.tiny import Tiny, flat  # noqa: E402
+
+
+def compare(agent, episodes: list[Episode], temperature: float) -> tuple[float, float]:
+    """Largest differences of log-probabilities and entropies between rollout and learner."""
+    rows = sequences(enumerate(episodes))
+    with torch.no_grad():
+        scores = agent.score(rows, temperature=temperature)
+    turns = [episodes[s.episode].turns[s.turn] for row in rows for s in row.spans]
+    logp = torch.tensor([x for t in turns for x in t.logprobs])
+    entropy = torch.tensor([x for t in turns for x in t.entropies])
+    return (
+        float((scores.logprobs[scores.mask] - logp).abs().max()),
+        float((scores.entropies[scores.mask] - entropy).abs().max()),
+    )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("context", ["transcript", "window"])
+@pytest.mark.parametrize("merge", [True, False])
+def test_sampler_and_learner_agree(
+    tiny: Tiny, context: str, temperature: float, merge: bool
+) -> None:
+    # Sampling in a merged copy, or in the training model itself, as large models do.
+    agent = tiny.agent(
+        context=context,
+        temperature=temperature,
+        model=str(tiny.folder),
+        model_options={"merge_for_sampling": merge},
+    )
+    assert (agent.merged is not None) == merge
+    episodes = flat(tiny.groups(agent))
+    logp, entropy = compare(agent, episodes, temperature)
+    assert logp <= 1e-5 and entropy <= 1e-5
+    wrong, _ = compare(agent, episodes, temperature + 0.2)
+    assert wrong > 1e-2  # the comparison would notice
+
+
+def test_the_adapter_is_what_samples(tiny: Tiny) -> None:
+    """With a non-zero update the rollout's numbers are not those of the bare base."""
+    episodes = flat(tiny.groups(tiny.agent()))
+    bare, _ = compare(tiny.agent(adapted=False), episodes, 1.0)
+    assert bare > 1e-2
+
+
+def test_a_transcript_grows_by_what_is_new(tiny: Tiny) -> None:
+    """Prompts and responses joined are the tokens conditioned on, and the whole chat's tokens."""
+    agent = tiny.agent()
+    asked: list[tuple[int, tuple[int, ...]]] = []
+    generate = agent.policy.generate
+
+    def listening(requests):
+        asked.extend((r.slot, r.prompt_ids) for r in requests)
+        return generate(requests)
+
+    agent.policy.generate = listening
+    episodes = flat(tiny.groups(agent))
+    cut = whole = 0
+    for slot, episode in enumerate(episodes):
+        prompts = [ids for other, ids in asked if other == slot]
+        ids: tuple[int, ...] = ()
+        for turn, prompt in zip(episode.turns, prompts, strict=True):
+            ids += turn.prompt_ids
+            assert ids == prompt
+            ids += turn.response_ids
+        for turn, following in zip(episode.turns, episode.turns[1:], strict=False):
+            end = agent.builder.end_id
+            assert (turn.response_ids[-1] == end) == (not turn.cut)
+            assert (following.prompt_ids[0] == end) == turn.cut
+            assert following.prompt_ids.count(end) == turn.cut
+            cut, whole = cut + turn.cut, whole + (not turn.cut)
+    assert cut and whole, "the policy must do both for this test to mean something"
+
+
+class Replay:
+    """A policy that says what a demonstration says; every slot has its own script."""
+
+    def __init__(self, scripts: dict[int, list[tuple[int, ...]]]) -> None:
+        self.scripts = scripts
+
+    def generate(self, requests: list[GenerationRequest]) -> list[Generation]:
+        ids = [self.scripts[request.slot].pop(0) for request in requests]
+        return [Generation(i, (0.0,) * len(i), (0.0,) * len(i), cut=False) for i in ids]
+
+    def release(self, slot: int) -> None:
+        pass
+
+
+def replayed(agent, demos: list[Demo], recipe: Recipe) -> list[Episode]:
+    """The demonstrations as rollouts: the agent reads their observations and says their lines."""
+    scripts: dict[int, list[tuple[int, ...]]] = {}
+    episodes = []
+    for slot, demo in enumerate(demos):
+        said = [agent.format.render(step.thought, step.action) for step in demo.steps]
+        scripts[slot] = [agent.builder.response(text) for text in said]
+        agent.policy = Replay(scripts)
+        agent.begin(EpisodeStart(slot, slot, "", demo.goal, recipe))
+        turns: list[Turn] = []
+        for number, step in enumerate(demo.steps):
+            info = {"admissible_actions": step.admissible_actions}
+            situation = Situation(slot, number, step.observation, info, turns)
+            (r,) = agent.act([situation])
+            assert (r.thought, r.action, r.format_valid) == (step.thought, step.action, True)
+            turn = Turn(step.observation, r.text, r.thought, r.action)
+            ids = {"prompt_ids": r.prompt_ids, "response_ids": r.response_ids}
+            turns.append(replace(turn, **ids))
+        kind = agent.builder.kind
+        episodes.append(Episode("", "", demo.goal, 0, 0, tuple(turns), context=kind))
+    return episodes
+
+
+def test_a_transcript_is_the_whole_chat_tokenised_once(tiny: Tiny) -> None:
+    agent = tiny.agent(max_length=10_000)
+    for episode in replayed(agent, tiny.demos[:10], tiny.recipe):
+        chat = []
+        for turn in episode.turns:
+            chat.append({"role": "user", "content": turn.observation})
+            chat.append({"role": "assistant", "content": turn.response})
+        text = agent.tokenizer.apply_chat_template(chat, tokenize=False)
+        ids = agent.tokenizer.encode(text, add_special_tokens=False)
+        last = len(ids) - ids[::-1].index(agent.builder.end_id)
+        assert sequences([(0, episode)])[0].ids == tuple(ids[:last])
+
+
+@pytest.mark.parametrize("context", ["transcript", "window"])
+def test_demonstrations_are_tokenised_as_rollouts_are(tiny: Tiny, context: str) -> None:
+    """What cloning reads of an episode are the very tokens its rollout held."""
+    agent = tiny.agent(context=context, max_length=10_000)
+    imitated = [
+        Demo(demo.goal, tuple(replace(step, imitate=True) for step in demo.steps))
+        for demo in tiny.demos[:10]
+    ]
+    for demo, episode in zip(imitated, replayed(agent, imitated, tiny.recipe), strict=True):
+        rows = agent.tokenize(demo, EpisodeStart(0, 0, "", demo.goal, tiny.recipe))
+        theirs = sequences([(0, episode)])
+        assert [row.ids for row in rows] == [row.ids for row in theirs]
+        for row, other in zip(rows, theirs, strict=True):
+            spans = {i for span in other.spans for i in range(span.start, span.end)}
+            assert {i for i, label in enumerate(row.labels) if label == IMITATE} == spans
+
+
+def test_noise_is_read_but_not_imitated(tiny: Tiny) -> None:
+    agent = tiny.agent()
+    steps = (DemoStep("a", "why", "go", False), DemoStep("b", "so", "take"))
+    start = EpisodeStart(0, 0, "", "", tiny.recipe)
+    (row,) = agent.tokenize(Demo("", steps), start)
+    parts = {
+        label: [i for i, x in zip(row.ids, row.labels, strict=True) if x == label]
+        for label in range(3)
+    }
+    assert agent.decode(tuple(parts[2])) == agent.format.render("why", "go")
+    assert agent.decode(tuple(parts[1])) == agent.format.render("so", "take")
+    assert agent.tokenize(Demo("", steps[:1]), start) == []  # nothing to imitate
+    short = tiny.agent(max_length=len(row.ids) - 1)
+    assert short.tokenize(Demo("", steps), start) == []  # does not fit
+
+
+def test_a_full_context_stops_without_an_error(tiny: Tiny) -> None:
+    agent = tiny.agent(max_length=60)
+    episodes = flat(tiny.groups(agent, max_turns=30))
+    assert all(e.error is None for e in episodes)
+    full = [e for e in episodes if e.truncated and len(e.turns) < 30]
+    assert full
+    for episode in full:
+        used = sum(len(t.prompt_ids) + len(t.response_ids) for t in episode.turns)
+        assert used <= 60
+
+
+def test_rollouts_do_not_depend_on_company(tiny: Tiny) -> None:
+    """The same task and key give the same text alone and in a batch."""
+    together = flat(tiny.groups(tiny.agent(), 3, 2))
+    alone = flat(tiny.groups(tiny.agent(), 1, 2))
+    said = [[t.response for t in e.turns] for e in together[:2]]
+    assert [[t.response for t in e.turns] for e in alone] == said
+
+
+def test_merging_equals_base_plus_update_and_does_not_drift(tiny: Tiny) -> None:
+    agent = tiny.agent()
+    agent.merged.refresh(agent.model)
+    first = {k: v.clone() for k, v in agent.merged.model.state_dict().items()}
+    changed = 0
+    for name, module in agent.model.named_modules():
+        if hasattr(module, "lora_A"):
+            a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+            expected = module.base_layer.weight + module.scaling["default"] * (b @ a)
+            assert torch.equal(first[f"{name}.weight"], expected)
+            changed += 1
+    assert changed == 3 * 7
+    for _ in range(100):
+        agent.merged.refresh(agent.model)
+    after = agent.merged.model.state_dict()
+    assert all(torch.equal(first[k], after[k]) for k in first)
+
+
+def test_saved_adapters_load_in_plain_peft(tiny: Tiny, tmp_path: Path) -> None:
+    agent = tiny.agent()
+    agent.save(tmp_path / "adapter")
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny.folder), tmp_path / "adapter"
+    ).eval()
+    ids = torch.tensor([agent.builder.encode("You see a cabinet 1. ; go to cabinet 1")])
+    agent.model.eval()
+    with torch.no_grad():
+        ours, theirs = agent.model(ids).logits, plain(input_ids=ids).logits
+        bare = AutoModelForCausalLM.from_pretrained(tiny.folder)(ids).logits
+    assert torch.equal(ours, theirs)
+    assert not torch.allclose(ours, bare, atol=1e-2)
+
+
+def test_loading_brings_back_adapter_and_value_head(tiny: Tiny, tmp_path: Path) -> None:
+    agent = tiny.agent(value_head=True)
+    with torch.no_grad():
+        agent.scorer.value_head.weight.normal_(generator=torch.Generator().manual_seed(1))
+        agent.scorer.value_head.bias.fill_(0.5)
+    agent.save(tmp_path)
+    assert set(load_file(tmp_path / VALUE_HEAD)) == {"weight", "bias"}
+    other = tiny.agent(adapted=False, value_head=True)
+    before = [t.response for e in flat(tiny.groups(other)) for t in e.turns]
+    other.load(tmp_path)
+    for name, weight in agent.parameters().items():
+        assert torch.equal(weight, other.parameters()[name]), name
+    # The sampler took over the weights as well.
+    ours, theirs = (flat(tiny.groups(a)) for a in (agent, other))
+    assert ours == theirs
+    assert [t.response for e in theirs for t in e.turns] != before
+
+
+def test_values_are_read_at_the_last_token_of_the_prompt(tiny: Tiny) -> None:
+    agent = tiny.agent(value_head=True)
+    with torch.no_grad():
+        agent.scorer.value_head.weight.fill_(1.0)
+    episodes = flat(tiny.groups(agent, 1, 2))
+    rows = sequences(enumerate(episodes))
+    with torch.no_grad():
+        values = agent.score(rows, temperature=1.0).values
+        expected = []
+        for row in rows:
+            hidden = agent.scorer.decoder(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
+            expected += [hidden[span.start - 1].sum() for span in row.spans]
+    assert torch.allclose(values, torch.stack(expected), atol=1e-4)
+
+
+def test_the_reference_is_frozen_as_it_was(tiny: Tiny) -> None:
+    agent = tiny.agent()
+    rows = sequences(enumerate(flat(tiny.groups(agent, 1, 2))))
+    agent.freeze_reference()
+    base = base_weights_hash(agent.model)
+    before = agent.score(rows, temperature=1.0).logprobs.detach()
+    assert torch.equal(agent.score(rows, temperature=1.0, reference=True).logprobs, before)
+    optimizer = torch.optim.SGD(agent.parameters().values(), lr=0.5)
+    (-agent.score(rows, temperature=1.0).logprobs.sum()).backward()
+    optimizer.step()
+    agent.weights_changed()
+    moved = agent.score(rows, temperature=1.0).logprobs.detach()
+    assert not torch.allclose(moved, before, atol=1e-2)
+    assert torch.equal(agent.score(rows, temperature=1.0, reference=True).logprobs, before)
+    # Looking at the reference leaves the policy in training where it was.
+    again = agent.score(rows, temperature=1.0).logprobs
+    assert torch.equal(again.detach(), moved) and again.requires_grad
+    assert not any("reference" in name for name in agent.parameters())
+    assert base_weights_hash(agent.model) == base
+
+
+def test_odd_observations_are_read(tiny: Tiny) -> None:
+    """Anything an environment may say can be tokenised, answered, and told apart again."""
+    agent = tiny.agent(max_length=8000)
+    texts = ["", "\x00\x1b[2J\u202e", "\U0001f6aa \u4f60\u597d", "<|im_end|>", "{goal} {0} %s"]
+    situations = []
+    for slot, text in enumerate(texts):
+        agent.begin(EpisodeStart(slot, slot, "", text, tiny.recipe))
+        info = {"admissible_actions": []}
+        situations.append(Situation(slot, 0, text, info, ()))
+    responses = agent.act(situations)
+    assert all(r.response_ids and r.error is None for r in responses)
+    agent.begin(EpisodeStart(9, 9, "", "", tiny.recipe))
+    (full,) = agent.act([replace(situations[0], slot=9, observation="word " * 100_000)])
+    assert full.stop and "context full" in str(full.error)
