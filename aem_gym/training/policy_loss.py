@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,8 @@ from aem_gym.registry import import_object
 from aem_gym.training.assignment import estimator_defaults
 from aem_gym.training.config import Config
 
-_RATIO_FREE = "reinforce"
-"""The one built-in loss that clips nothing."""
+_CLIPPING = ("clip_low", "clip_high", "dual_clip")
+"""Settings that go to the loss, those of the estimator only if the loss takes them."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,15 @@ class LossSettings:
         aggregation = str(options.pop("aggregation", defaults.aggregation))
         constant = float(options.pop("constant", config.max_new_tokens))
         value_coef = float(options.pop("value_coef", 0.5))
-        if name != _RATIO_FREE:
-            for key in ("clip_low", "clip_high", "dual_clip"):
-                chosen = getattr(config, key)
-                options[key] = getattr(defaults, key) if chosen is None else chosen
+        function = _find(name)
+        for key in _CLIPPING:
+            chosen = getattr(config, key)
+            if chosen is not None:
+                options[key] = chosen  # refused by `check_loss` if the loss does not take it
+            elif key in inspect.signature(function).parameters:
+                options.setdefault(key, getattr(defaults, key))
         kl = defaults.kl_coef if config.kl_coef is None else config.kl_coef
-        return LossSettings(name, _find(name), options, aggregation, kl, constant, value_coef)
+        return LossSettings(name, function, options, aggregation, kl, constant, value_coef)
 
     def total(self, per_token: Tensor, mask: Tensor, tokens: float, rows: float) -> Tensor:
         """The loss of (n, T) `per_token` as its part of a mini-batch of `tokens` and `rows`."""

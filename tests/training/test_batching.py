@@ -1,0 +1,149 @@
+"""Episodes to tensors, against plain Python: every number lands on its own response."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from aem_gym.training.batching import Rewards, Step, make_step, usable  # noqa: E402
+from aem_gym.types import Episode, Group, Turn  # noqa: E402
+
+number = st.floats(-5, 5, width=32)
+REWARDS = Rewards(scale=10.0, invalid_penalty=0.25, invalid_means="inadmissible")
+
+
+@st.composite
+def turn(draw: st.DrawFn) -> Turn:
+    length = draw(st.integers(0, 4))
+    ids = tuple(draw(st.integers(0, 50)) for _ in range(length))
+    return Turn(
+        observation=draw(st.sampled_from(["a", "b", "c"])),
+        response="x",
+        thought="",
+        action="x",
+        reward=draw(number),
+        format_valid=draw(st.booleans()),
+        action_valid=draw(st.booleans()),
+        prompt_ids=tuple(draw(st.integers(0, 50)) for _ in range(draw(st.integers(1, 3)))),
+        response_ids=ids,
+        logprobs=tuple(draw(number) for _ in ids),
+        entropies=tuple(abs(draw(number)) for _ in ids),
+    )
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> tuple[list[Group], bool]:
+    context = draw(st.sampled_from(["transcript", "window"]))
+    groups = [
+        Group(
+            g,
+            tuple(
+                Episode(
+                    *("t", "kind", "goal", g, r),
+                    turns=tuple(draw(st.lists(turn(), max_size=3))),
+                    truncated=draw(st.booleans()),
+                    error=draw(st.sampled_from([None, None, None, "failed"])),
+                    context=context,
+                )
+                for r in range(draw(st.integers(1, 3)))
+            ),
+        )
+        for g in range(draw(st.integers(1, 3)))
+    ]
+    return groups, draw(st.booleans())
+
+
+@given(case=steps())
+@settings(max_examples=150, deadline=None)
+def test_tensors_against_plain_python(case: tuple[list[Group], bool]) -> None:
+    groups, mask_truncated = case
+    step = make_step(groups, REWARDS, mask_truncated=mask_truncated)
+    kept = [
+        (g, e)
+        for g, group in enumerate(groups)
+        for e in group.episodes
+        if not e.error and any(t.response_ids for t in e.turns)
+        if not (mask_truncated and e.truncated)
+    ]
+    if step is None:
+        assert kept == []
+        return
+    assert step.episodes == tuple(e for _, e in kept)
+    assert step.group_of == tuple(g for g, _ in kept)
+    wanted = [
+        (i, place, g, e, t)
+        for i, (g, e) in enumerate(kept)
+        for place, t in enumerate(e.turns)
+        if t.response_ids
+    ]
+    batch = step.batch
+    assert len(wanted) == len(batch.returns)
+    for row, (i, place, g, episode, t) in enumerate(wanted):
+        assert batch.trajectory_ids[row] == i and batch.group_ids[row] == g
+        assert batch.turns[row] == place
+        assert batch.returns[row].item() == pytest.approx(10 * episode.reward, rel=1e-5, abs=1e-5)
+        assert batch.step_rewards[row].item() == pytest.approx(10 * t.reward, rel=1e-6)
+        valid = t.format_valid and t.action_valid
+        assert batch.penalties[row].item() == (0 if valid else -0.25)
+        length = len(t.response_ids)
+        assert batch.mask[row].tolist() == [c < length for c in range(batch.mask.shape[1])]
+        assert batch.logprobs[row, :length].tolist() == list(t.logprobs)
+        assert batch.entropies[row, :length].tolist() == list(t.entropies)
+        assert not batch.logprobs[row, length:].any() and not batch.entropies[row, length:].any()
+        for other, (*_, theirs) in enumerate(wanted):
+            same = bool(batch.anchor_ids[row] == batch.anchor_ids[other])
+            assert same == (t.observation == theirs.observation)
+    check_rows(step, wanted)
+
+
+def check_rows(step: Step, wanted: list) -> None:
+    """Row i of the batch is the i-th span, counted through; its tokens are that response's."""
+    seen = 0
+    for r, row in enumerate(step.rows):
+        assert step.responses([r]).tolist() == list(range(seen, seen + len(row.spans)))
+        for span in row.spans:
+            i, place, _, episode, t = wanted[seen]
+            assert (span.episode, span.turn) == (i, place)
+            assert row.ids[span.start : span.end] == t.response_ids
+            before = row.ids[: span.start]
+            if episode.context == "window":
+                assert before == t.prompt_ids and len(row.spans) == 1
+            else:
+                past = [x for u in episode.turns[:place] for x in (*u.prompt_ids, *u.response_ids)]
+                assert before == (*past, *t.prompt_ids)
+            seen += 1
+    assert seen == len(wanted)
+    everything = list(range(len(step.rows)))[::-1]
+    assert sorted(step.responses(everything).tolist()) == list(range(seen))
+
+
+def test_no_usable_episode_is_no_step() -> None:
+    turn = Turn("o", "r", "", "a", response_ids=(1,), logprobs=(-1.0,), entropies=(1.0,))
+    good = Episode("t", "k", "g", 0, 0, (turn,), truncated=True)
+    bad = replace(good, error="AgentFailure")
+    assert usable(good, mask_truncated=False) and not usable(good, mask_truncated=True)
+    assert not usable(replace(good, turns=()), mask_truncated=False)
+    assert make_step([Group(0, (bad, bad))], Rewards()) is None
+    assert make_step([Group(0, (good,))], Rewards(), mask_truncated=True) is None
+    step = make_step([Group(0, (bad, good))], Rewards())
+    assert step is not None and len(step.batch.returns) == 1
+
+
+@pytest.mark.parametrize(
+    ("means", "format_valid", "action_valid", "invalid"),
+    [
+        ("format", True, False, False),
+        ("format", False, True, True),
+        ("inadmissible", True, False, True),
+        ("inadmissible", False, True, True),
+        ("inadmissible", True, True, False),
+    ],
+)
+def test_what_is_penalised(means: str, format_valid: bool, action_valid: bool, invalid: bool):
+    assert Rewards(invalid_means=means).invalid(format_valid, action_valid) == invalid
