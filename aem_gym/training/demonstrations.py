@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,10 +13,14 @@ from aem_gym.rollout.pool import EnvPool
 from aem_gym.seeding import derive, generator
 from aem_gym.types import Demo, DemoStep
 
+logger = logging.getLogger(__name__)
+
 _BLOCK = 64
 """Episodes played together: with worker processes they run side by side."""
 _TRIES = 40
-"""Random episodes played per demonstration wanted, before giving up."""
+"""Random episodes played per demonstration wanted, before making do with fewer."""
+_HOPELESS = 4096
+"""Random episodes played without any success, before giving up."""
 
 
 class Demonstrator:
@@ -70,14 +75,17 @@ class Demonstrator:
             new = [d for d in self._play(range(first, first + size), choose) if d is not None]
             progress(min(len(new), count - len(won)))
             won += new
-            if len(won) >= count:
+            played = first + size
+            if len(won) >= count or (not won and played >= _HOPELESS):
                 break
         if not won:
             raise NoExpertError(
-                f"none of {tries} episodes succeeded, so there is nothing to clone: give the "
+                f"none of {played} episodes succeeded, so there is nothing to clone: give the "
                 "environment an expert() method, or start from a pretrained --model with "
                 "--warmstart none"
             )
+        if len(won) < count:
+            logger.warning("only %d of %d episodes succeeded: fewer to clone", len(won), played)
         if keep_best:
             won.sort(key=lambda demo: len(demo.steps))
         return won[:count]
