@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ def warm_start(config: Config, description: EnvDescription, recipe: Recipe) -> W
                 "auto, or choose a pretrained --model"
             )
         return WarmStart(config.model, None, {})
+    _settings(config)  # wrong ones are told before anything is played
     folder = cache_folder() / "warmstarts" / _content_key(config, recipe, source)
     # Runs begun together (paired modulators, say) want the same clone: one makes it.
     with exclusive(folder.with_name(f".{folder.name}.lock")):
@@ -155,15 +156,7 @@ def _clone(
             f"none of {len(demos)} demonstrations fits into {config.max_length} tokens: raise "
             "--max-length"
         )
-    defaults = {} if config.model == "tiny" else _FOR_ADAPTERS
-    fixed = {"steps": config.warmstart_steps, "batch": config.warmstart_batch}
-    try:
-        settings = CloningSettings(
-            **{**defaults, **config.warmstart_options, **fixed},
-            seed=derive(config.seed, "cloning"),
-        )
-    except TypeError as error:
-        raise ConfigError(f"warmstart_options: {error}") from error
+    settings = _settings(config)
     with tqdm(total=settings.steps, desc="cloning", unit="step") as bar:
 
         def progress(loss: float) -> None:
@@ -179,6 +172,18 @@ def _clone(
         "steps": settings.steps,
         "loss": loss,
     }
+
+
+def _settings(config: Config) -> CloningSettings:
+    chosen: dict[str, Any] = {} if config.model == "tiny" else dict(_FOR_ADAPTERS)
+    chosen |= config.warmstart_options
+    chosen |= {"steps": config.warmstart_steps, "batch": config.warmstart_batch}
+    chosen["seed"] = derive(config.seed, "cloning")
+    known = [field.name for field in fields(CloningSettings)]
+    for name in chosen:
+        if name not in known:
+            raise UnknownNameError("key of warmstart_options", name, known)
+    return CloningSettings(**chosen)
 
 
 def _tokenized(

@@ -1,0 +1,201 @@
+"""The cached warm start: used when nothing has changed, made again when anything has."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
+
+from aem_gym.errors import ConfigError, NoExpertError, UnknownNameError  # noqa: E402
+from aem_gym.rollout.pool import EnvDescription, EnvPool, EnvSpec  # noqa: E402
+from aem_gym.training import warmstart  # noqa: E402
+from aem_gym.training.config import Config  # noqa: E402
+from aem_gym.training.warmstart import WarmStart, choose_recipe, warm_start  # noqa: E402
+from aem_gym.types import Recipe  # noqa: E402
+
+GUESS = Config(
+    env="tests.training.guess_env:guess-test/Guess-v0",
+    warmstart_episodes=20,
+    warmstart_steps=5,
+    warmstart_batch=4,
+    model_options={"hidden": 16, "layers": 1, "heads": 1, "mlp": 16},
+    device="cpu",
+    threads=1,
+)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AEM_GYM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "warmstarts"
+
+
+def start(config: Config) -> WarmStart:
+    with EnvPool(EnvSpec(config.env)) as pool:
+        description = pool.describe()
+    return warm_start(config, description, choose_recipe(config, description))
+
+
+def content(folder: str) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in Path(folder).iterdir()}
+
+
+def test_the_second_run_takes_it_from_the_cache(
+    cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = start(GUESS)
+    assert first.adapter is None and Path(first.base).parent == cache
+    assert first.info["demonstrations"] == 20 and first.info["source"] == "expert"
+    before = content(first.base)
+    monkeypatch.setattr(warmstart, "_make", None)  # would fail if it were called
+    assert start(GUESS) == first
+    # What says nothing about the clone does not make another one.
+    others = {"steps": 3, "lr": 1.0, "estimator": "rloo", "modulator": "none", "workers": 2}
+    assert start(replace(GUESS, **others)) == first
+    assert content(first.base) == before
+
+
+def test_made_twice_it_is_the_same(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = start(GUESS)
+    monkeypatch.setenv("AEM_GYM_CACHE", str(cache.parent / "other"))
+    second = start(GUESS)
+    assert Path(first.base).name == Path(second.base).name != str(first.base)
+    assert content(first.base) == content(second.base)
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"env": "tests.training.guess_env:guess-test/NoExpert-v0"},
+    {"env_args": {"hint": True}},
+    {"train_split": "other"},
+    {"model_options": {"hidden": 32}},
+    {"context": "window"},
+    {"response_format": "tags"},
+    {"history": 7},
+    {"max_turns": 3},
+    {"reward_scale": 10.0},
+    {"max_length": 1000},
+    {"seed": 1},
+    {"warmstart": "random"},
+    {"warmstart_episodes": 21},
+    {"warmstart_steps": 6},
+    {"warmstart_batch": 5},
+    {"warmstart_noise": 0.5},
+    {"warmstart_options": {"muon_lr": 0.1}},
+    {"dtype": "float32"},
+    {"device": "cuda"},
+    {"threads": 2},
+]
+
+
+def key(config: Config) -> str:
+    with EnvPool(EnvSpec(config.env)) as pool:
+        description = pool.describe()
+    source = warmstart._source(config, description)
+    return warmstart._content_key(config, choose_recipe(config, description), source)
+
+
+def test_every_setting_that_matters_makes_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = key(GUESS)
+    assert key(GUESS) == base
+    keys = [key(replace(GUESS, **change)) for change in CHANGES]
+    assert len({base, *keys}) == len(CHANGES) + 1
+    for change in ({"lora_rank": 4}, {"lora_targets": ["q_proj"]}):
+        assert key(replace(GUESS, **change)) == base  # tiny is cloned without an adapter
+        other = replace(GUESS, model="someone/model", warmstart="expert")
+        assert key(replace(other, **change)) != key(other)
+    monkeypatch.setattr(warmstart, "version", lambda name: "another")
+    assert key(GUESS) != base
+
+
+def test_changed_code_makes_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's own module is part of the key."""
+    import gymnasium as gym
+
+    (tmp_path / "their_env.py").write_text("from tests.training.guess_env import Guess as Env\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(gym.envs.registration, "registry", dict(gym.registry))
+    monkeypatch.setattr(gym, "registry", gym.envs.registration.registry)
+    gym.register("guess-test/Theirs-v0", "their_env:Env", disable_env_checker=True)
+    config = replace(GUESS, env="guess-test/Theirs-v0")
+    before = key(config)
+    (tmp_path / "their_env.py").write_text("from tests.training.guess_env import Guess as Env\n#\n")
+    assert key(config) != before
+
+
+def test_half_of_one_is_not_used(cache: Path) -> None:
+    first = start(GUESS)
+    whole = content(first.base)
+    (Path(first.base) / "warmstart.json").unlink()
+    (Path(first.base) / "model.safetensors").write_bytes(b"half")
+    half = cache / f".{Path(first.base).name}.tmp"  # what a killed process leaves
+    half.mkdir()
+    (half / "warmstart.json").write_text("{}")
+    assert start(GUESS) == first
+    assert content(first.base) == whole
+    assert not half.exists()
+
+
+def test_runs_begun_together_share_one(cache: Path, tmp_path: Path) -> None:
+    """Two processes want the same clone: one makes it, the other waits and takes it."""
+    code = (
+        "import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
+        "from tests.training.test_warmstart import GUESS, start\n"
+        "print(start(GUESS).base)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len({text.splitlines()[-1] for text in said}) == 1
+    assert sum("taken from the cache" in text for text in said) == 1
+    assert not list(cache.glob(".*.tmp"))
+
+
+def test_random_play_is_cloned_where_there_is_no_expert(cache: Path) -> None:
+    made = start(replace(GUESS, env="guess-test/NoExpert-v0"))
+    assert made.info["source"] == "random"
+    with pytest.raises(NoExpertError, match="--model"):
+        start(replace(GUESS, env="guess-test/Hopeless-v0", warmstart_episodes=2))
+    assert not [p for p in cache.iterdir() if p.is_dir() and p != Path(made.base)]
+
+
+def test_settings_that_cannot_be_used(cache: Path) -> None:
+    with pytest.raises(ConfigError, match="starts from nothing.*--warmstart"):
+        start(replace(GUESS, warmstart="none"))
+    with pytest.raises(ConfigError, match="warmstart_options.*muon.*muon_lr"):
+        start(replace(GUESS, warmstart_options={"muon": 1}))
+    assert not cache.exists()  # noticed before anything was made
+    with pytest.raises(NoExpertError, match="--max-length"):
+        start(replace(GUESS, max_length=8))
+    assert start(replace(GUESS, model="someone/model")) == WarmStart("someone/model", None, {})
+
+
+def test_recipes() -> None:
+    compact, other = Recipe(name="compact"), Recipe(name="published", history=2, max_turns=50)
+    description = EnvDescription(recipes={"default": Recipe(), "compact": compact})
+    assert choose_recipe(GUESS, description) == compact
+    hub = replace(GUESS, model="someone/model")
+    assert choose_recipe(hub, description) == Recipe()
+    both = EnvDescription(recipes={"default": Recipe(), "published": other})
+    assert choose_recipe(replace(hub, context="window"), both) == other
+    assert choose_recipe(replace(GUESS, recipe="published", history=5), both).history == 5
+    assert choose_recipe(replace(GUESS, recipe="published", max_turns=9), both).max_turns == 9
+    with pytest.raises(UnknownNameError, match="Did you mean 'published'"):
+        choose_recipe(replace(GUESS, recipe="publish"), both)
+
+
+def test_the_info_says_what_was_done(cache: Path) -> None:
+    made = start(GUESS)
+    info = json.loads((Path(made.base) / "warmstart.json").read_text())
+    assert info == made.info
+    assert info["rows"] == 20 and info["steps"] == 5 and info["loss"] > 0
