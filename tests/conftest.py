@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import Tiny, make_tiny_policy
+from tests.training.runs import flags, train_process
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -38,6 +39,18 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("needs the folder of real data: set AEM_TEST_DATA")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished uninterrupted run, made by train.py; do not write into it."""
+    pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    process = train_process(flags(folder), cwd=folder.parent)
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    (folder.parent / "stdout").write_text(stdout)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,13 @@ class Demonstrator:
                 "the environment has no expert to clone: use --warmstart random (clones the best "
                 "random rollouts) or a pretrained --model"
             )
-        return self._collect(count, 2 * count, self._expert_action, progress, keep_best=False)
+        mend = (
+            f"its expert cannot win within {self.max_turns} turns and with {self.noise:.0%} random "
+            "actions: raise --max-turns, lower --warmstart-noise, or start from a pretrained "
+            "--model with --warmstart none"
+        )
+        won = self._collect(count, 2 * count, self._expert_action, progress, mend)
+        return won[:count]
 
     def random(self, count: int, progress: Callable[[int], None] = lambda n: None) -> list[Demo]:
         """The winning ones of many random rollouts, shorter ones first, at most `count`.
@@ -58,7 +64,12 @@ class Demonstrator:
         Raises:
             NoExpertError: none of them had any success.
         """
-        return self._collect(count, _TRIES * count, self._random_action, progress, keep_best=True)
+        mend = (
+            "give the environment an expert() method, or start from a pretrained --model with "
+            "--warmstart none"
+        )
+        won = self._collect(count, _TRIES * count, self._random_action, progress, mend)
+        return sorted(won, key=lambda demo: len(demo.steps))[:count]
 
     def _collect(
         self,
@@ -66,9 +77,9 @@ class Demonstrator:
         tries: int,
         choose: Callable[[int, Observed, np.random.Generator], DemoStep | None],
         progress: Callable[[int], None],
-        *,
-        keep_best: bool,
+        mend: str,
     ) -> list[Demo]:
+        """All episodes won until there are `count`; `mend` is the advice if there is none."""
         won: list[Demo] = []
         for first in range(0, tries, _BLOCK):
             size = min(_BLOCK, tries - first)
@@ -80,15 +91,11 @@ class Demonstrator:
                 break
         if not won:
             raise NoExpertError(
-                f"none of {played} episodes succeeded, so there is nothing to clone: give the "
-                "environment an expert() method, or start from a pretrained --model with "
-                "--warmstart none"
+                f"none of {played} episodes succeeded, so there is nothing to clone: {mend}"
             )
         if len(won) < count:
             logger.warning("only %d of %d episodes succeeded: fewer to clone", len(won), played)
-        if keep_best:
-            won.sort(key=lambda demo: len(demo.steps))
-        return won[:count]
+        return won
 
     def _play(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from aem_gym.training.interrupt import StopAfterStep
 from aem_gym.training.learner import Learner
 from aem_gym.training.policy_loss import check_loss
 from aem_gym.training.setup import Parts, open_parts, prepare_torch
-from aem_gym.training.state import Progress, restore_state, save_state
+from aem_gym.training.state import ADAPTER, Progress, restore_state, save_state
 from aem_gym.types import Group
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def train(config: Config) -> dict[str, Any]:
                 finished: dict[str, Any] = json.loads((run / SUMMARY).read_text())
                 return finished
         atomic_write(run / "config.yaml", to_yaml(replace(config, resume=False, out=None)))
+        _forget_results(run)
         prepare_torch(config)
         with open_parts(config, run) as parts:
             return Trainer(config, run, parts, store, checkpoint).run()
@@ -227,7 +229,7 @@ class Trainer:
         save_state(self.store, self.parts.agent, self.learner, self.progress, offsets)
 
     def _finish(self) -> dict[str, Any]:
-        with atomic_folder(self.run_folder / "adapter") as folder:
+        with atomic_folder(self.run_folder / ADAPTER) as folder:
             self.parts.agent.save(folder)
         progress = self.progress
         success = [evaluation["success"] for evaluation in progress.evaluations]
@@ -247,6 +249,12 @@ class Trainer:
         atomic_write(self.run_folder / SUMMARY, json.dumps(summary))
         logger.info("%s took %.3f%% of the step time", self.config.modulator, 100 * share)
         return summary
+
+
+def _forget_results(run: Path) -> None:
+    """What an earlier end of this run left; its checkpoint holds the same adapter."""
+    (run / SUMMARY).unlink(missing_ok=True)
+    shutil.rmtree(run / ADAPTER, ignore_errors=True)
 
 
 def _equal_returns(group: Group) -> bool:

@@ -97,6 +97,11 @@ def test_when_nobody_wins_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         collect(spec("Hopeless"), 8000, random=True)
 
 
+def test_an_expert_without_the_turns_it_needs_is_explained() -> None:
+    with pytest.raises(NoExpertError, match="within 1 turns.*--max-turns"):
+        collect(spec("Guess"), 5, max_turns=1)
+
+
 def test_an_expert_that_loses_often_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     """Noise that locks most doors: fewer demonstrations than wanted, and it says so."""
     with caplog.at_level(logging.WARNING):
