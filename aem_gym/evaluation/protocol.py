@@ -93,7 +93,10 @@ def wilson_interval(wins: int, total: int, z: float = 1.959964) -> tuple[float, 
     centre = rate + z * z / (2 * total)
     spread = z * math.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    # The ends 0 and 1 are exact; rounding would miss them by an ulp.
+    low = (centre - spread) / scale if wins else 0.0
+    high = (centre + spread) / scale if wins < total else 1.0
+    return low, high
 
 
 def _mean(values: Sequence[float]) -> float:
