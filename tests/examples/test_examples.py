@@ -127,6 +127,40 @@ print(json.dumps(won / 200))
     assert run(site, code) > 0.9
 
 
+def test_both_train_unchanged(site: Path, tmp_path: Path) -> None:
+    """By `train()`, warm start included: from the expert, or from what random play won."""
+    pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
+    code = f"""
+import contextlib, json, sys
+from pathlib import Path
+from aem_gym.training.config import Config
+from aem_gym.training.trainer import train
+told = {{}}
+for name, env in {IDS!r}.items():
+    out = Path({str(tmp_path)!r}) / name
+    config = Config(
+        env=env, out=str(out), steps=2, groups=6, group_size=4, response_format="short",
+        warmstart_episodes=60, warmstart_steps=60, warmstart_batch=8, eval_every=2,
+        eval_episodes=10, device="cpu", threads=1, tensorboard=False,
+    )
+    with contextlib.redirect_stdout(sys.stderr):
+        summary = train(config)
+    told[name] = [summary["steps"], summary["success_before"], summary["success_after"]]
+print(json.dumps(told))
+"""
+    told = run(site, code)
+    for name in IDS:
+        steps, before, after = told[name]
+        assert steps == 2 and 0 <= before <= 1 and 0 <= after <= 1
+        lines = (tmp_path / name / "episodes.jsonl").read_text().splitlines()
+        episodes = [json.loads(line) for line in lines]
+        assert len(episodes) == 2 * 6 * 4 and not any(e["error"] for e in episodes)
+        # It has learned to speak: its actions are the environment's.
+        turns = [turn for e in episodes for turn in e["turns"]]
+        assert sum(turn["action_valid"] for turn in turns) > 0.2 * len(turns)
+        assert any("alpha" in turn for turn in turns)
+
+
 @pytest.mark.parametrize("name", IDS)
 def test_the_environment_fits_on_a_page(name: str) -> None:
     assert len((ROOT / "examples" / name / f"{name}.py").read_text().splitlines()) < 50
