@@ -93,8 +93,8 @@ class HFGenerator:
     def _prepare(self, requests: Sequence[GenerationRequest]) -> RaggedCache:
         """The cache, its rows cut back to what they share with the new prompts.
 
-        A cache that would save less than a third of the reading, or that is mostly holes, is
-        dropped: reading in one dense piece is then faster.
+        A cache that would save less than a third of the reading is dropped: reading in one dense
+        piece is then faster.
         """
         if self._cache is not None:
             cache = self._cache
@@ -103,9 +103,7 @@ class HFGenerator:
                 _common_prefix(held, r.prompt_ids)
                 for held, r in zip(cache.ids, requests, strict=True)
             ]
-            total = sum(len(r.prompt_ids) for r in requests)
-            dense = cache.used * len(requests) <= 4 * total
-            if dense and sum(shared) * 3 >= total:
+            if sum(shared) * 3 >= sum(len(r.prompt_ids) for r in requests):
                 for row, length in enumerate(shared):
                     cache.cut(row, length)
                 return cache

@@ -18,7 +18,10 @@ from aem_gym.envs.base import TextEnv
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.types import Outcome, Task
 
-_MAX_TURNS = {"full": 50, "small": 20}
+_MAX_TURNS = {"full": 50, "small": 14}
+_EXPERT_SEARCH = {"full": "likely", "small": "random"}
+"""Small rooms are there to learn in: 14 turns are enough for who knows where things usually are
+(`likely` wins 99.8%), and not for who looks around at random (90.5%), as demonstrations do."""
 _OPTIONS = ("task_id", "task_type")
 
 
@@ -30,8 +33,9 @@ class ALFWorldEnv(TextEnv):
         difficulty: `full` (rooms like the original's) or `small` (6-8 receptacles).
         task_types: which of the six to draw from; a list, or names joined by commas.
         dialect: `0.4` (`move X to Y`) or `0.3` (`put X in/on Y`, as in published results).
-        max_turns: turn limit; default 50 (`full`) or 20 (`small`).
-        expert_search: how `expert` looks for things (`aem_gym.envs.alfworld.oracle.SEARCHES`).
+        max_turns: turn limit; default 50 (`full`) or 14 (`small`).
+        expert_search: how `expert` looks for things (`aem_gym.envs.alfworld.oracle.SEARCHES`);
+            default `likely` (`full`) or `random` (`small`).
         render_mode: None or `ansi`.
 
     Raises:
@@ -48,18 +52,19 @@ class ALFWorldEnv(TextEnv):
         task_types: Iterable[str] | str | None = None,
         dialect: str = "0.4",
         max_turns: int | None = None,
-        expert_search: str = "likely",
+        expert_search: str | None = None,
         render_mode: str | None = None,
     ) -> None:
         dialect = str(dialect)  # a number where a configuration file forgot the quotes
         _known("split", split, SPLITS)
         _known("difficulty", difficulty, DIFFICULTIES)
         _known("dialect", dialect, DIALECTS)
-        _known("expert_search", expert_search, SEARCHES)
+        search = _EXPERT_SEARCH[difficulty] if expert_search is None else expert_search
+        _known("expert_search", search, SEARCHES)
         turns = _MAX_TURNS[difficulty] if max_turns is None else max_turns
         super().__init__(max_turns=turns, render_mode=render_mode)
         self.split, self.difficulty, self.dialect = split, difficulty, dialect
-        self.expert_search = expert_search
+        self.expert_search = search
         self.task_types = _task_types(task_types)
         self.instructions = instructions_for(dialect)
         self._engine: Engine | None = None

@@ -124,7 +124,7 @@ def test_winning_ends_the_episode_with_reward_one() -> None:
     assert str(env.render()).count("\n> ") == len(rewards)
 
 
-@pytest.mark.parametrize(("difficulty", "turns"), [("small", 20), ("full", 50)])
+@pytest.mark.parametrize(("difficulty", "turns"), [("small", 14), ("full", 50)])
 def test_turns_run_out(difficulty: str, turns: int) -> None:
     env = ALFWorldEnv(difficulty=difficulty)
     env.reset(seed=0)

@@ -98,7 +98,7 @@ def test_small_rooms_have_six_to_eight_receptacles_and_few_doors() -> None:
         for number in ROOMS[room]:
             receptacles = layout(number, "small").receptacles
             assert 6 <= len(receptacles) <= 8
-            # Looking into everything takes at most 11 of the 20 turns.
+            # Looking into everything takes at most 11 of the 14 turns.
             assert len(receptacles) + sum(r.openable for r in receptacles) <= 11
             assert len({r.location for r in receptacles}) == len(receptacles)
 

@@ -1,0 +1,128 @@
+"""The sampler: exact against a plain forward pass, whatever is cached, batched or cut off."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: E402
+
+from aem_gym.agents.generation.hf import HFGenerator  # noqa: E402
+from aem_gym.protocols import Generation, GenerationRequest  # noqa: E402
+
+VOCABULARY, END = 40, 1
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Qwen2ForCausalLM(config).eval()
+
+
+def make(model, temperature=1.0, tokens=6) -> HFGenerator:
+    return HFGenerator(
+        model, end_ids=[END], pad_id=0, max_new_tokens=tokens, temperature=temperature
+    )
+
+
+@torch.no_grad()
+def check(model, prompt: tuple[int, ...], generation: Generation, temperature: float) -> None:
+    """Log-probabilities and entropies against one plain forward pass over the whole text."""
+    ids = torch.tensor([[*prompt, *generation.ids]])
+    logits = model(ids).logits[0, len(prompt) - 1 : -1] / temperature
+    logp = torch.log_softmax(logits, -1)
+    taken = logp.gather(-1, torch.tensor(generation.ids)[:, None])[:, 0]
+    assert torch.allclose(torch.tensor(generation.logprobs), taken, atol=1e-5)
+    entropy = -(logp.exp() * logp).sum(-1)
+    assert torch.allclose(torch.tensor(generation.entropies), entropy, atol=1e-5)
+
+
+tokens = st.integers(2, VOCABULARY - 1)
+texts = st.lists(tokens, min_size=1, max_size=12).map(tuple)
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_growing_conversations_equal_plain_forwards(model, data):
+    """Rows join, leave and grow raggedly; some go back on their past, as a window does."""
+    generator = make(model)
+    live: dict[int, tuple[int, ...]] = {
+        slot: data.draw(texts) for slot in range(data.draw(st.integers(1, 4)))
+    }
+    for turn in range(4):
+        requests = [GenerationRequest(s, prompt, 100 * turn + s) for s, prompt in live.items()]
+        for request, generation in zip(requests, generator.generate(requests), strict=True):
+            check(model, request.prompt_ids, generation, 1.0)
+            assert generation.cut == (END not in generation.ids)
+            live[request.slot] = request.prompt_ids + generation.ids + data.draw(texts)
+        if len(live) > 1 and data.draw(st.booleans()):
+            live.pop(next(iter(live)))
+        if data.draw(st.booleans()):
+            live[10 + turn] = data.draw(texts)
+        if data.draw(st.booleans()):
+            slot = next(iter(live))
+            live[slot] = live[slot][: len(live[slot]) // 2] + data.draw(texts)
+
+
+def test_a_draw_depends_on_its_key_alone(model):
+    """The same prompt and key give the same response alone, in a batch, and at another place."""
+    prompts = [(5, 6, 7), (8, 9), (10, 11, 12, 13, 14), (3,)]
+    requests = [GenerationRequest(i, p, 77 + i) for i, p in enumerate(prompts)]
+    together = make(model).generate(requests)
+    for place, request in enumerate(requests):
+        assert make(model).generate([request])[0].ids == together[place].ids
+    backwards = make(model).generate(requests[::-1])[::-1]
+    assert [g.ids for g in backwards] == [g.ids for g in together]
+
+
+def test_sampling_follows_the_distribution(model):
+    """First tokens of many keys occur as often as the softmax says, at a temperature."""
+    generator = make(model, temperature=0.7, tokens=1)
+    count = 4000
+    drawn = generator.generate([GenerationRequest(i, (4, 5), i) for i in range(count)])
+    seen = torch.bincount(torch.tensor([g.ids[0] for g in drawn]), minlength=VOCABULARY) / count
+    with torch.no_grad():
+        expected = torch.softmax(model(torch.tensor([[4, 5]])).logits[0, -1] / 0.7, -1)
+    spread = (expected * (1 - expected) / count).sqrt()
+    assert ((seen - expected).abs() <= 5 * spread + 1e-4).all()
+    check(model, (4, 5), drawn[0], 0.7)
+
+
+def test_temperature_zero_is_greedy(model):
+    generation = make(model, temperature=0.0).generate([GenerationRequest(0, (4, 5), 1)])[0]
+    ids = [4, 5]
+    for token in generation.ids:
+        with torch.no_grad():
+            assert int(model(torch.tensor([ids])).logits[0, -1].argmax()) == token
+        ids.append(token)
+
+
+def test_the_cache_saves_reading(model):
+    """At the second turn only the new part of a prompt goes through the model."""
+    generator = make(model)
+    widths: list[int] = []
+    hook = model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    try:
+        prompt = tuple(range(2, 32))
+        first = generator.generate([GenerationRequest(0, prompt, 1)])[0]
+        widths.clear()
+        generator.generate([GenerationRequest(0, (*prompt, *first.ids, 5, 6), 2)])
+    finally:
+        hook.remove()
+    assert widths[0] == 3  # the last sampled token, and the two new ones
