@@ -14,7 +14,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from aem_gym.cache import cache_folder
-from aem_gym.errors import ConfigError, NoExpertError, UnknownNameError
+from aem_gym.errors import ConfigError, NoExpertError, OutputError, UnknownNameError
 from aem_gym.protocols import EpisodeStart, TrainableAgent
 from aem_gym.registry import import_object
 from aem_gym.rollout.pool import EnvDescription, EnvPool, EnvSpec
@@ -84,12 +84,8 @@ def warm_start(config: Config, description: EnvDescription, recipe: Recipe) -> W
         return WarmStart(config.model, None, {})
     _settings(config)  # wrong ones are told before anything is played
     folder = cache_folder() / "warmstarts" / _content_key(config, recipe, source)
-    # Runs begun together (paired modulators, say) want the same clone: one makes it.
-    with exclusive(folder.with_name(f".{folder.name}.lock")):
-        if not (folder / _INFO).exists():
-            _make(config, description, recipe, source, folder)
-        else:
-            logger.info("warm start: taken from the cache (%s)", folder.name)
+    if (folder / _INFO).exists() or not _make_alone(config, description, recipe, source, folder):
+        logger.info("warm start: taken from the cache (%s)", folder.name)
     info = json.loads((folder / _INFO).read_text())
     if config.model == "tiny":
         return WarmStart(str(folder), None, info)
@@ -102,6 +98,24 @@ def _source(config: Config, description: EnvDescription) -> str:
     if config.model != "tiny":
         return "none"
     return "expert" if description.has_expert else "random"
+
+
+def _make_alone(
+    config: Config, description: EnvDescription, recipe: Recipe, source: str, folder: Path
+) -> bool:
+    """Make the clone; False if another process, waited for, has made it in the meantime."""
+    try:
+        # Runs begun together (paired modulators, say) want the same clone.
+        with exclusive(folder.with_name(f".{folder.name}.lock")):
+            if (folder / _INFO).exists():
+                return False
+            _make(config, description, recipe, source, folder)
+            return True
+    except OutputError as error:
+        raise OutputError(
+            f"the warm start cannot be kept in the cache ({error}). Set AEM_GYM_CACHE to a folder "
+            "with some space that you may write to"
+        ) from error
 
 
 def _make(

@@ -13,7 +13,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
 
-from aem_gym.errors import ConfigError, NoExpertError, UnknownNameError  # noqa: E402
+from aem_gym.errors import (  # noqa: E402
+    ConfigError,
+    NoExpertError,
+    OutputError,
+    UnknownNameError,
+)
 from aem_gym.rollout.pool import EnvDescription, EnvPool, EnvSpec  # noqa: E402
 from aem_gym.training import warmstart  # noqa: E402
 from aem_gym.training.config import Config  # noqa: E402
@@ -159,6 +164,23 @@ def test_runs_begun_together_share_one(cache: Path, tmp_path: Path) -> None:
     assert len({text.splitlines()[-1] for text in said}) == 1
     assert sum("taken from the cache" in text for text in said) == 1
     assert not list(cache.glob(".*.tmp"))
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("AEM_GYM_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OutputError, match="Set AEM_GYM_CACHE"):
+        start(GUESS)
+
+
+def test_a_cache_that_can_only_be_read_will_do(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = start(GUESS)
+    monkeypatch.setattr(warmstart, "exclusive", None)  # would fail if it were called
+    assert start(GUESS) == first
 
 
 def test_random_play_is_cloned_where_there_is_no_expert(cache: Path) -> None:
