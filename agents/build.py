@@ -75,10 +75,7 @@ def open_agent(
         merged = MergedCopy(model) if (small if merge is None else merge) else None
         peft_model = _with_adapter(model, config)
         model = peft_model.get_base_model()
-    checkpointing = config.gradient_checkpointing
-    on_gpu = next(model.parameters()).device.type == "cuda"
-    if checkpointing == "on" or (checkpointing == "auto" and on_gpu):
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    _save_memory(model, config.gradient_checkpointing)
     name = recipe.response_format if config.response_format == "auto" else config.response_format
     settings = GenerationSettings(
         config.context,
@@ -97,6 +94,12 @@ def open_agent(
         # A tiny base lives in the run's own folder, whatever that is called.
         base_name="model" if config.model == "tiny" else None,
     )
+
+
+def _save_memory(model: Any, checkpointing: str) -> None:
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    if checkpointing == "on" or (checkpointing == "auto" and on_gpu):
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _with_adapter(model: Any, config: Config) -> PeftModel:

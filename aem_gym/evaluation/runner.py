@@ -126,17 +126,21 @@ def evaluate_run(
     agent.sampling(protocol.temperature)
     agents: dict[str, Agent] = {_label(folder): agent}
     spec = EnvSpec(config.env, kwargs)
-    results: dict[str, Result] = {}
     with EnvPool(spec, workers=config.workers, step_timeout=config.step_timeout) as pool:
-        for name in BASELINES if baselines else ():
-            if name != "expert" or pool.describe().has_expert:
-                agents[name] = AGENTS.load(name)()
-        for name, who in agents.items():
-            results[name] = evaluate_agent(who, pool, protocol, recipe, label=name)
+        agents |= _baselines(pool) if baselines else {}
+        results = {
+            name: evaluate_agent(who, pool, protocol, recipe, label=name)
+            for name, who in agents.items()
+        }
     evaluation = Evaluation(protocol, results)
     target = folder / f"eval-{config.eval_split}-t{config.eval_temperature:g}.json"
     atomic_write(Path(out) if out else target, json.dumps(asdict(evaluation), indent=1))
     return evaluation
+
+
+def _baselines(pool: EnvPool) -> dict[str, Agent]:
+    has_expert = pool.describe().has_expert
+    return {name: AGENTS.load(name)() for name in BASELINES if name != "expert" or has_expert}
 
 
 def evaluate_agent(
@@ -169,6 +173,8 @@ def _changed(
     env: str | None,
     env_args: Mapping[str, Any] | None,
 ) -> Config:
+    if env is not None and env_args is None:
+        env_args = {}  # the run's own are meant for its own environment
     changes: dict[str, Any] = {
         "eval_episodes": episodes,
         "eval_split": split,

@@ -62,7 +62,6 @@ def test_sampler_and_learner_agree(
 
 
 def test_the_adapter_is_what_samples(tiny: Tiny) -> None:
-    """With a non-zero update the rollout's numbers are not those of the bare base."""
     episodes = flat(tiny.groups(tiny.agent()))
     bare, _ = compare(tiny.agent(adapted=False), episodes, 1.0)
     assert bare > 1e-2
@@ -192,7 +191,6 @@ def test_a_full_context_stops_without_an_error(tiny: Tiny) -> None:
 
 
 def test_rollouts_do_not_depend_on_company(tiny: Tiny) -> None:
-    """The same task and key give the same text alone and in a batch."""
     together = flat(tiny.groups(tiny.agent(), 3, 2))
     alone = flat(tiny.groups(tiny.agent(), 1, 2))
     said = [[t.response for t in e.turns] for e in together[:2]]
