@@ -25,6 +25,30 @@ def _default_env_args() -> Options:
     return _ForDefaultEnv(difficulty="small")
 
 
+class _IntByModel(int):
+    """An integer nobody has set: its value is for `tiny`, `other` is for all other models."""
+
+    other: int
+
+
+class _FloatByModel(float):
+    """A number nobody has set: its value is for `tiny`, `other` is for all other models."""
+
+    other: float
+
+
+def _by_model_int(tiny: int, other: int) -> int:
+    value = _IntByModel(tiny)
+    value.other = other
+    return value
+
+
+def _by_model_float(tiny: float, other: float) -> float:
+    value = _FloatByModel(tiny)
+    value.other = other
+    return value
+
+
 @dataclass(frozen=True)
 class Config:
     """All settings of one training run. Each is a key of the YAML file and a flag of train.py."""
@@ -60,8 +84,8 @@ class Config:
     """Turn limit of an episode; unset: the recipe's, or else the environment's."""
     max_length: int = 2048
     """Most tokens of a transcript, or of one window prompt with its response."""
-    max_new_tokens: int = 24
-    """Most tokens of one response."""
+    max_new_tokens: int = _by_model_int(16, 256)
+    """Most tokens of one response. Unset: 16 for tiny, 256 for other models."""
     temperature: float = 1.0
     """Sampling temperature in training; log-probabilities and entropies are taken at it."""
     lora_rank: int = 16
@@ -77,7 +101,7 @@ class Config:
     warmstart: Literal["auto", "none", "expert", "random"] = "auto"
     """Cloning before RL: from the expert, from the best random rollouts, or none.
     auto: tiny clones the expert if there is one, else random rollouts; other models none."""
-    warmstart_episodes: int = 8000
+    warmstart_episodes: int = 4000
     """Demonstrations to clone."""
     warmstart_steps: int = 500
     """Optimizer steps of cloning."""
@@ -109,8 +133,9 @@ class Config:
     """Bound (> 1) on the loss of negative advantages; unset: the estimator's."""
     kl_coef: float | None = 0.0
     """Weight of the KL (k3) to the policy as RL started; null: the estimator's."""
-    invalid_penalty: float = 0.1
-    """Subtracted from the reward of each invalid response."""
+    invalid_penalty: float = _by_model_float(1.0, 0.1)
+    """Subtracted from the advantage of each invalid response. Unset: 1 for tiny, 0.1 (as
+    published) for other models."""
     invalid_means: Literal["format", "inadmissible"] = "format"
     """Which responses are invalid: unparsable ones, or also actions that were not admitted."""
     mask_truncated: bool = False
@@ -133,10 +158,10 @@ class Config:
     """Optimizer updates per pass, if mini_batch is unset."""
     mini_batch: int | None = None
     """Sequences per optimizer update; unset: the batch divided by updates_per_batch."""
-    micro_batch: int = 64
+    micro_batch: int = 16
     """Most sequences in memory at once in the learner; does not change the result."""
-    lr: float = 2e-3
-    """Peak learning rate (AdamW)."""
+    lr: float = _by_model_float(2e-3, 1e-5)
+    """Peak learning rate (AdamW). Unset: 2e-3 for tiny, 1e-5 for other models."""
     lr_warmup: int = 5
     """RL steps over which the learning rate rises to its peak."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -189,10 +214,15 @@ class Config:
     """Write TensorBoard files beside metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        """Give `env_args` that nobody has set their value for this environment."""
+        """Settle what nobody has set and what depends on the environment or the model."""
         if isinstance(self.env_args, _ForDefaultEnv):
             chosen = dict(self.env_args) if self.env == DEFAULT_ENV else {}
             object.__setattr__(self, "env_args", chosen)
+        for name, value in vars(self).copy().items():
+            if isinstance(value, _IntByModel | _FloatByModel):
+                plain = int if isinstance(value, int) else float
+                settled = plain(value if self.model == "tiny" else value.other)
+                object.__setattr__(self, name, settled)
 
     @property
     def run_folder(self) -> Path:
