@@ -40,17 +40,20 @@ def win_rate(env: ALFWorldEnv, episodes: int, noise: float = 0.0) -> tuple[float
 @pytest.mark.parametrize("dialect", ["0.4", "0.3"])
 @pytest.mark.parametrize(("difficulty", "episodes"), [("small", 300), ("full", 200)])
 def test_it_wins(difficulty: str, episodes: int, dialect: str, split: str) -> None:
-    env = ALFWorldEnv(
-        difficulty=difficulty, dialect=dialect, split=split, expert_search="likely"
-    )
+    env = ALFWorldEnv(difficulty=difficulty, dialect=dialect, split=split, expert_search="likely")
     assert win_rate(env, episodes)[0] >= 0.99
 
 
 @pytest.mark.parametrize(("difficulty", "least"), [("small", 0.98), ("full", 0.98)])
 def test_it_recovers_from_actions_of_others(difficulty: str, least: float) -> None:
-    assert win_rate(
-        ALFWorldEnv(difficulty=difficulty, max_turns=50, expert_search="likely"), 300, noise=0.08
-    )[0] >= least
+    assert (
+        win_rate(
+            ALFWorldEnv(difficulty=difficulty, max_turns=50, expert_search="likely"),
+            300,
+            noise=0.08,
+        )[0]
+        >= least
+    )
     patient = ALFWorldEnv(difficulty=difficulty, max_turns=200)
     assert win_rate(patient, 150, noise=0.4)[0] == 1.0
 
