@@ -39,7 +39,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run: RL and evaluation, in all its processes."""
+        """Wall time of the run, warm start and evaluation included, in all its processes."""
         return self.earlier_seconds + time.perf_counter() - self.started
 
 

@@ -53,6 +53,7 @@ def train(config: Config) -> dict[str, Any]:
         CheckpointError: `resume` found only damaged checkpoints.
         KeyboardInterrupt: Ctrl-C, after the state was saved.
     """
+    started = time.perf_counter()
     validate(config)
     check_assignment(config)
     check_loss(config)
@@ -71,7 +72,7 @@ def train(config: Config) -> dict[str, Any]:
         _forget_results(run)
         prepare_torch(config)
         with open_parts(config, run) as parts:
-            return Trainer(config, run, parts, store, checkpoint).run()
+            return Trainer(config, run, parts, store, checkpoint, started).run()
     finally:
         claim.release()
 
@@ -85,6 +86,7 @@ class Trainer:
         parts: agent and environments.
         store: its checkpoints.
         checkpoint: where to go on; None starts at step 0.
+        started: when this process began the job, on `time.perf_counter`; None: now.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Trainer:
         parts: Parts,
         store: CheckpointStore,
         checkpoint: Checkpoint | None,
+        started: float | None = None,
     ) -> None:
         self.config, self.run_folder, self.parts, self.store = config, run, parts, store
         self.learner = Learner(parts.agent, config)
@@ -106,6 +109,8 @@ class Trainer:
         if checkpoint is not None:
             self.progress = restore_state(checkpoint, parts.agent, self.learner)
             offsets = checkpoint.meta["offsets"]
+        if started is not None:
+            self.progress.started = started
         self.recorder = Recorder(
             run, offsets, step=self.progress.step, tensorboard=config.tensorboard
         )
