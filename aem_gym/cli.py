@@ -19,6 +19,7 @@ from aem_gym.commands.evaluate import evaluate
 from aem_gym.commands.play import play
 from aem_gym.commands.replay import replay
 from aem_gym.commands.train import train
+from aem_gym.console import REPEATS, ConsoleHandler
 from aem_gym.errors import AemGymError
 
 DEBUG = "AEM_GYM_DEBUG"
@@ -53,13 +54,7 @@ def run(command: click.Command, args: Sequence[str], name: str) -> int:
         args = [arg for arg in args if arg != "--debug"]
         os.environ[DEBUG] = "1"
     debug = os.environ.get(DEBUG, "0") not in ("", "0")
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(name)s: %(message)s" if debug else "%(message)s",
-        stream=sys.stderr,
-    )
-    for noisy in ("httpx", "urllib3", "docker", "filelock", "fsspec", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    _log_to_console(debug)
     try:
         result = command.main(list(args), prog_name=name, standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -75,6 +70,18 @@ def run(command: click.Command, args: Sequence[str], name: str) -> int:
             raise
         click.echo(f"error: {error}", err=True)
         return 2
+
+
+def _log_to_console(debug: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s %(name)s: %(message)s" if debug else "%(message)s",
+        handlers=[ConsoleHandler(repeats=None if debug else REPEATS)],
+    )
+    for noisy in ("httpx", "urllib3", "docker", "filelock", "fsspec", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It has a handler of its own: each of its lines would come twice.
+    logging.getLogger("huggingface_hub").propagate = False
 
 
 if __name__ == "__main__":

@@ -129,7 +129,13 @@ def find_env(name: str) -> str:
     register_envs()
     module, _, bare = name.rpartition(":")
     if module:
-        import_object(f"{module}:__name__", "environment module")
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # another package's code: anything may happen in it
+            raise ConfigError(
+                f"environment {name!r}: the module {module!r} cannot be imported: "
+                f"{type(error).__name__}: {error}. Install it, or mend its name or its code"
+            ) from error
     if bare in gym.registry:
         return bare
     ours = [i for i in gym.registry if i.startswith("aem_gym/")] + [

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from tqdm.auto import tqdm
 
+from aem_gym.console import quiet_loading
 from aem_gym.errors import CheckpointError
 from aem_gym.evaluation.protocol import Protocol, Result, summarise
 from aem_gym.protocols import Agent, TrainableAgent
@@ -52,8 +53,11 @@ def load_agent(run: str | Path, *, device: str = "auto") -> TrainableAgent:
     base = folder / "model"
     open_agent = import_object("aem_gym.agents.build:open_agent")
     config = replace(config, device=device)
-    agent: TrainableAgent = open_agent(config, recipe, str(base) if base.exists() else config.model)
-    agent.load(_adapter(folder))
+    with quiet_loading():
+        agent: TrainableAgent = open_agent(
+            config, recipe, str(base) if base.exists() else config.model
+        )
+        agent.load(_adapter(folder))
     return agent
 
 

@@ -16,7 +16,8 @@ import msgspec
 from aem_gym.training.files import JsonLines
 from aem_gym.types import Episode, Turn
 
-FILES = ("episodes.jsonl", "metrics.jsonl", "evaluations.jsonl")
+EPISODES = "episodes.jsonl"
+FILES = (EPISODES, "metrics.jsonl", "evaluations.jsonl")
 
 
 @dataclass(frozen=True, slots=True)

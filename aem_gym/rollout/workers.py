@@ -7,6 +7,8 @@ parent has torch loaded, and a fork of that deadlocks.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import multiprocessing
 import os
@@ -45,6 +47,11 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes us
     threading.Thread(target=_die_with_parent, daemon=True).start()
     registered = settings.registered
+    if isinstance(registered.entry_point, str):
+        with contextlib.suppress(Exception, SystemExit):
+            # It may register its ids itself, and would complain were they known before.
+            # What is wrong with it is said when the environment is made.
+            importlib.import_module(registered.entry_point.partition(":")[0])
     if registered.id not in gym.registry:
         gym.registry[registered.id] = registered
     live = LiveEnvs(

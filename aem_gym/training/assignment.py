@@ -16,6 +16,7 @@ from aem_gym.errors import ConfigError
 from aem_gym.registry import ESTIMATORS, MODULATORS
 from aem_gym.seeding import derive
 from aem_gym.training.config import Config
+from aem_gym.training.config_check import check_options
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ def check_assignment(config: Config) -> None:
     Raises:
         ConfigError: an option that the component does not take or cannot use.
     """
+    estimator, modulator = ESTIMATORS.load(config.estimator), MODULATORS.load(config.modulator)
+    check_options("estimator_options", estimator, config.estimator_options)
+    check_options("modulator_options", modulator, config.modulator_options, also=("part",))
     ids = torch.tensor([0, 0, 1, 1])
     some = torch.tensor([[0.1, 0.9], [0.5, 0.2], [0.3, 0.3], [0.8, 0.1]])
     batch = ResponseBatch(

@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ _BELOW = {"lora_dropout": 1, "clip_low": 1}
 _AT_MOST = {"warmstart_noise": 1, "seed": 2**63 - 1, "eval_seed": 2**63 - 1}
 _COMPARES = {"grpo", "dr_grpo", "rloo", "reinforce_pp_baseline", "dapo", "gspo", "gigpo"}
 """Estimators that compare the rollouts of a group with each other."""
+_GIVEN = {"seed", "max_positions", "generator", "unmodulated"}
+"""Keyword arguments that the program gives, so not options."""
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _DEVICE = re.compile(r"^(auto|cpu|mps|cuda(:\d+)?)$")
 
@@ -53,6 +55,7 @@ def validate(config: Config) -> None:
     check_registered(ESTIMATORS, config.estimator)
     check_registered(MODULATORS, config.modulator)
     check_model(config.model)
+    _check_tiny_options(config)
     check_env(config)
     check_presentation(config)
 
@@ -120,7 +123,7 @@ def check_model(model: str) -> None:
     if model in MODELS:
         return
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model.strip() and folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError(
                 f"model {model!r} is a folder without config.json, so not a model in the "
@@ -132,6 +135,39 @@ def check_model(model: str) -> None:
         return
     hint = "Or a folder holding config.json, or a Hugging Face id (owner/name)."
     raise UnknownNameError("model", model, MODELS, hint)
+
+
+def check_options(
+    key: str, function: Callable[..., Any], options: Iterable[str], also: Iterable[str] = ()
+) -> None:
+    """Does `function` take each of `options` by keyword? `also` are known beside its own.
+
+    Raises:
+        UnknownNameError: it does not; lists what `key` may hold.
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = {p.name for p in parameters if p.default is not p.empty or p.kind is p.KEYWORD_ONLY}
+    known = (known - _GIVEN) | set(also)
+    for name in options:
+        if name not in known:
+            kind = f"option in {key} (of {getattr(function, '__name__', function)})"
+            raise UnknownNameError(kind, name, known)
+
+
+def _check_tiny_options(config: Config) -> None:
+    """The sizes of `tiny`, which it would meet only after its demonstrations."""
+    if config.model != "tiny":
+        return
+    make = import_object("aem_gym.agents.tiny:make_tiny", "model")
+    check_options("model_options", make, config.model_options, also=("vocab_size",))
+    for name, value in config.model_options.items():
+        if not (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+            raise ConfigError(f"model_options.{name}: expected int above 0, got {value!r}")
 
 
 def check_env(config: Config) -> None:

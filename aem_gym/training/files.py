@@ -9,13 +9,14 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from aem_gym.errors import OutputError
+from aem_gym.errors import AemGymError, OutputError
 
 logger = logging.getLogger(__name__)
 
@@ -31,20 +32,31 @@ _MENDS = {
 }
 
 
-def output_error(path: Path, error: OSError) -> OutputError:
-    """The OutputError for an OSError met at `path`, with its mend."""
-    mend = _MENDS.get(error.errno or 0, f"{error.strerror or error}. Is --out right?")
+def _errno_in(error: Exception) -> int | None:
+    """The error number in a message: of shutil's collected errors, of libraries in Rust."""
+    found = re.search(r"\[Errno (\d+)\]|\(os error (\d+)\)", str(error))
+    return int(found[1] or found[2]) if found else None
+
+
+def output_error(path: Path, error: Exception) -> OutputError:
+    """The OutputError for an error of the disk met at `path`, with its mend."""
+    number = getattr(error, "errno", None) or _errno_in(error) or 0
+    mend = _MENDS.get(number, f"{getattr(error, 'strerror', None) or error}. Is --out right?")
     return OutputError(f"cannot write {path}: {mend}")
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Raise any OSError of the block as an OutputError about `path`."""
+    """Raise any error of the disk in the block as an OutputError about `path`."""
     try:
         yield
-    except OutputError:
+    except AemGymError:
         raise
     except OSError as error:
+        raise output_error(path, error) from error
+    except Exception as error:  # safetensors, in Rust, has errors of its own for it
+        if _errno_in(error) is None:
+            raise
         raise output_error(path, error) from error
 
 
@@ -125,6 +137,20 @@ class Claim:
     resuming: bool
     """True if there are checkpoints to go on from."""
     lock: IO[bytes]
+    fresh: bool = False
+    """True if the folder was empty, so that all in it is this process's own."""
+
+    def withdraw(self) -> None:
+        """Empty a fresh folder again: nothing came of the run, and its name is free."""
+        if not self.fresh:
+            return
+        for item in self.folder.iterdir():
+            if item.is_dir():
+                shutil.rmtree(item, ignore_errors=True)
+            else:
+                item.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def release(self) -> None:
         """Let another process have the folder."""
@@ -160,7 +186,7 @@ def claim_output(folder: str | Path, resume: bool) -> Claim:
     resuming = any((folder / "checkpoints").glob("step-*"))
     if resume and not resuming:
         logger.warning("%s holds no checkpoint: starting from the beginning", folder)
-    return Claim(folder, resuming, lock)
+    return Claim(folder, resuming, lock, fresh=not used)
 
 
 def _lock(folder: Path) -> IO[bytes]:

@@ -16,7 +16,10 @@ from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.registry import import_object
 from aem_gym.training.assignment import estimator_defaults
 from aem_gym.training.config import Config
+from aem_gym.training.config_check import check_options
 
+_OF_ALL = ("aggregation", "constant", "value_coef")
+"""Options that go with every loss."""
 _CLIPPING = ("clip_low", "clip_high", "dual_clip")
 """Settings that go to the loss, those of the estimator only if the loss takes them."""
 
@@ -83,6 +86,7 @@ def check_loss(config: Config) -> None:
     mask = torch.ones_like(some, dtype=torch.bool)
     try:
         settings = LossSettings.of(config)
+        check_options("loss_options", settings.function, config.loss_options, also=_OF_ALL)
         output = settings.function(some, some, torch.ones_like(some), mask, **settings.options)
         settings.total(output.per_token, mask, 4.0, 2.0)
     except ConfigError:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from aem_gym.console import quiet_loading
 from aem_gym.evaluation.protocol import Protocol
 from aem_gym.evaluation.runner import RECIPE, eval_protocol
 from aem_gym.protocols import TrainableAgent
@@ -65,8 +66,9 @@ def open_parts(config: Config, run: Path) -> Iterator[Parts]:
         description = pool.describe()
         recipe = choose_recipe(config, description)
         atomic_write(run / RECIPE, msgspec.json.encode(recipe))
-        warm = warm_start(config, description, recipe)
-        agent = make_agent(config, recipe, warm, run)
+        with quiet_loading():
+            warm = warm_start(config, description, recipe)
+            agent = make_agent(config, recipe, warm, run)
         settings = CollectorSettings(recipe, config.context, recipe.max_turns)
         yield Parts(
             agent=agent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import time
 from collections.abc import Mapping
@@ -64,7 +65,9 @@ def save_state(
 
     def write(folder: Path) -> None:
         agent.save(folder / ADAPTER)
-        torch.save(learner.optimizer.state_dict(), folder / OPTIMIZER)
+        memory = io.BytesIO()  # torch's own writing to files hides that a disk is full
+        torch.save(learner.optimizer.state_dict(), memory)
+        (folder / OPTIMIZER).write_bytes(memory.getbuffer())
 
     meta = {
         "offsets": dict(offsets),

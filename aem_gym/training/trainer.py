@@ -15,8 +15,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from aem_gym.evaluation.protocol import summarise
+from aem_gym.registry import import_object
 from aem_gym.rollout.collector import grouped, tickets_for
-from aem_gym.rollout.recorder import Recorder
+from aem_gym.rollout.recorder import EPISODES, Recorder
 from aem_gym.seeding import derive
 from aem_gym.training.assignment import Assigner, Credit, check_assignment
 from aem_gym.training.batching import Rewards, Step, make_step
@@ -57,6 +58,7 @@ def train(config: Config) -> dict[str, Any]:
     validate(config)
     check_assignment(config)
     check_loss(config)
+    import_object("aem_gym.agents.devices:resolve_device")(config.device)
     run = Path(config.run_folder)
     claim = claim_output(run, config.resume)
     try:
@@ -64,15 +66,22 @@ def train(config: Config) -> dict[str, Any]:
         checkpoint = store.recover() if claim.resuming else None
         if (run / "config.yaml").exists() and checkpoint is not None:
             check_resume(load_config(run / "config.yaml"), config)
-            if checkpoint.step >= config.steps and (run / SUMMARY).exists():
+            finished = _summary(run)
+            if checkpoint.step >= config.steps and finished is not None:
                 logger.warning("%s is finished: %d steps. Nothing to do", run, checkpoint.step)
-                finished: dict[str, Any] = json.loads((run / SUMMARY).read_text())
                 return finished
         atomic_write(run / "config.yaml", to_yaml(replace(config, resume=False, out=None)))
         _forget_results(run)
         prepare_torch(config)
         with open_parts(config, run) as parts:
             return Trainer(config, run, parts, store, checkpoint, started).run()
+    except BaseException as error:
+        begun = (run / EPISODES).exists()
+        if not begun:
+            claim.withdraw()
+        if isinstance(error, KeyboardInterrupt) and not begun:
+            raise KeyboardInterrupt("stopped before the run began: give the same command") from None
+        raise
     finally:
         claim.release()
 
@@ -145,8 +154,8 @@ class Trainer:
                 progress.step += 1
                 progress.step_seconds += figures["seconds/step"]
                 self.recorder.metrics(progress.step, figures)
-                bar.update()
                 bar.set_postfix(_shown(figures, progress.evaluations), refresh=False)
+                bar.update()
                 every, last = config.eval_every, progress.step == config.steps
                 if every and (progress.step % every == 0 or last):
                     self._evaluate()
@@ -254,6 +263,15 @@ class Trainer:
         atomic_write(self.run_folder / SUMMARY, json.dumps(summary))
         logger.info("%s took %.3f%% of the step time", self.config.modulator, 100 * share)
         return summary
+
+
+def _summary(run: Path) -> dict[str, Any] | None:
+    """What a finished run came to; None if that cannot be read, and is then made again."""
+    try:
+        found = json.loads((run / SUMMARY).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _forget_results(run: Path) -> None:
