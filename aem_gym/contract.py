@@ -1,4 +1,4 @@
-"""The rules of the environment contract, one function each, and how an episode is played for them.
+"""The rules of the environment contract, one function each.
 
 A rule returns what it saw and how to mend it, or None where it is kept. `check_text_env` in
 `aem_gym.testing` runs them all.
@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.utils.env_checker import check_env
 
-from aem_gym.seeding import generator
+from aem_gym.contract_play import Found, TextGym, play, same, short
+from aem_gym.rollout.observed import describe
 from aem_gym.types import INFO_DEFAULTS
 
-TextGym = gym.Env[str, str]
 NONSENSE = (
     "",
     " ",
@@ -31,9 +31,6 @@ NONSENSE = (
 )
 """What a language model may answer sooner or later."""
 
-Found = tuple[str, str] | None
-"""What a rule saw, and how to mend it; None if it is kept."""
-
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -43,72 +40,6 @@ class Subject:
     make: Callable[..., TextGym]
     steps: int
     seeds: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """What `reset` (reward 0, no flags) or `step` returned, and the action that led here."""
-
-    observation: Any
-    reward: Any = 0.0
-    terminated: Any = False
-    truncated: Any = False
-    info: Any = field(default_factory=dict)
-    action: str | None = None
-
-
-def describe(error: BaseException) -> str:
-    """The error in one line, with its type."""
-    return f"{type(error).__name__}: {error}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-# Playing ----------------------------------------------------------------------------------------
-
-
-def _choose(env: TextGym, moment: Moment, seed: int, turn: int) -> str:
-    """An admissible action; where none is listed, a sample of the action space."""
-    draws = generator("check_text_env", seed, turn)
-    actions = moment.info.get("admissible_actions") if isinstance(moment.info, dict) else None
-    if isinstance(actions, list | tuple) and actions:
-        return str(actions[int(draws.integers(len(actions)))])
-    env.action_space.seed(int(draws.integers(2**31)))
-    return env.action_space.sample()
-
-
-def _play(
-    env: TextGym, seed: int, steps: int, options: dict[str, Any] | None = None
-) -> Iterator[Moment]:
-    """An episode with random actions, up to its end or to `steps` actions."""
-    observation, info = env.reset(seed=seed, options=options)
-    moment = Moment(observation, info=info)
-    yield moment
-    for turn in range(steps):
-        action = _choose(env, moment, seed, turn)
-        moment = Moment(*env.step(action), action=action)
-        yield moment
-        if moment.terminated or moment.truncated:
-            return
-
-
-def _same(one: Sequence[Moment], two: Sequence[Moment]) -> Found:
-    """None if both episodes are the same, else where they part."""
-    for turn, (a, b) in enumerate(zip(one, two, strict=False)):
-        for name in ("action", "observation", "reward", "terminated", "truncated", "info"):
-            left, right = getattr(a, name), getattr(b, name)
-            if not data_equivalence(left, right, exact=True):
-                seen = f"after {turn} actions, {name} was {_short(left)} and then {_short(right)}"
-                return seen, "draw only from self.np_random, and start afresh in reset"
-    if len(one) != len(two):
-        return f"one episode took {len(one) - 1} actions, then {len(two) - 1}", "see determinism"
-    return None
-
-
-# Rules ------------------------------------------------------------------------------------------
 
 
 def _spaces(subject: Subject) -> Found:
@@ -125,7 +56,7 @@ def _spaces(subject: Subject) -> Found:
 def _returns(subject: Subject) -> Found:
     env = subject.make()
     for seed in subject.seeds:
-        for moment in _play(env, seed, subject.steps):
+        for moment in play(env, seed, subject.steps):
             kinds = {
                 "observation": (isinstance(moment.observation, str), "str"),
                 "reward": (_is_finite(moment.reward), "a finite float"),
@@ -135,10 +66,10 @@ def _returns(subject: Subject) -> Found:
             }
             for name, (good, wanted) in kinds.items():
                 if not good:
-                    seen = f"{name} after {moment.action!r} is {_short(getattr(moment, name))}"
+                    seen = f"{name} after {moment.action!r} is {short(getattr(moment, name))}"
                     return seen, f"return {wanted}"
             if moment.observation not in env.observation_space:
-                seen = f"{_short(moment.observation)} is not in {env.observation_space!r}"
+                seen = f"{short(moment.observation)} is not in {env.observation_space!r}"
                 return seen, "shorten the observation or give the space a greater max_length"
     return None
 
@@ -152,15 +83,15 @@ def _info_keys(subject: Subject) -> Found:
     env = subject.make()
     keys: set[str] | None = None
     for seed in subject.seeds:
-        for moment in _play(env, seed, subject.steps):
-            place = "reset" if moment.action is None else f"step({_short(moment.action)})"
+        for moment in play(env, seed, subject.steps):
+            place = "reset" if moment.action is None else f"step({short(moment.action)})"
             for key, default in INFO_DEFAULTS.items():
                 if key not in moment.info:
                     return f"{place}: info has no {key!r}", mend
                 value = moment.info[key]
                 if type(value) is not type(default):
                     wanted = type(default).__name__
-                    return f"{place}: info[{key!r}] is {_short(value)}, not {wanted}", mend
+                    return f"{place}: info[{key!r}] is {short(value)}, not {wanted}", mend
             if not all(isinstance(a, str) for a in moment.info["admissible_actions"]):
                 return f"{place}: admissible_actions holds other things than str", mend
             keys = keys if keys is not None else set(moment.info)
@@ -173,9 +104,9 @@ def _info_keys(subject: Subject) -> Found:
 def _determinism(subject: Subject) -> Found:
     env, other = subject.make(), subject.make()
     for seed in subject.seeds:
-        first = list(_play(env, seed, subject.steps))
+        first = list(play(env, seed, subject.steps))
         for again in (other, env):
-            found = _same(first, list(_play(again, seed, subject.steps)))
+            found = same(first, list(play(again, seed, subject.steps)))
             if found is not None:
                 which = "another instance" if again is other else "the same instance, later"
                 return f"{which}, seed {seed}: {found[0]}", found[1]
@@ -189,10 +120,10 @@ def _nonsense(subject: Subject) -> Found:
         try:
             answer = env.step(action)
         except Exception as error:
-            seen = f"step({_short(action)}) raised {describe(error)}"
+            seen = f"step({short(action)}) raised {describe(error)}"
             return seen, "answer any text with an observation and action_valid=False"
         if not isinstance(answer[0], str):
-            return f"step({_short(action)}) returned {_short(answer[0])}", "return a str"
+            return f"step({short(action)}) returned {short(answer[0])}", "return a str"
         if answer[2] or answer[3]:
             env.reset(seed=subject.seeds[0])
     return None
@@ -202,7 +133,7 @@ def _action_valid(subject: Subject) -> Found:
     env = subject.make()
     for seed in subject.seeds:
         listed: list[str] = []
-        for moment in _play(env, seed, subject.steps):
+        for moment in play(env, seed, subject.steps):
             if moment.action in listed and not moment.info["action_valid"]:
                 seen = f"{moment.action!r} was in admissible_actions, then action_valid is False"
                 return seen, "list only what the environment takes, or report it as valid"
@@ -222,7 +153,7 @@ def _ends(subject: Subject) -> Found:
         limit = env.spec.max_episode_steps if env.spec is not None else None
     if limit is None:
         return "there is no turn limit", "set max_turns, or max_episode_steps when registering"
-    *_, last = _play(env, subject.seeds[0], limit)
+    *_, last = play(env, subject.seeds[0], limit)
     if not (last.terminated or last.truncated):
         return f"no end after its limit of {limit} actions", "return truncated=True at the limit"
     return None
@@ -238,13 +169,13 @@ def _task_id(subject: Subject) -> Found:
             return "info['task_id'] is empty", "name the task, so that it can be played again"
         again = env.reset(seed=seed, options=options)
         if again[0] != observation:
-            seen = f"{options}, seed {seed}: {_short(again[0])}, not {_short(observation)}"
+            seen = f"{options}, seed {seed}: {short(again[0])}, not {short(observation)}"
             return seen, mend
         other = env.reset(seed=seed + 1, options=options)[1]
         for key in ("task_id", "task_type", "goal"):
             before, now = info.get(key), other.get(key)
             if now != before:
-                return f"{options}, other seed: {key} {_short(now)}, not {_short(before)}", mend
+                return f"{options}, other seed: {key} {short(now)}, not {short(before)}", mend
     return None
 
 
@@ -265,10 +196,10 @@ def _expert(subject: Subject) -> Found:
         for _ in range(subject.steps):
             answer = expert()
             if not (isinstance(answer, tuple) and [type(part) for part in answer] == [str, str]):
-                return f"expert() returned {_short(answer)}", "return (thought, action), two str"
+                return f"expert() returned {short(answer)}", "return (thought, action), two str"
             _, _, terminated, truncated, info = env.step(answer[1])
             if not info["action_valid"]:
-                return f"the expert's action {_short(answer[1])} is not valid", "mend the expert"
+                return f"the expert's action {short(answer[1])} is not valid", "mend the expert"
             if terminated or truncated:
                 break
     return None
@@ -281,7 +212,7 @@ def _render(subject: Subject) -> Found:
     env = subject.make(render_mode="ansi")
     env.reset(seed=subject.seeds[0])
     text: Any = env.render()
-    return None if isinstance(text, str) else (f"render() returned {_short(text)}", mend)
+    return None if isinstance(text, str) else (f"render() returned {short(text)}", mend)
 
 
 def _picklable(subject: Subject) -> Found:

@@ -6,7 +6,10 @@ import contextlib
 import importlib
 import os
 import platform
+import shutil
+import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -30,7 +33,11 @@ _EXTRAS = {
 def doctor() -> None:
     """Check this machine: packages, GPU, cache folder, Docker."""
     for fine, name, found in findings():
-        click.echo(f"{'ok' if fine else '--':<3} {name:<14} {found}")
+        line = f"{'ok' if fine else '--':<3} {name:<14} {found}"
+        if sys.stdout.isatty():
+            columns = shutil.get_terminal_size().columns
+            line = textwrap.fill(line, columns, subsequent_indent=" " * 19)
+        click.echo(line)
 
 
 def findings() -> Iterator[Finding]:
@@ -86,6 +93,13 @@ def _cache() -> Finding:
         return False, "cache", f"{folder}: {reason}. Set AEM_GYM_CACHE to a writable folder"
 
 
+def _root(error: BaseException) -> str:
+    """The first cause of an error: what the libraries above it wrap is repeated by all of them."""
+    while (below := error.__cause__ or error.__context__) is not None:
+        error = below
+    return str(error).split("\n")[0][:100]
+
+
 def _docker() -> Finding:
     client: Any = None
     try:
@@ -93,8 +107,7 @@ def _docker() -> Finding:
         client = docker.from_env(timeout=3)
         return True, "docker", f"engine {client.version().get('Version', 'unknown')}"
     except Exception as error:  # the SDK lets errors of several libraries through
-        reason = str(error).split("\n")[0][:100]
-        return False, "docker", f"no engine ({reason}): needed for SWE sandboxes only"
+        return False, "docker", f"no engine ({_root(error)}): needed for SWE sandboxes only"
     finally:
         with contextlib.suppress(Exception):
             client.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -61,19 +62,30 @@ def evaluate(
 def report(evaluation: Evaluation) -> str:
     """The protocol and a table of scores, in percent."""
     protocol = ", ".join(f"{k}={v}" for k, v in asdict(evaluation.protocol).items())
-    lines = [protocol, ""]
+    lines = [protocol, "", "in percent, turns aside"]
     width = max(map(len, evaluation.results))
     heads = f"{'':<{width}} {'success':>8} {'95%':>15} {'score':>6} {'turns':>6} {'invalid':>8}"
     lines.append(heads)
     for name, result in evaluation.results.items():
         lines.append(f"{name:<{width}} {_figures(result)}")
-    for name, result in evaluation.results.items():
-        types = ", ".join(
-            f"{kind} {100 * score.success:.1f} ({score.episodes})"
-            for kind, score in result.by_type.items()
-        )
-        lines.append(f"{name}: {types}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_by_type(evaluation.results)])
+
+
+def _by_type(results: Mapping[str, Result]) -> Iterator[str]:
+    """Success per task type, one column per agent."""
+    counts = {kind: score.episodes for r in results.values() for kind, score in r.by_type.items()}
+    labels = {kind: f"{kind or '(no type)'} ({count})" for kind, count in sorted(counts.items())}
+    if not labels:
+        return
+    width = max(map(len, labels.values()))
+    yield f"{'':<{width}} " + " ".join(f"{name:>8}" for name in results)
+    for kind, label in labels.items():
+        cells = []
+        for name, result in results.items():
+            score = result.by_type.get(kind)
+            text = "-" if score is None else f"{100 * score.success:.1f}"
+            cells.append(f"{text:>{max(8, len(name))}}")
+        yield f"{label:<{width}} " + " ".join(cells)
 
 
 def _figures(result: Result) -> str:

@@ -24,6 +24,7 @@ LOCK_NAME = ".lock"
 _MENDS = {
     errno.ENOSPC: "the disk is full. Free some space, then go on with --resume",
     errno.EDQUOT: "your disk quota is used up. Free some space, then go on with --resume",
+    errno.EFBIG: "files may not grow that far (ulimit -f). Raise it, then go on with --resume",
     errno.EROFS: "the file system is read-only. Choose another folder with --out",
     errno.EACCES: "you may not write there. Choose another folder with --out",
     errno.EPERM: "you may not write there. Choose another folder with --out",
