@@ -53,6 +53,9 @@ def run(command: click.Command, args: Sequence[str], name: str) -> int:
     if "--debug" in args:
         args = [arg for arg in args if arg != "--debug"]
         os.environ[DEBUG] = "1"
+    # Read when torch is first imported: threads that wait without spinning. A small model on two
+    # threads is otherwise ten times slower as soon as another program is busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = os.environ.get(DEBUG, "0") not in ("", "0")
     _log_to_console(debug)
     try:

@@ -84,8 +84,8 @@ class Config:
     """Turn limit of an episode; unset: the recipe's, or else the environment's."""
     max_length: int = 2048
     """Most tokens of a transcript, or of one window prompt with its response."""
-    max_new_tokens: int = _by_model_int(16, 256)
-    """Most tokens of one response. Unset: 16 for tiny, 256 for other models."""
+    max_new_tokens: int = _by_model_int(12, 256)
+    """Most tokens of one response. Unset: 12 for tiny, 256 for other models."""
     temperature: float = 1.0
     """Sampling temperature in training; log-probabilities and entropies are taken at it."""
     lora_rank: int = 16
@@ -103,7 +103,7 @@ class Config:
     auto: tiny clones the expert if there is one, else random rollouts; other models none."""
     warmstart_episodes: int = 4000
     """Demonstrations to clone."""
-    warmstart_steps: int = 500
+    warmstart_steps: int = 600
     """Optimizer steps of cloning."""
     warmstart_batch: int = 32
     """Demonstrations per cloning step."""
@@ -146,7 +146,7 @@ class Config:
     """Most rounds of collecting per step while groups are dropped."""
 
     # --- optimisation -----------------------------------------------------------------------
-    steps: int = 60
+    steps: int = 120
     """RL steps. 0: warm start and evaluation only."""
     groups: int = 16
     """Tasks per step."""
@@ -158,13 +158,13 @@ class Config:
     """Optimizer updates per pass, if mini_batch is unset."""
     mini_batch: int | None = None
     """Sequences per optimizer update; unset: the batch divided by updates_per_batch."""
-    micro_batch: int = 16
+    micro_batch: int = 8
     """Most sequences in memory at once in the learner; does not change the result."""
     lr: float = _by_model_float(2e-3, 1e-5)
     """Peak learning rate (AdamW). Unset: 2e-3 for tiny, 1e-5 for other models."""
     lr_warmup: int = 5
     """RL steps over which the learning rate rises to its peak."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
     """What the learning rate does after the warm-up; linear and cosine end at 0."""
     weight_decay: float = 0.0
     """Weight decay (AdamW)."""
@@ -174,7 +174,7 @@ class Config:
     """Recompute activations to save memory; auto: on a GPU only."""
 
     # --- evaluation -------------------------------------------------------------------------
-    eval_every: int = 10
+    eval_every: int = 15
     """RL steps between evaluations (there is one before and one after); 0: no evaluation."""
     eval_episodes: int = 256
     """Held-out tasks of an evaluation: the same ones each time."""
@@ -194,8 +194,9 @@ class Config:
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the base weights; auto: bfloat16 on a GPU that has it, else float32."""
-    threads: int = 2
-    """Threads torch uses; 0: torch's own choice. Part of what makes runs byte-identical."""
+    threads: int = _by_model_int(2, 0)
+    """Threads torch uses; 0: torch's own choice. Unset: 2 for tiny, 0 for other models. Part of
+    what makes runs byte-identical."""
     deterministic: bool = True
     """Ask torch for deterministic kernels."""
     workers: int = 0
