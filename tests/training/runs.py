@@ -23,6 +23,7 @@ SMALL: dict[str, Any] = {
     "eval_every": 2,
     "eval_episodes": 6,
     "save_every": 1,
+    "lr_schedule": "constant",
     "threads": 1,
     "device": "cpu",
     "tensorboard": False,
