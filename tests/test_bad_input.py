@@ -86,6 +86,16 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_played(
     assert "demonstrations" not in err and not (tmp_path / "run").exists()
 
 
+def test_scores_that_cannot_be_kept_are_not_made(
+    capsys: pytest.CaptureFixture[str], finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for wrong in (["--out", str(tmp_path / "file" / "a.json")], ["--temperature", "nan"]):
+        status, err = command(capsys, "eval", str(finished), "--episodes", "2", *wrong)
+        assert status == 2 and err.startswith("error: "), err
+        assert wrong[0].strip("-") in err
+
+
 def test_an_unreadable_summary_is_made_again(finished: Path, tmp_path: Path) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
     (run / "summary.json").write_text("garb")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,9 +21,9 @@ from aem_gym.rollout.collector import Collector, CollectorSettings, tickets_for
 from aem_gym.rollout.pool import EnvPool, EnvSpec
 from aem_gym.training.checkpoint import CheckpointStore
 from aem_gym.training.config import Config
-from aem_gym.training.config_check import env_kwargs
+from aem_gym.training.config_check import check_ranges, env_kwargs
 from aem_gym.training.config_io import load_config
-from aem_gym.training.files import atomic_write
+from aem_gym.training.files import atomic_write, explained
 from aem_gym.types import Recipe
 
 RECIPE = "recipe.json"
@@ -120,10 +121,18 @@ def evaluate_run(
         env_args: its arguments.
         out: where the scores go as JSON; default: `eval-SPLIT-tTEMPERATURE.json` in the run.
         device: where the model goes.
+
+    Raises:
+        CheckpointError: the folder is not a run, or holds no adapter yet.
+        ConfigError: a value out of range, or a name that does not exist.
+        OutputError: the scores cannot be written (asked before anything is played).
     """
     folder = Path(run)
     config = _changed(run_config(folder), episodes, split, temperature, seed, env, env_args)
     recipe = run_recipe(folder)
+    check_ranges(config)
+    target = folder / f"eval-{config.eval_split}-t{config.eval_temperature:g}.json"
+    target = _writable(Path(out).expanduser() if out else target)
     kwargs = env_kwargs(config, config.eval_split)
     protocol = eval_protocol(config, recipe)
     agent = load_agent(folder, device=device)
@@ -137,9 +146,16 @@ def evaluate_run(
             for name, who in agents.items()
         }
     evaluation = Evaluation(protocol, results)
-    target = folder / f"eval-{config.eval_split}-t{config.eval_temperature:g}.json"
-    atomic_write(Path(out) if out else target, json.dumps(asdict(evaluation), indent=1))
+    atomic_write(target, json.dumps(asdict(evaluation), indent=1))
     return evaluation
+
+
+def _writable(target: Path) -> Path:
+    """`target`, whose folder takes files: better to know before an hour of episodes than after."""
+    with explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            return target
 
 
 def _baselines(pool: EnvPool) -> dict[str, Agent]:

@@ -50,7 +50,7 @@ def validate(config: Config) -> None:
             exist; lists what does.
         ConfigError: a value out of range, or values that do not go together.
     """
-    _check_ranges(config)
+    check_ranges(config)
     _check_relations(config)
     check_registered(ESTIMATORS, config.estimator)
     check_registered(MODULATORS, config.modulator)
@@ -60,7 +60,8 @@ def validate(config: Config) -> None:
     check_presentation(config)
 
 
-def _check_ranges(config: Config) -> None:
+def check_ranges(config: Config) -> None:
+    """Raise ConfigError where a number is out of its range."""
     rules: list[tuple[dict[str, int], str, Callable[[float, float], bool]]] = [
         (_AT_LEAST, "at least", lambda value, bound: value >= bound),
         (_ABOVE, "above", lambda value, bound: value > bound),
