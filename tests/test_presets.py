@@ -1,0 +1,44 @@
+"""The presets fit the models they name: sizes and LoRA targets, on the meta device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
+
+from aem_gym.agents.counts import count_parameters_on_meta  # noqa: E402
+from aem_gym.training.assignment import check_assignment  # noqa: E402
+from aem_gym.training.config_check import validate  # noqa: E402
+from aem_gym.training.config_io import load_config  # noqa: E402
+from aem_gym.training.policy_loss import check_loss  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+PRESETS = sorted((ROOT / "configs").glob("*.yaml"))
+MODELS = ROOT / "tests" / "data" / "model_configs"
+BILLIONS = {"Qwen/Qwen2.5-1.5B-Instruct": 1.544, "Qwen/Qwen2.5-7B-Instruct": 7.616}
+PROJECTIONS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_presets_are_possible(preset: Path) -> None:
+    config = load_config(preset)
+    validate(config)
+    check_assignment(config)
+    check_loss(config)
+    assert config.modulator == "aem"
+
+
+@pytest.mark.parametrize(
+    "preset", [p for p in PRESETS if p.stem != "cpu"], ids=lambda path: path.stem
+)
+def test_adapters_fit_the_models(preset: Path) -> None:
+    config = load_config(preset)
+    file = MODELS / f"{config.model.split('/')[1]}.json"
+    counts = count_parameters_on_meta(file, rank=config.lora_rank, targets=config.lora_targets)
+    assert round(counts.total / 1e9, 3) == BILLIONS[config.model]
+    assert counts.targets == PROJECTIONS
+    # Rank r adds r * (inputs + outputs) to each layer; small beside the model.
+    assert 0 < counts.trainable < 0.06 * counts.total
+    assert counts.trainable % config.lora_rank == 0
