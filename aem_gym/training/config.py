@@ -26,9 +26,13 @@ def _default_env_args() -> Options:
 
 
 class _IntByModel(int):
-    """An integer nobody has set: its value is for `tiny`, `other` is for all other models."""
+    """An integer nobody has set: its value is for `tiny`, `other` is for all other models.
+
+    `elsewhere` is for `tiny` in another than the default environment.
+    """
 
     other: int
+    elsewhere: int
 
 
 class _FloatByModel(float):
@@ -37,9 +41,9 @@ class _FloatByModel(float):
     other: float
 
 
-def _by_model_int(tiny: int, other: int) -> int:
+def _by_model_int(tiny: int, other: int, elsewhere: int | None = None) -> int:
     value = _IntByModel(tiny)
-    value.other = other
+    value.other, value.elsewhere = other, tiny if elsewhere is None else elsewhere
     return value
 
 
@@ -84,8 +88,9 @@ class Config:
     """Turn limit of an episode; unset: the recipe's, or else the environment's."""
     max_length: int = 2048
     """Most tokens of a transcript, or of one window prompt with its response."""
-    max_new_tokens: int = _by_model_int(12, 256)
-    """Most tokens of one response. Unset: 12 for tiny, 256 for other models."""
+    max_new_tokens: int = _by_model_int(12, 256, elsewhere=48)
+    """Most tokens of one response. Unset: 12 for tiny in the default environment (its longest
+    demonstrations have 11), 48 in others, 256 for other models."""
     temperature: float = 1.0
     """Sampling temperature in training; log-probabilities and entropies are taken at it."""
     lora_rank: int = 16
@@ -220,10 +225,14 @@ class Config:
             chosen = dict(self.env_args) if self.env == DEFAULT_ENV else {}
             object.__setattr__(self, "env_args", chosen)
         for name, value in vars(self).copy().items():
-            if isinstance(value, _IntByModel | _FloatByModel):
-                plain = int if isinstance(value, int) else float
-                settled = plain(value if self.model == "tiny" else value.other)
+            if isinstance(value, _IntByModel):
+                tiny = value if self.env == DEFAULT_ENV else value.elsewhere
+                settled = int(tiny if self.model == "tiny" else value.other)
                 object.__setattr__(self, name, settled)
+            elif isinstance(value, _FloatByModel):
+                object.__setattr__(
+                    self, name, float(value if self.model == "tiny" else value.other)
+                )
 
     @property
     def run_folder(self) -> Path:
