@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.tiny import Tiny, make_tiny_policy
 from tests.training.runs import flags, train_process
@@ -18,6 +19,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# No timing assertion in tests: a busy machine is not an error.
+settings.register_profile("aem-gym", deadline=None)
+settings.load_profile("aem-gym")
 
 _CACHE = None
 if "AEM_GYM_CACHE" not in os.environ:
