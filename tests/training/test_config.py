@@ -99,7 +99,7 @@ def test_env_args_belong_to_their_environment(tmp_path: Path) -> None:
 
 
 def test_resume_takes_the_settings_of_the_run(tmp_path: Path) -> None:
-    begun = Config(out=str(tmp_path), groups=3, steps=5)
+    begun = Config(out=str(tmp_path), groups=3, steps=5, lr_schedule="constant")
     (tmp_path / "config.yaml").write_text(config_io.to_yaml(begun))
     now = config_io.resolve(flags={"out": str(tmp_path), "resume": True, "steps": 9})
     assert now == dataclasses.replace(begun, resume=True, steps=9)
