@@ -164,8 +164,12 @@ class TrainableAgent(Agent, Protocol):
         ...
 
     def logprobs_at(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Differentiable log-probabilities (M,) of the tokens of (B, L) `ids` chosen by the bool
-        mask `positions` (B, L), in row-major order; column 0 cannot be chosen."""  # noqa: D205, D209
+        """Differentiable log-probabilities (M,) of chosen tokens.
+
+        Args:
+            ids: (B, L) tokens.
+            positions: (B, L) bool, which of them, read row by row; never column 0.
+        """
         ...
 
     def parameters(self) -> Mapping[str, Parameter]:
