@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from aem_gym.errors import NoExpertError
+from aem_gym.errors import EnvironmentFailure, NoExpertError
 from aem_gym.rollout.observed import Observed
 from aem_gym.rollout.pool import EnvPool
 from aem_gym.seeding import derive, generator
@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 _BLOCK = 64
 """Episodes played together: with worker processes they run side by side."""
+_FIRST = 8
+"""Episodes played before all the others: enough to see an environment that always fails."""
 _TRIES = 40
 """Random episodes played per demonstration wanted, before making do with fewer."""
 _HOPELESS = 4096
@@ -81,12 +83,13 @@ class Demonstrator:
     ) -> list[Demo]:
         """All episodes won until there are `count`; `mend` is the advice if there is none."""
         won: list[Demo] = []
-        for first in range(0, tries, _BLOCK):
-            size = min(_BLOCK, tries - first)
-            new = [d for d in self._play(range(first, first + size), choose) if d is not None]
+        played = 0
+        while played < tries:
+            size = min(_BLOCK if played else _FIRST, tries - played)
+            new = [d for d in self._play(range(played, played + size), choose) if d is not None]
             progress(min(len(new), count - len(won)))
             won += new
-            played = first + size
+            played += size
             if len(won) >= count or (not won and played >= _HOPELESS):
                 break
         if not won:
@@ -102,7 +105,11 @@ class Demonstrator:
         numbers: Sequence[int],
         choose: Callable[[int, Observed, np.random.Generator], DemoStep | None],
     ) -> list[Demo | None]:
-        """One episode per number, side by side; None for those that were not won."""
+        """One episode per number, side by side; None for those that were not won.
+
+        Raises:
+            EnvironmentFailure: every one of them ended in a failure of the environment.
+        """
         seeds = [derive(self.seed, "demonstration", n) >> 31 for n in numbers]
         draws = [generator(self.seed, "noise", n) for n in numbers]
         now = self.pool.reset([(slot, seed, None) for slot, seed in enumerate(seeds)])
@@ -122,6 +129,13 @@ class Demonstrator:
                 won[slot] = over and bool(answer.info["won"]) and answer.error is None
                 if not over:
                     live.append(slot)
+        errors = [observed.error for observed in now if observed.error is not None]
+        if errors and len(errors) == len(now):
+            raise EnvironmentFailure(
+                f"each of {len(now)} episodes failed, the last one with: {errors[-1]}. Mend the "
+                "environment (aem_gym.testing.check_text_env tells what is wrong), or raise "
+                "--step-timeout if it is only slow"
+            )
         return [
             Demo(goal, tuple(done)) if success else None
             for goal, done, success in zip(goals, steps, won, strict=True)

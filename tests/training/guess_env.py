@@ -89,8 +89,15 @@ class Troubled(Guess):
         return super().step(action)
 
 
+class Broken(Guess):
+    """Every episode fails at its first step."""
+
+    def step(self, action: str) -> Any:
+        raise ValueError("no step today")
+
+
 def register() -> None:
-    for name in ("Guess", "NoExpert", "Hopeless", "Troubled"):
+    for name in ("Guess", "NoExpert", "Hopeless", "Troubled", "Broken"):
         if f"guess-test/{name}-v0" not in gym.registry:
             gym.register(f"guess-test/{name}-v0", f"{__name__}:{name}", disable_env_checker=True)
 

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
 
-from aem_gym.errors import NoExpertError  # noqa: E402
+from aem_gym.errors import EnvironmentFailure, NoExpertError  # noqa: E402
 from aem_gym.protocols import EpisodeStart  # noqa: E402
 from aem_gym.rollout.pool import EnvPool, EnvSpec  # noqa: E402
 from aem_gym.training import demonstrations  # noqa: E402
@@ -93,8 +93,14 @@ def test_when_nobody_wins_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(NoExpertError, match=r"none of 200 episodes.*expert\(\).*--model"):
         collect(spec("Hopeless"), 5, random=True)
     monkeypatch.setattr(demonstrations, "_HOPELESS", 256)  # however many were wanted
-    with pytest.raises(NoExpertError, match="none of 256 episodes"):
+    with pytest.raises(NoExpertError, match="none of 264 episodes"):
         collect(spec("Hopeless"), 8000, random=True)
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_an_environment_that_always_fails_is_found_out_at_once(random: bool) -> None:
+    with pytest.raises(EnvironmentFailure, match="each of 8 episodes failed.*no step today"):
+        collect(spec("Broken"), 8000, random=random)
 
 
 def test_an_expert_without_the_turns_it_needs_is_explained() -> None:
