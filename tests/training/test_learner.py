@@ -212,7 +212,7 @@ def test_the_estimators_settings_hold_unless_others_are_given() -> None:
     ("changes", "message"),
     [
         ({"loss": "kl_kov"}, "Did you mean 'kl_cov'"),
-        ({"loss_options": {"clap": 1}}, "loss_options: .*clap"),
+        ({"loss_options": {"clap": 1}}, "loss_options .*clap.*clip_low"),
         ({"loss_options": {"aggregation": "tokens"}}, "token-mean"),
         ({"loss_options": {"constant": "long"}}, "loss_options"),
         ({"loss": "nowhere:loss"}, "cannot be imported"),
