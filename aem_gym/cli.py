@@ -54,7 +54,7 @@ def run(command: click.Command, args: Sequence[str], name: str) -> int:
         args = [arg for arg in args if arg != "--debug"]
         os.environ[DEBUG] = "1"
     # Read when torch is first imported: threads that wait without spinning. A small model on two
-    # threads is otherwise ten times slower as soon as another program is busy.
+    # spinning threads is ten times slower as soon as another program is busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = os.environ.get(DEBUG, "0") not in ("", "0")
     _log_to_console(debug)

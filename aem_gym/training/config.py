@@ -199,9 +199,9 @@ class Config:
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the base weights; auto: bfloat16 on a GPU that has it, else float32."""
-    threads: int = _by_model_int(2, 0)
-    """Threads torch uses; 0: torch's own choice. Unset: 2 for tiny, 0 for other models. Part of
-    what makes runs byte-identical."""
+    threads: int = _by_model_int(1, 0)
+    """Threads torch uses; 0: torch's own choice. Unset: 1 for tiny (too small to share: 2 were
+    slower), 0 for other models. Part of what makes runs byte-identical."""
     deterministic: bool = True
     """Ask torch for deterministic kernels."""
     workers: int = 0
