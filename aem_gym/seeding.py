@@ -19,7 +19,12 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 def derive(*path: int | str) -> int:
     """A 63-bit seed for the stream named by `path`, e.g. `derive(run_seed, "lora")`."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in path)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return (
+        int.from_bytes(
+            hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
+        )
+        >> 1
+    )
 
 
 def generator(*path: int | str) -> np.random.Generator:

@@ -211,7 +211,8 @@ def test_ids_registered_only_in_the_parent_reach_the_workers() -> None:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.path[:0] = {folders!r}
 import pool_envs
 from aem_gym.rollout.pool import EnvPool, EnvSpec
