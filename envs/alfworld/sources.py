@@ -64,14 +64,14 @@ class GeneratedSource:
 class OfficialSource:
     """Official games: each one of the asked types equally likely, as in the original."""
 
-    def __init__(self, games: OfficialGames, task_types: Sequence[str]) -> None:
-        self._games, self._all = games, task_types
+    def __init__(self, games: OfficialGames) -> None:
+        self._games = games
         first = games.load(games.entries[0].task_id, np.random.default_rng(0))
         self.dialect = first.game.dialect
 
     def draw(self, rng: np.random.Generator, task_types: Sequence[str]) -> str:
-        """The id of a game of one of these types: all that the source has, or a single one."""
-        return self._games.draw(rng, None if task_types == self._all else task_types[0])
+        """The id of a game of one of these types."""
+        return self._games.draw(rng, task_types)
 
     def load(self, task_id: str, rng: np.random.Generator) -> Found:
         """The game with an id, of any split of the data."""
@@ -120,5 +120,4 @@ def open_source(
         return GeneratedSource(split, difficulty, dialect)
     from aem_gym.envs.alfworld.official.source import shared_games
 
-    games = shared_games(data_dir, split, task_types, goals, num_games)
-    return OfficialSource(games, task_types)
+    return OfficialSource(shared_games(data_dir, split, task_types, goals, num_games))

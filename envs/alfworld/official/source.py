@@ -68,26 +68,29 @@ class OfficialGames:
                 f"({len(index.entries)} of any type, {len(index.problems)} damaged or partial "
                 "folders). See what is there with: aem-gym data alfworld"
             )
-        self._by_type: dict[str, list[Entry]] = {}
-        for entry in self.entries:
-            self._by_type.setdefault(entry.task_type, []).append(entry)
+        self._entries_of = lru_cache(maxsize=len(TASK_TYPES))(self._of_types)
         self._kept = kept
         self._files: OrderedDict[str, GameFile] = OrderedDict()
         self._worded: OrderedDict[tuple[str, str], GameFile] = OrderedDict()
         self._human: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
-    def draw(self, rng: np.random.Generator, task_type: str | None = None) -> str:
-        """The id of a game, every game (of the type, if one is asked for) equally likely.
+    def draw(self, rng: np.random.Generator, task_types: Sequence[str] = TASK_TYPES) -> str:
+        """The id of a game of one of these types, every such game equally likely.
+
+        Types without a game here are passed over.
 
         Raises:
-            UnknownNameError: there is no game of this type here.
+            UnknownNameError: there is no game of any of these types here.
         """
-        entries: Sequence[Entry] = self.entries
-        if task_type is not None:
-            if task_type not in self._by_type:
-                raise UnknownNameError("task type", task_type, self._by_type)
-            entries = self._by_type[task_type]
+        entries = self._entries_of(tuple(task_types))
         return entries[int(rng.integers(len(entries)))].task_id
+
+    def _of_types(self, task_types: tuple[str, ...]) -> tuple[Entry, ...]:
+        entries = tuple(entry for entry in self.entries if entry.task_type in task_types)
+        if not entries:
+            known = {entry.task_type for entry in self.entries}
+            raise UnknownNameError("task type", ", ".join(task_types), known)
+        return entries
 
     def load(self, task_id: str, rng: np.random.Generator) -> GameFile:
         """The game with an id, of this split or of another one of the same data.

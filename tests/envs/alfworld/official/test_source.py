@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from aem_gym.cache import cache_folder
+from aem_gym.envs.alfworld.constants import TASK_TYPES
 from aem_gym.envs.alfworld.engine import Engine
 from aem_gym.envs.alfworld.env import ALFWorldEnv
 from aem_gym.envs.alfworld.official.gamefile import read_game
@@ -115,8 +116,30 @@ def test_draws_are_uniform_over_games_and_seeded(data: Path) -> None:
     again = np.random.default_rng(0)
     assert games.draw(again) == games.draw(np.random.default_rng(0))
     task_type = games.entries[0].task_type
-    assert games.draw(rng, task_type).startswith(task_type)
+    assert games.draw(rng, [task_type]).startswith(task_type)
     assert len(OfficialGames(data, num_games=3).entries) == 3
+
+
+def test_draws_of_some_types_are_uniform_over_their_games(data: Path) -> None:
+    games, rng = OfficialGames(data), np.random.default_rng(0)
+    types = sorted({entry.task_type for entry in games.entries})
+    some = {entry.task_id for entry in games.entries if entry.task_type in types[1:]}
+    counts = Counter(games.draw(rng, types[1:]) for _ in range(250 * len(some)))
+    assert set(counts) == some and min(counts.values()) > 150
+    env = ALFWorldEnv(data_dir=str(data))
+    options = {"task_type": ",".join(types[1:])}
+    drawn = {env.reset(seed=seed, options=options)[1]["task_type"] for seed in range(100)}
+    assert drawn == set(types[1:])
+
+
+def test_types_without_a_game_are_passed_over_or_named(data: Path) -> None:
+    games, rng = OfficialGames(data), np.random.default_rng(0)
+    there = games.entries[0].task_type
+    only = OfficialGames(data, task_types=[there])
+    other = next(name for name in TASK_TYPES if name != there)
+    assert only.draw(rng, [other, there]).startswith(there)
+    with pytest.raises(UnknownNameError, match=f"{other}.*Known: {there}"):
+        only.draw(rng, [other])
 
 
 def test_rollouts_of_a_task_share_its_game(data: Path) -> None:
