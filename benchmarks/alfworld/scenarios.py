@@ -14,7 +14,7 @@ from pathlib import Path
 from aem_gym.envs.alfworld.constants import TASK_TYPES
 from aem_gym.envs.alfworld.game import Game
 from aem_gym.envs.alfworld.generator import TaskSpec, fill_layout
-from aem_gym.envs.alfworld.official.logic import GOAL_PLACEHOLDER, Logic
+from aem_gym.envs.alfworld.official.logic import Logic, join_grammar
 from aem_gym.envs.alfworld.official.problem import write_problem
 from aem_gym.envs.alfworld.rooms import Layout, layout
 from aem_gym.envs.alfworld.splits import Combination, feasible
@@ -93,7 +93,7 @@ def official(data: Path, seed: int) -> Iterator[Scenario]:
 
 
 def _content(logic: Logic, problem: str, sentence: str) -> str:
-    grammar = logic.grammar.replace(GOAL_PLACEHOLDER, json.dumps(sentence)[1:-1])
+    grammar = join_grammar(logic.grammar, sentence)
     game = {"pddl_domain": logic.domain, "grammar": grammar, "pddl_problem": problem}
     return json.dumps(game | {"solvable": True})
 

@@ -21,7 +21,7 @@ from aem_gym.envs.alfworld.game import Game
 from aem_gym.envs.alfworld.generator import TaskSpec, draw_task, make_game
 from aem_gym.envs.alfworld.official.folders import LAYOUT
 from aem_gym.envs.alfworld.official.gamefile import GAME, PROBLEM, TRAJECTORY, decode
-from aem_gym.envs.alfworld.official.logic import GOAL_PLACEHOLDER, Logic, dialect_of, find_logic
+from aem_gym.envs.alfworld.official.logic import Logic, dialect_of, find_logic, join_grammar
 from aem_gym.envs.alfworld.official.problem import write_problem
 from aem_gym.envs.alfworld.oracle import Oracle
 from aem_gym.errors import AemGymError, ConfigError, OutputError
@@ -160,7 +160,7 @@ def export_game(game: Game, folder: Path, logic: Logic, commands: Sequence[str])
     problem = write_problem(game)
     content = {
         "pddl_domain": logic.domain,
-        "grammar": logic.grammar.replace(GOAL_PLACEHOLDER, json.dumps(game.sentence)[1:-1]),
+        "grammar": join_grammar(logic.grammar, game.sentence),
         "pddl_problem": problem,
         "solvable": True,
         "walkthrough": list(commands),

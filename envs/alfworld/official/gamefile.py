@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,10 +12,10 @@ import msgspec
 
 from aem_gym.envs.alfworld.game import Game
 from aem_gym.envs.alfworld.official.logic import (
-    GOAL_PLACEHOLDER,
     dialect_of,
     find_logic,
     is_known,
+    join_grammar,
     split_grammar,
 )
 from aem_gym.envs.alfworld.official.problem import parse_problem, write_problem
@@ -132,8 +131,7 @@ def game_data(game: Game, path: Path | None, logic: Path | None = None) -> dict[
     else:
         rules = find_logic(game.dialect, logic)
         domain, grammar, problem = rules.domain, rules.grammar, write_problem(game)
-    quoted = json.dumps(game.sentence)[1:-1]
-    grammar = grammar.replace(GOAL_PLACEHOLDER, quoted)
+    grammar = join_grammar(grammar, game.sentence)
     return {"pddl_domain": domain, "grammar": grammar, "pddl_problem": problem}
 
 

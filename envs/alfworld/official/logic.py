@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -62,6 +63,11 @@ def split_grammar(grammar: str) -> tuple[str, str]:
         raise ConfigError(f"grammar: the task sentence is not a JSON string: {error}") from error
     fresh = f"{grammar[: found.start()]}{GOAL_PLACEHOLDER}.{grammar[found.end() :]}"
     return fresh, sentence
+
+
+def join_grammar(fresh: str, sentence: str) -> str:
+    """A grammar with a task sentence in the place of `GOAL_PLACEHOLDER`: undoes `split_grammar`."""
+    return fresh.replace(GOAL_PLACEHOLDER, json.dumps(sentence)[1:-1])
 
 
 def dialect_of(grammar: str) -> str:
