@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -27,8 +25,6 @@ from aem_gym.errors import ConfigError, UnknownNameError
 GOALS = ("template", "human")
 """The task in the words of the game file, or in those of one of the people who were asked."""
 _KEPT = 256
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 
 
 class OfficialGames:
@@ -69,10 +65,9 @@ class OfficialGames:
                 "folders). See what is there with: aem-gym data alfworld"
             )
         self._entries_of = lru_cache(maxsize=len(TASK_TYPES))(self._of_types)
-        self._kept = kept
-        self._files: OrderedDict[str, GameFile] = OrderedDict()
-        self._worded: OrderedDict[tuple[str, str], GameFile] = OrderedDict()
-        self._human: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._file = lru_cache(maxsize=kept)(self._read)
+        self._sentences = lru_cache(maxsize=kept)(human_goals)
+        self._worded = lru_cache(maxsize=kept)(self._reword)
 
     def draw(self, rng: np.random.Generator, task_types: Sequence[str] = TASK_TYPES) -> str:
         """The id of a game of one of these types, every such game equally likely.
@@ -102,19 +97,18 @@ class OfficialGames:
             ConfigError: there is no such game; names those with the most similar ids.
             GameFileError: its files cannot be read.
         """
-        file = self._files.get(task_id)
-        if file is None:
-            file = read_game(self._path(task_id), task_id=task_id)
-        _keep(self._files, task_id, file, self._kept)
+        file = self._file(task_id)
         if self.goals == "template":
             return file
-        sentences = self._human.get(task_id) or human_goals(file.path.parent)
-        _keep(self._human, task_id, sentences, self._kept)
+        sentences = self._sentences(file.path.parent)
         # As it is, its own full stop included: the original adds another one, and so do we.
-        sentence = sentences[int(rng.integers(len(sentences)))]
-        worded = self._worded.get((task_id, sentence)) or with_sentence(file, sentence)
-        _keep(self._worded, (task_id, sentence), worded, self._kept)
-        return worded
+        return self._worded(task_id, sentences[int(rng.integers(len(sentences)))])
+
+    def _read(self, task_id: str) -> GameFile:
+        return read_game(self._path(task_id), task_id=task_id)
+
+    def _reword(self, task_id: str, sentence: str) -> GameFile:
+        return with_sentence(self._file(task_id), sentence)
 
     def _path(self, task_id: str) -> Path:
         parts = task_id.split("/")
@@ -146,17 +140,6 @@ def _check(split: str, task_types: Sequence[str], goals: str, num_games: int | N
             raise UnknownNameError(kind, name, known)
     if num_games is not None and num_games < 1:
         raise ConfigError(f"num_games: expected at least 1 (or none for all), got {num_games}")
-
-
-def _keep(kept: OrderedDict[_K, _V], key: _K, value: _V, most: int) -> None:
-    """Put a value at the fresh end, and drop the stalest beyond `most`.
-
-    Safe among threads: each step holds whatever another one did in between.
-    """
-    kept.pop(key, None)
-    kept[key] = value
-    while len(kept) > most:
-        kept.popitem(last=False)
 
 
 @lru_cache(maxsize=16)

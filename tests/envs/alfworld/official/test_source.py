@@ -146,6 +146,18 @@ def test_rollouts_of_a_task_share_its_game(data: Path) -> None:
     games, rng = OfficialGames(data), np.random.default_rng(0)
     task_id = games.entries[0].task_id
     assert games.load(task_id, rng).game is games.load(task_id, rng).game
+    worded = OfficialGames(data, goals="human")  # the exporter writes one sentence for each game
+    assert worded.load(task_id, rng).game is worded.load(task_id, rng).game
+
+
+def test_no_more_games_are_kept_than_asked_for(data: Path) -> None:
+    games, rng = OfficialGames(data, kept=1), np.random.default_rng(0)
+    first, second = (entry.task_id for entry in games.entries[:2])
+    before = games.load(first, rng).game
+    assert games.load(first, rng).game is before
+    games.load(second, rng)
+    after = games.load(first, rng).game
+    assert after == before and after is not before
 
 
 def test_what_is_not_there_is_said(data: Path, tmp_path: Path) -> None:
