@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from aem_gym.atomic import replace_file, sync
 from aem_gym.errors import AemGymError, OutputError
 
 logger = logging.getLogger(__name__)
@@ -68,18 +69,8 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
         OutputError: the disk does not take it; the old file, if any, is untouched.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.tmp")
     with explained(path):
-        try:
-            with part.open("wb") as stream:
-                stream.write(data.encode() if isinstance(data, str) else data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        _sync(path.parent)
+        replace_file(path, data.encode() if isinstance(data, str) else data, durable=True)
 
 
 @contextlib.contextmanager
@@ -100,8 +91,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             yield part
             for folder, _, names in os.walk(part):
                 for name in names:
-                    _sync(Path(folder, name))
-                _sync(Path(folder))
+                    sync(Path(folder, name))
+                sync(Path(folder))
             if path.exists():
                 path.replace(old)
             part.replace(path)
@@ -109,7 +100,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
             raise
         shutil.rmtree(old, ignore_errors=True)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def tidy_folder(path: Path) -> None:
@@ -119,15 +110,6 @@ def tidy_folder(path: Path) -> None:
         old.replace(path)
     for leftover in (part, old):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or folder to the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @dataclass(frozen=True)

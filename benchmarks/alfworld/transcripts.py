@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import random
 import tempfile
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from aem_gym.atomic import replace_file
 from aem_gym.envs.alfworld.draws import Draws
 from aem_gym.envs.alfworld.engine import Engine
 from aem_gym.envs.alfworld.game import Game
@@ -92,10 +92,8 @@ def recorded(
         remember_parses()
     transcript = record(scenario, steps)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
     kept = {"scenario": asdict(scenario), **asdict(transcript)}
-    partial.write_bytes(gzip.compress(json.dumps(kept).encode()))
-    partial.replace(path)
+    replace_file(path, gzip.compress(json.dumps(kept).encode()))
     return transcript
 
 

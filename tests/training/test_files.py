@@ -36,9 +36,10 @@ def test_atomic_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"]
 
 
-def test_a_full_disk_keeps_the_old_content(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_text("old")
-    (tmp_path / ".a.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr("aem_gym.atomic.token_hex", lambda size: "x")  # the name is known here
+    (tmp_path / ".a.x.tmp").symlink_to("/dev/full")
     with pytest.raises(OutputError, match="disk is full.*--resume"):
         atomic_write(tmp_path / "a", "new" * 10_000)
     assert (tmp_path / "a").read_text() == "old"

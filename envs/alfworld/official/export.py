@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from tqdm.auto import tqdm
 
+from aem_gym.atomic import replace_file
 from aem_gym.datasets import Exported
 from aem_gym.envs.alfworld.constants import TASK_TYPES
 from aem_gym.envs.alfworld.draws import Draws
@@ -142,7 +141,7 @@ def walkthrough(game: Game) -> list[str]:
 
 
 def export_game(game: Game, folder: Path, logic: Logic, commands: Sequence[str]) -> Path:
-    """Write one game. The game file comes last and whole: without it a folder is not a game.
+    """Write one game. The game file comes last: without it a folder is not a game.
 
     Args:
         game: its `task_id` names the two folders.
@@ -165,18 +164,13 @@ def export_game(game: Game, folder: Path, logic: Logic, commands: Sequence[str])
         "solvable": True,
         "walkthrough": list(commands),
     }
-    partial = final / f".{GAME}.{os.getpid()}"
+    files = {PROBLEM: problem, TRAJECTORY: json.dumps(_trajectory(game)), GAME: json.dumps(content)}
     try:
         final.mkdir(parents=True, exist_ok=True)
-        (final / PROBLEM).write_text(problem, encoding="utf-8")
-        (final / TRAJECTORY).write_text(json.dumps(_trajectory(game)), encoding="utf-8")
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        partial.replace(final / GAME)
+        for name, text in files.items():
+            replace_file(final / name, text.encode())
     except OSError as error:
         raise OutputError(f"cannot write {final}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
     return final
 
 

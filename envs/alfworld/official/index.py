@@ -7,11 +7,9 @@ of one of the six types, and the game is marked as solvable.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from pathlib import Path
 import msgspec
 from tqdm.auto import tqdm
 
+from aem_gym.atomic import replace_file
 from aem_gym.cache import cache_folder
 from aem_gym.envs.alfworld.constants import TASK_TYPES
 from aem_gym.envs.alfworld.official.folders import (
@@ -225,19 +224,11 @@ def _recall(stored: Path, folder: Path) -> dict[str, _Record]:
 
 def _remember(stored: Path, folder: Path, records: list[_Record]) -> None:
     """Write the records, whole or not at all; a cache that cannot be written is a warning."""
-    part = ""
     try:
         content = msgspec.msgpack.encode(_Stored(_VERSION, str(folder.resolve()), records))
         stored.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: several processes may do the same at the same time.
-        handle, part = tempfile.mkstemp(dir=stored.parent, prefix=f".{stored.name}.")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.replace(part, stored)
+        replace_file(stored, content)
     except (OSError, UnicodeEncodeError) as error:  # names on a disk may be no Unicode
-        if part:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
         logger.warning(
             "the index of %s cannot be kept in %s (%s): it is made anew each time. "
             "Set AEM_GYM_CACHE to a folder that can be written",
