@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from aem_gym.envs.alfworld.text import DIALECTS
 from aem_gym.errors import ConfigError
 
 GOAL_PLACEHOLDER = "UNKNOWN GOAL"
@@ -27,7 +28,6 @@ OLDER_LOGIC = "AEM_ALFWORLD_LOGIC_03"
 
 _TASK = re.compile(r'(?<="Your task is to: )(?:[^"\\\n]|\\.)*(?="\s*(?:[,}\]]|$))')
 """The task in a rule of the grammar, up to the end of the JSON string."""
-_PUT = {"move {o} to {r}": "0.4", "put {o} in/on {r}": "0.3"}
 _FINGERPRINTS = {
     "0.4": "3baad91dea283d190a0adaf5fe9734b17c045812a1dd602076933148d49cb754",
     "0.3": "786a9c381cde0dea0747ea6f57485057c0f66bce94d09add91d8e1cdd21a4fc3",
@@ -76,9 +76,10 @@ def dialect_of(grammar: str) -> str:
     Raises:
         ConfigError: neither.
     """
-    for template, dialect in _PUT.items():
-        if f'template :: "{template}"' in grammar:
-            return dialect
+    for name, dialect in DIALECTS.items():
+        put = dialect.put.format("{o}", "{r}")
+        if f'template :: "{put}"' in grammar:
+            return name
     raise ConfigError(
         "grammar: expected the template 'move {o} to {r}' (alfworld 0.4.x) or 'put {o} in/on {r}' "
         "(up to 0.3.x), found neither. Play it with the original engine: backend='textworld'"

@@ -10,12 +10,12 @@ from aem_gym.datasets import DataPart, DataReport
 from aem_gym.envs.alfworld.official.folders import DATA_VARIABLE, data_root, place_of_data
 from aem_gym.envs.alfworld.official.gamefile import read_game
 from aem_gym.envs.alfworld.official.index import DAMAGED, Index, load_index
+from aem_gym.envs.alfworld.text import DIALECTS
 from aem_gym.errors import ConfigError
 
 RELEASED: Mapping[str, int] = {"train": 3553, "valid_seen": 140, "valid_unseen": 134}
 """Playable games of each split in the release (json_2.1.1 with the games of json_2.1.2)."""
 
-_COMMANDS = {"0.4": "move X to Y", "0.3": "put X in/on Y"}
 _GET = f"""\
 To get what is missing (into ${DATA_VARIABLE}; default ~/.cache/alfworld):
   pip install "aem-gym[alfworld]"
@@ -71,7 +71,8 @@ def _dialect(index: Index) -> str:
     if not index.entries:
         return ""
     dialect = read_game(index.entries[0].path).game.dialect
-    return f"dialect {dialect}: {_COMMANDS[dialect]}"
+    put = DIALECTS[dialect].put.format("X", "Y")
+    return f"dialect {dialect}: {put}"
 
 
 def _left_out(index: Index) -> list[str]:
