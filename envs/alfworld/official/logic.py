@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -92,11 +91,7 @@ def is_known(grammar: str) -> bool:
     Raises:
         ConfigError: not a grammar of ALFWorld.
     """
-    return _is_known(split_grammar(grammar)[0])
-
-
-@lru_cache(maxsize=16)
-def _is_known(fresh: str) -> bool:
+    fresh = split_grammar(grammar)[0]
     found = hashlib.sha256("".join(fresh.split()).encode()).hexdigest()
     return found == _FINGERPRINTS[dialect_of(fresh)]
 
