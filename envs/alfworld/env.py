@@ -137,7 +137,6 @@ class ALFWorldEnv(TextEnv):
         args = dict(env_args or {})
         for name in args:
             _known("argument of generated games", name, ("difficulty", "dialect", "task_types"))
-        types = _task_types(args.pop("task_types", None))
         checked = cls(split=split, **args)
         return export_games(
             folder,
@@ -146,7 +145,7 @@ class ALFWorldEnv(TextEnv):
             seed=seed,
             difficulty=checked.difficulty,
             dialect=checked.dialect,
-            task_types=types,
+            task_types=checked.task_types,
             logic=logic,
         )
 

@@ -128,7 +128,8 @@ def walkthrough(game: Game) -> list[str]:
         AemGymError: the oracle does not win; that would be a bug of the oracle or the generator.
     """
     engine = Engine(game)
-    oracle = Oracle("privileged", Draws("alfworld", "walkthrough"), engine.contained)
+    draws = Draws("alfworld", "walkthrough")
+    oracle = Oracle("privileged", draws, engine.contained, goal=game.goal)
     oracle.read(engine.reset())
     commands: list[str] = []
     while not engine.won:
