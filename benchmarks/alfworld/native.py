@@ -9,19 +9,12 @@ import argparse
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
+
+from benchmarks.alfworld.timing import timed
 
 BARS = {"first_reset_s": 0.2, "reset_ms": 3.0, "small_step_us": 100.0}
 """What the project promises: make + first reset, later resets, a step in small rooms."""
-
-
-def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """(result, seconds)."""
-    start = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - start
 
 
 def measure(difficulty: str, dialect: str, episodes: int) -> dict[str, float | str]:

@@ -12,20 +12,14 @@ import json
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.alfworld.timing import timed
+
 TASK_SEED = 20_260
 BARS = {"steps_ratio": 1000.0, "resets_ratio": 1000.0, "load_ratio": 100.0, "load_ms": 5.0}
-
-
-def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """(result, seconds)."""
-    start = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - start
 
 
 def make_files(folder: Path, count: int) -> list[Path]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-import pytest
 
 from aem_gym.envs.alfworld.constants import TASK_TYPES
 from aem_gym.envs.alfworld.official.export import export_games
@@ -42,9 +39,6 @@ def make_data(folder: Path, games: int = 12, split: str = "train", dialect: str 
     return folder
 
 
-def sample() -> Path:
-    """The real game's folder; skips the test where there is none."""
-    data = os.environ.get("AEM_TEST_DATA")
-    if not data:
-        pytest.skip("needs real data: set AEM_TEST_DATA to the folder that holds alfworld/")
-    return next((Path(data) / "alfworld").rglob("game.tw-pddl")).parent
+def sample(test_data: Path) -> Path:
+    """The real game's folder."""
+    return next((test_data / "alfworld").rglob("game.tw-pddl")).parent

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 
@@ -16,11 +15,8 @@ from aem_gym.envs.webshop.official import draw_prices, load_products
 
 
 @pytest.fixture(scope="module")
-def peer() -> Path:
-    data = os.environ.get("AEM_TEST_DATA")
-    if not data:
-        pytest.skip("needs real data: set AEM_TEST_DATA to the folder that holds webshop/")
-    return Path(data) / "webshop" / "peer"
+def peer(test_data: Path) -> Path:
+    return test_data / "webshop" / "peer"
 
 
 def command(peer: Path, **changed: Path) -> list[str]:

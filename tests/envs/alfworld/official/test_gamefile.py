@@ -38,12 +38,12 @@ def test_a_written_game_is_read_again(game_file: Path) -> None:
     assert human_goals(game_file.parent) == (f"{file.game.sentence}.",)
 
 
-def test_the_real_sample() -> None:
-    file = read_game(sample() / "game.tw-pddl")
+def test_the_real_sample(test_data: Path) -> None:
+    file = read_game(sample(test_data) / "game.tw-pddl")
     assert file.game.sentence == "put a hot potato in sinkbasin"
     assert file.game.dialect == "0.4"
     assert file.game.task_id.startswith("pick_heat_then_place_in_recep-Potato-None-SinkBasin-14/")
-    assert len(human_goals(sample())) == 3
+    assert len(human_goals(sample(test_data))) == 3
     env = ALFWorldEnv()
     env.reset(options={"game": str(file.path)})
     for command in file.walkthrough:

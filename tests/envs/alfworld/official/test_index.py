@@ -279,8 +279,8 @@ def test_the_choice_is_the_originals(
     assert found == sorted(files)
 
 
-def test_the_real_game_is_found() -> None:
-    trial = sample()
+def test_the_real_game_is_found(test_data: Path) -> None:
+    trial = sample(test_data)
     found = load_index(trial.parents[3], "train")
     assert trial / "game.tw-pddl" in [entry.path for entry in found.entries]
     assert not found.problems

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,8 +147,8 @@ def test_facts_that_no_rule_asks_for_are_skipped() -> None:
     assert read(write_problem(game).replace("(:init", more), game) == game
 
 
-def test_the_real_sample() -> None:
-    text = (sample() / "initial_state.pddl").read_text()
+def test_the_real_sample(test_data: Path) -> None:
+    text = (sample(test_data) / "initial_state.pddl").read_text()
     game = read(text)
     assert game.goal == Goal("pick_heat_then_place_in_recep", "Potato", "SinkBasin")
     assert (len(game.objects), len(game.receptacles)) == (53, 20)
