@@ -1,0 +1,190 @@
+"""Care for skin, hair and teeth."""
+
+from __future__ import annotations
+
+from aem_gym.envs.webshop.generated import values
+from aem_gym.envs.webshop.generated.kinds import kind
+
+_CARE = "Beauty & Personal Care"
+_SCENT = values.some(
+    "Scent",
+    "lavender, rose petal, cucumber melon, vanilla bean, green tea, citrus burst, coconut milk, "
+    "ocean breeze, cherry blossom, unscented, eucalyptus, honey oat",
+    2,
+    5,
+)
+_PERFUME = values.some(
+    "Scent",
+    "egyptian musk, white jasmine, amber wood, midnight rose, fresh linen, vanilla orchid, "
+    "black oud, sea breeze, fig leaf, orange blossom",
+    2,
+    6,
+)
+
+BEAUTY = (
+    kind(
+        "beauty",
+        f"{_CARE}/Hair Care/Shampoo & Conditioner/Shampoos",
+        _SCENT,
+        values.OUNCES,
+        queries="shampoo",
+        nouns="Shampoo, Moisturizing Shampoo, Volumizing Shampoo, Repair Shampoo",
+        wanted="shampoo, hair shampoo",
+        measure="bottle of",
+        traits="sulfate free, paraben free, cruelty free",
+        parts="argan oil, coconut oil, tea tree",
+        uses="damaged hair, hair growth, dry skin",
+        scraps="Salon Size, Color Safe, For Curls and Waves, pH Balanced",
+        about="A little goes a long way in hard water, too. Rinse twice and leave the ends for "
+        "last. The bottle is made of what used to be bottles",
+        prices=(7, 36),
+    ),
+    kind(
+        "beauty",
+        f"{_CARE}/Skin Care/Face/Creams & Moisturizers/Face Moisturizers",
+        values.OUNCES,
+        values.some("Style", "day cream, night cream, day & night set, gel", 2, 3),
+        queries="face moisturizer",
+        nouns="Face Moisturizer, Daily Facial Cream, Anti Aging Night Cream, Hydrating Gel Cream",
+        wanted="face moisturizer, facial moisturizer, face cream",
+        measure="jar of",
+        traits="fragrance free, paraben free, cruelty free, fast absorbing",
+        parts="hyaluronic acid, vitamin c, aloe vera, shea butter",
+        uses="dry skin, sensitive skin, dark circles",
+        scraps="Dermatologist Tested, Non Greasy, Under Makeup, For Women and Men",
+        about="Press it in while the skin is still damp. You should notice the difference within "
+        "two weeks. Keep the jar away from the sun",
+        prices=(9, 58),
+    ),
+    kind(
+        "beauty",
+        f"{_CARE}/Makeup/Lips/Lipstick",
+        values.LIP_COLOR,
+        queries="lipstick",
+        nouns="Matte Lipstick, Liquid Lipstick, Lip Stain, Satin Lipstick",
+        wanted="lipstick, lip color",
+        traits="long lasting, cruelty free, paraben free, easy apply",
+        parts="vitamin c, shea butter, coconut oil",
+        uses="daily wear, evening party, sensitive skin",
+        scraps="Transfer Proof, Velvet Finish, Bold Pigment, Lip Makeup Gift",
+        about="It dries down in a minute and survives coffee. Line first for a sharp edge. Take "
+        "it off with oil",
+        prices=(6, 26),
+    ),
+    kind(
+        "beauty",
+        f"{_CARE}/Tools & Accessories/Makeup Brushes & Tools/Brush Sets",
+        values.METAL_COLOR,
+        values.some("Style", "5 piece set, 10 piece set, 16 piece set, 24 piece set", 2, 3),
+        queries="makeup brush sets",
+        nouns="Makeup Brush Set, Eyeshadow Brushes, Kabuki Brush Set, Cosmetic Brushes",
+        wanted="makeup brush set, cosmetic brush set",
+        traits="cruelty free, easy clean, easy carry, travel size",
+        parts="soft bristles, synthetic hair",
+        uses="sensitive skin, daily wear",
+        scraps="With Case, Foundation and Blush, Bamboo Handle, Beginner Kit",
+        about="Dense heads lay down powder and liquid alike. The ferrules are crimped twice so "
+        "nothing sheds. Wash with mild soap and dry flat",
+        prices=(8, 45),
+    ),
+    kind(
+        "beauty",
+        f"{_CARE}/Hair Care/Hair Extensions, Wigs & Accessories/Hair Extensions",
+        values.HAIR_COLOR,
+        values.sized("Size", "14 inch, 16 inch, 18 inch, 20 inch, 22 inch, 24 inch", 2, 4),
+        queries="hair extensions",
+        nouns="Hair Extensions, Ponytail Extension, Clip in Extensions, Tape in Extensions",
+        wanted="hair extensions, extensions for my hair",
+        measure="pack of",
+        traits="heat resistant, easy apply, long lasting, double sided",
+        parts="synthetic hair",
+        uses="damaged hair, evening party, daily wear",
+        scraps="Straight, Body Wave, Thick Ends, Invisible Weft",
+        about="Clip it in below the crown and brush your own over it. Trim to length like you "
+        "would your own. Store it in the net that comes along",
+        prices=(14, 130),
+    ),
+    kind(
+        "beauty",
+        f"{_CARE}/Oral Care/Toothbrushes & Accessories/Electric Toothbrushes",
+        values.GADGET_COLOR,
+        values.PACK,
+        queries="electric toothbrush",
+        nouns="Electric Toothbrush, Sonic Toothbrush, Rechargeable Toothbrush for Adults",
+        wanted="electric toothbrush, toothbrush for adults",
+        traits="battery powered, easy use, travel size, water proof",
+        parts="soft bristles, fast charging, usb port",
+        uses="oral hygiene, sensitive skin",
+        scraps="5 Modes, 2 Minute Timer, 8 Brush Heads, Whitening",
+        about="A pulse every thirty seconds tells you to move on. One charge lasts a month of "
+        "mornings and nights. Heads snap on and off",
+        prices=(15, 95),
+    ),
+    kind(
+        "beauty",
+        f"{_CARE}/Fragrance/Women's/Eau de Parfum",
+        _PERFUME,
+        values.sized("Size", "3 ml sample, 10 ml, 30 ml, 50 ml, 100 ml", 2, 4),
+        queries="perfume, fragrance",
+        nouns="Perfume Oil, Eau de Parfum, Roll On Perfume, Fragrance Mist",
+        wanted="perfume, fragrance",
+        measure="bottle of",
+        traits="alcohol free, long lasting, cruelty free, travel size",
+        parts="essential oils, coconut oil",
+        uses="daily wear, evening party",
+        scraps="Unisex, Warm and Woody, Gift Boxed, Clean Scent",
+        about="It opens bright and settles close to the skin. Dab it where the pulse is. No two "
+        "people wear it alike",
+        prices=(9, 98),
+    ),
+    kind(
+        "beauty",
+        f"{_CARE}/Skin Care/Body/Moisturizers/Lotions",
+        _SCENT,
+        values.OUNCES,
+        queries="body lotion",
+        nouns="Body Lotion, Body Butter, Hand and Body Cream, Daily Body Milk",
+        wanted="body lotion, body moisturizer",
+        measure="bottle of",
+        traits="fast absorbing, paraben free, cruelty free, fragrance free",
+        parts="shea butter, aloe vera, coconut oil, vitamin c",
+        uses="dry skin, sensitive skin",
+        scraps="48 Hour Moisture, Pump Bottle, After Shower, For Elbows and Heels",
+        about="Spread it on straight after the shower. It does not leave a film on your phone. "
+        "The pump locks for the road",
+        prices=(6, 32),
+    ),
+    kind(
+        "beauty",
+        f"{_CARE}/Foot, Hand & Nail Care/Nail Polish",
+        values.LIP_COLOR,
+        values.some("Style", "gel, matte top coat, glitter, quick dry lacquer", 2, 3),
+        queries="nail polish",
+        nouns="Nail Polish, Gel Nail Polish, Nail Lacquer, Peel Off Polish",
+        wanted="nail polish, nail color",
+        measure="bottle of",
+        traits="long lasting, cruelty free, quick drying, easy apply",
+        parts="vitamin c, argan oil",
+        uses="nail art, evening party",
+        scraps="Chip Proof, Wide Brush, 10 Free Formula, Soak Off",
+        about="Two thin coats cover everything. Cap the edge and it lasts the week. The brush is "
+        "wide enough for a thumb in three strokes",
+        prices=(5, 22),
+    ),
+    kind(
+        "beauty",
+        f"{_CARE}/Tools & Accessories/Bags & Cases/Cosmetic Bags",
+        values.COLOR,
+        values.PATTERN,
+        queries="cosmetic bags",
+        nouns="Makeup Bag, Cosmetic Pouch, Toiletry Bag, Hanging Travel Organizer",
+        wanted="cosmetic bag, makeup bag, bag for my makeup",
+        traits="water resistant, easy clean, easy carry, travel size, leak proof",
+        parts="faux leather, zipper closure, side pockets",
+        uses="daily wear, beach holiday",
+        scraps="Large Capacity, With Hook, Brush Holder, Bridesmaid Gift",
+        about="Everything stands upright and in sight. Wipe powder off the lining with a damp "
+        "cloth. It fits the drawer and the overnight case",
+        prices=(8, 38),
+    ),
+)

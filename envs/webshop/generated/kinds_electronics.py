@@ -1,0 +1,197 @@
+"""Sound, pictures, telephones and computers."""
+
+from __future__ import annotations
+
+from aem_gym.envs.webshop.generated import values
+from aem_gym.envs.webshop.generated.kinds import kind
+
+_MODELS = values.some(
+    "Size",
+    "phone 11, phone 12 mini, phone 12 pro, phone 13, phone 13 pro max, phone 14 plus, galaxy 21, "
+    "galaxy 22 ultra, pixel 6a, pixel 7 pro",
+    2,
+    6,
+)
+_ACCESSORIES = "Cell Phones & Accessories/Accessories"
+
+ELECTRONICS = (
+    kind(
+        "electronics",
+        "Electronics/Headphones/Over-Ear Headphones",
+        values.GADGET_COLOR,
+        values.some("Style", "with cable, wireless, wireless with case", 2, 3),
+        queries="over-ear headphones",
+        nouns="Headphones, Over Ear Headphones, Bluetooth Headphones, Gaming Headphones",
+        wanted="headphones, over-ear headphones",
+        measure="pair of",
+        traits="noise cancelling, hands free, fast charging, light weight",
+        parts="stereo sound, heavy bass, memory sponge, usb port",
+        uses="home office, video calls, gym workout",
+        scraps="30 Hours Playtime, Foldable, Built in Mic, Soft Earpads, Low Latency",
+        about="Cups that shut the world out without squeezing. Fold them flat for the journey. A "
+        "cable is in the box for planes",
+        prices=(19, 260),
+    ),
+    kind(
+        "electronics",
+        f"{_ACCESSORIES}/Cases, Holsters & Sleeves/Basic Cases",
+        values.GADGET_COLOR,
+        _MODELS,
+        queries="phone cases, cell phone cases",
+        nouns="Phone Case, Slim Phone Cover, Bumper Case, Wallet Phone Case",
+        wanted="phone case, cell phone case",
+        traits="shock proof, scratch resistant, wireless charging, heavy duty, dust proof",
+        parts="tempered glass, faux leather, carbon fiber",
+        uses="daily wear, outdoor use",
+        scraps="Raised Lip, Camera Cover, Slim Fit Grip, Military Drop Tested",
+        about="Buttons click as they do without it. The rim stands above the lens. Snaps on and "
+        "stays on",
+        prices=(7, 46),
+    ),
+    kind(
+        "electronics",
+        f"{_ACCESSORIES}/Screen Protectors",
+        _MODELS,
+        values.some("Style", "clear, privacy, anti glare, blue filter", 2, 3),
+        queries="screen protectors",
+        nouns="Screen Protector, Glass Screen Protector, Privacy Screen Film",
+        wanted="screen protector, phone screen protector",
+        traits="scratch resistant, easy install, high resolution",
+        parts="tempered glass, blue light filter",
+        uses="daily wear, outdoor use",
+        scraps="9H Hardness, Case Friendly, Alignment Frame, Bubble Free",
+        about="The frame puts it straight the first time. Touches glide as on bare glass. A cloth "
+        "and two wipes are included",
+        prices=(6, 24),
+    ),
+    kind(
+        "electronics",
+        f"{_ACCESSORIES}/Chargers & Power Adapters/Cables",
+        values.GADGET_COLOR,
+        values.CABLE_SIZE,
+        values.PACK,
+        queries="usb charging cables",
+        nouns="USB C Cable, Charging Cable, Braided Charger Cord, USB Charging Cable",
+        wanted="charging cable, usb charging cable",
+        traits="fast charging, heavy duty, high speed, plug play",
+        parts="aluminum alloy, gold plated, usb port",
+        uses="home office, daily wear",
+        scraps="Nylon Braided, Right Angle, 60W, Tangle Free",
+        about="Bent ten thousand times in our lab. The collar does not split where others do. It "
+        "charges and syncs",
+        prices=(6, 30),
+    ),
+    kind(
+        "electronics",
+        "Electronics/Portable Audio & Video/Portable Speakers & Docks/Portable Bluetooth Speakers",
+        values.GADGET_COLOR,
+        queries="portable bluetooth speakers",
+        nouns="Bluetooth Speaker, Portable Speaker, Mini Wireless Speaker, Shower Speaker",
+        wanted="bluetooth speaker, portable bluetooth speaker",
+        traits="water proof, hands free, dust proof, shock proof",
+        parts="stereo sound, heavy bass, usb port, fast charging",
+        uses="outdoor use, beach holiday, birthday party",
+        scraps="24 Hour Playtime, Pairs Two, IPX7, Carry Strap",
+        about="Loud enough for a garden and small enough for a backpack. Two of them play left "
+        "and right. It floats",
+        prices=(16, 180),
+    ),
+    kind(
+        "electronics",
+        "Electronics/Wearable Technology/Smartwatch Accessories/Bands",
+        values.COLOR,
+        values.sized(
+            "Size", "38/40/41mm s/m, 38/40/41mm m/l, 42/44/45mm s/m, 42/44/45mm m/l", 2, 4
+        ),
+        queries="smartwatch bands",
+        nouns="Smartwatch Band, Sport Watch Strap, Replacement Watch Band, Watch Bracelet",
+        wanted="smartwatch band, watch band",
+        traits="quick release, water proof, easy install, long lasting",
+        parts="stainless steel, faux leather",
+        uses="gym workout, daily wear, office wear",
+        scraps="Soft Silicone, Magnetic Clasp, Woven Nylon, For Women and Men",
+        about="Clicks in without tools. Rinse it after a swim. It breathes at the holes and does "
+        "not itch",
+        prices=(7, 40),
+    ),
+    kind(
+        "electronics",
+        "Electronics/Television & Video/Accessories/Cables/HDMI Cables",
+        values.CABLE_SIZE,
+        values.PACK,
+        queries="hdmi cables",
+        nouns="HDMI Cable, HDMI 2.1 Cable, HDMI Extension Cable, HDMI Cord",
+        wanted="hdmi cable",
+        traits="high speed, ultra hd, plug play, heavy duty",
+        parts="gold plated, aluminum alloy",
+        uses="home theater, video calls, living room",
+        scraps="8K 60Hz, 48Gbps, ARC, Triple Shielded, Braided Jacket",
+        about="Carries sound back to the receiver. No flicker over the full length. Works with "
+        "consoles, boxes and beamers",
+        prices=(7, 60),
+    ),
+    kind(
+        "electronics",
+        "Electronics/Computers & Tablets/Laptops/Traditional Laptops",
+        values.STORAGE,
+        values.some("Color", "silver, black, grey, rose gold, blue", 2, 3),
+        queries="laptop computers",
+        nouns="Laptop, 15.6 Inch Laptop Computer, Business Notebook, Touchscreen Laptop",
+        wanted="laptop, laptop computer",
+        traits="fast charging, high resolution, light weight, energy efficient",
+        parts="quad core, usb port, blue light filter, aluminum alloy",
+        uses="home office, video calls",
+        scraps="Backlit Keyboard, Webcam, Fingerprint Reader, WiFi 6, Long Battery",
+        about="Wakes before the lid is fully open. The keyboard is quiet and has travel. A spare "
+        "slot takes more memory",
+        prices=(280, 1400),
+    ),
+    kind(
+        "electronics",
+        "Electronics/Camera & Photo/Accessories/Tripods & Monopods/Complete Tripods",
+        values.sized("Size", "40 inch, 55 inch, 62 inch, 72 inch, 83 inch", 2, 4),
+        values.METAL_COLOR,
+        queries="camera tripods",
+        nouns="Camera Tripod, Travel Tripod, Phone Tripod Stand, Video Tripod",
+        wanted="tripod, camera tripod",
+        traits="quick release, easy carry, heavy duty, light weight",
+        parts="carbon fiber, aluminum alloy, remote control",
+        uses="digital photography, video calls, outdoor use",
+        scraps="360 Ball Head, Phone Holder, Bag Included, Twist Locks",
+        about="Legs spread wide on uneven ground. One of them comes off as a monopod. The plate "
+        "fits any quarter inch thread",
+        prices=(19, 220),
+    ),
+    kind(
+        "electronics",
+        "Electronics/Television & Video/Accessories/TV Mounts",
+        values.sized("Size", "13 to 32 inch, 26 to 55 inch, 32 to 70 inch, 42 to 90 inch", 2, 3),
+        values.some("Style", "fixed, tilting, full motion, ceiling", 2, 3),
+        queries="tv mounts",
+        nouns="TV Wall Mount, TV Bracket, Swivel TV Mount, Monitor Mount",
+        wanted="tv mount, mount for my tv",
+        traits="heavy duty, easy install, space saving, wall mounted",
+        parts="stainless steel, steel frame",
+        uses="home theater, living room, guest bedroom",
+        scraps="VESA 600x400, Holds 132 lbs, Single Stud, Cable Clips",
+        about="A bubble level and every screw you need are in the box. Pull the picture toward "
+        "the sofa and push it back. Tested at four times the load",
+        prices=(17, 140),
+    ),
+    kind(
+        "electronics",
+        f"{_ACCESSORIES}/Chargers & Power Adapters/Portable Power Banks",
+        values.GADGET_COLOR,
+        values.sized("Capacity", "5000mah, 10000mah, 20000mah, 26800mah", 2, 3),
+        queries="power banks",
+        nouns="Power Bank, Portable Charger, Slim Battery Pack, Solar Power Bank",
+        wanted="power bank, portable phone charger",
+        traits="fast charging, wireless charging, easy carry, shock proof",
+        parts="usb port, aluminum alloy",
+        uses="outdoor use, daily wear, beach holiday",
+        scraps="Digital Display, Three Outputs, Flight Approved, Pocket Size",
+        about="Fills a phone four times. Charges and is charged at once. It shows how much is "
+        "left to the percent",
+        prices=(14, 90),
+    ),
+)

@@ -1,0 +1,26 @@
+"""A generated shop as official files, which the original engine reads, too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aem_gym.envs.webshop.generated.listings import Listings
+
+ITEMS, ATTRIBUTES, HUMAN = "items_shuffle.json", "items_ins_v2.json", "items_human_ins.json"
+
+
+def write_official(listings: Listings, folder: Path) -> None:
+    """Write the three files into a folder, which is made if it is missing; each is whole or absent.
+
+    Raises:
+        OutputError: the disk does not take them.
+    """
+    import msgspec
+
+    from aem_gym.training.files import atomic_write, explained
+
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    contents = {ITEMS: listings.items, ATTRIBUTES: listings.attributes, HUMAN: listings.human}
+    for name, content in contents.items():
+        atomic_write(folder / name, msgspec.json.format(msgspec.json.encode(content), indent=1))
