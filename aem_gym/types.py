@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -46,6 +46,14 @@ class Recipe:
     """Factor on the environment's reward in training (published ALFWorld and WebShop runs: 10)."""
     hidden_actions: tuple[str, ...] = ()
     """Admissible actions left out of `{admissible}` (published ALFWorld prompts hide `help`)."""
+    rewrite: tuple[tuple[str, str], ...] = ()
+    """(regular expression, replacement) pairs, applied in order to each observation shown."""
+    rewrite_actions: tuple[tuple[str, str], ...] = ()
+    """The same for each action in `{admissible}`."""
+    longest_window: int | None = None
+    """Most characters of a `window` prompt: a longer one is shown without history, as `first`."""
+    learn_from: Literal["return", "won"] = "return"
+    """What training rewards: the environment's rewards, or 1 at the end of a won episode."""
 
 
 @dataclass(frozen=True, slots=True)

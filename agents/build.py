@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aem_gym.agents.contexts import rewritten
 from aem_gym.agents.formats import response_format
 from aem_gym.agents.lora import attach_lora
 from aem_gym.agents.models import load_model
@@ -45,7 +46,8 @@ def make_fresh(
     parts = [recipe.system] if recipe.system else []
     for demo in some:
         for step in demo.steps:
-            parts += [part for part in (step.observation, step.thought, step.action) if part]
+            shown = rewritten(step.observation, recipe.rewrite)
+            parts += [part for part in (shown, step.thought, step.action) if part]
     tokenizer = train_tokenizer(parts, names, vocab_size=vocabulary)
     seed = derive(config.seed, "model") % 2**31
     return make_tiny(

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -55,7 +56,10 @@ class PromptBuilder:
         if view.turn == 0:
             return self._opening(recipe, recipe.first.format_map(fields))
         if self.kind == "window":
-            return self._opening(recipe, recipe.window.format_map(fields))
+            text = recipe.window.format_map(fields)
+            if recipe.longest_window is not None and len(text) > recipe.longest_window:
+                text = recipe.first.format_map(fields)
+            return self._opening(recipe, text)
         return self._between(recipe.later.format_map(fields))
 
     def response(self, text: str) -> tuple[int, ...]:
@@ -69,21 +73,34 @@ class PromptBuilder:
         return self.encode(self.pieces.following(text))
 
 
+def rewritten(text: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """A text as a recipe shows it: its (regular expression, replacement) pairs applied in order."""
+    for pattern, replacement in pairs:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
 def _fields(start: EpisodeStart, view: View) -> Mapping[str, Any]:
     recipe = start.recipe
     past = list(view.history[-recipe.history :]) if recipe.history else []
     first = len(view.history) - len(past)
     lines = [
         recipe.history_item.format(
-            step=first + i + 1, observation=turn.observation, action=turn.action
+            step=first + i + 1,
+            observation=rewritten(turn.observation, recipe.rewrite),
+            action=turn.action,
         )
         for i, turn in enumerate(past)
     ]
-    shown = [a for a in view.admissible if a not in recipe.hidden_actions]
+    shown = [
+        rewritten(action, recipe.rewrite_actions)
+        for action in view.admissible
+        if action not in recipe.hidden_actions
+    ]
     return {
         "instructions": start.instructions,
         "goal": start.goal,
-        "observation": view.observation,
+        "observation": rewritten(view.observation, recipe.rewrite),
         "admissible": "\n".join(shown),
         "history": "\n".join(lines),
         "step": view.turn,

@@ -6,11 +6,15 @@ action, the last line of the text, and `valid` is False, so that the trainer can
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from aem_gym.errors import UnknownNameError
 from aem_gym.protocols import ResponseFormat
+
+_SENT = 20
+_CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
 class Tags:
@@ -34,6 +38,27 @@ class Tags:
         if thought is None or not action:
             return (thought or "", action or last_line(text), False)
         return thought, action, True
+
+
+class Published(Tags):
+    """The same tags, read as the published WebShop agents are read (GiGPO's verl-agent).
+
+    The whole response is lower-cased; the action stands between the first pair of action tags. A
+    response without them sends its last 20 characters, and one with a Chinese character, or
+    without tags around a thought, counts as invalid though its action is sent.
+    """
+
+    name = "published"
+
+    def parse(self, text: str) -> tuple[str, str, bool]:
+        """(thought, action, valid) of any text."""
+        lower = text.lower()
+        start, end = lower.find("<action>"), lower.find("</action>")
+        thought = _between(lower, "<think>", "</think>") or ""
+        if start < 0 or end < 0:
+            return thought, lower[-_SENT:], False
+        valid = "<think>" in text and "</think>" in text and not _CHINESE.search(text)
+        return thought, lower[start + len("<action>") : end].strip(), valid
 
 
 class Short:
@@ -76,7 +101,7 @@ class Plain:
 
 
 FORMATS: Mapping[str, ResponseFormat] = MappingProxyType(
-    {"tags": Tags(), "short": Short(), "plain": Plain()}
+    {"tags": Tags(), "published": Published(), "short": Short(), "plain": Plain()}
 )
 """The built-in formats by name."""
 

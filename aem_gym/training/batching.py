@@ -41,6 +41,14 @@ class Rewards:
     scale: float = 1.0
     invalid_penalty: float = 0.1
     invalid_means: str = "format"
+    learn_from: str = "return"
+
+    def of(self, episode: Episode) -> list[float]:
+        """What each turn of an episode earns in training."""
+        if self.learn_from == "won":
+            last = len(episode.turns) - 1
+            return [self.scale * (episode.won and turn == last) for turn in range(last + 1)]
+        return [turn.reward * self.scale for turn in episode.turns]
 
     def invalid(self, format_valid: bool, action_valid: bool) -> bool:
         """Whether a response is penalised."""
@@ -70,9 +78,11 @@ def make_step(groups: Seq[Group], rewards: Rewards, *, mask_truncated: bool = Fa
         for t in turns
     ]
     mask, logprobs, entropies = _token_tensors([(t.logprobs, t.entropies) for t in turns])
+    earned = [rewards.of(episode) for episode in episodes]
+    returns = [sum(each) for each in earned]
     batch = ResponseBatch(
-        returns=torch.tensor([episodes[s.episode].reward * rewards.scale for s in spans]),
-        step_rewards=torch.tensor([t.reward * rewards.scale for t in turns]),
+        returns=torch.tensor([returns[s.episode] for s in spans]),
+        step_rewards=torch.tensor([earned[s.episode][s.turn] for s in spans]),
         penalties=torch.tensor(penalties),
         group_ids=torch.tensor([kept[s.episode][0] for s in spans]),
         trajectory_ids=torch.tensor([s.episode for s in spans]),

@@ -135,6 +135,22 @@ def test_no_usable_episode_is_no_step() -> None:
     assert step is not None and len(step.batch.returns) == 1
 
 
+@given(case=steps())
+def test_a_won_episode_is_all_that_counts_where_a_recipe_says_so(
+    case: tuple[list[Group], bool],
+) -> None:
+    rewards = Rewards(scale=10.0, learn_from="won")
+    won = [[replace(e, won=e.rollout % 2 == 0) for e in group.episodes] for group in case[0]]
+    step = make_step([Group(g.seed, tuple(e)) for g, e in zip(case[0], won, strict=True)], rewards)
+    if step is None:
+        return
+    for row in range(len(step.batch.returns)):
+        episode = step.episodes[int(step.batch.trajectory_ids[row])]
+        last = int(step.batch.turns[row]) == len(episode.turns) - 1
+        assert step.batch.returns[row].item() == 10.0 * episode.won
+        assert step.batch.step_rewards[row].item() == 10.0 * (episode.won and last)
+
+
 @pytest.mark.parametrize(
     ("means", "format_valid", "action_valid", "invalid"),
     [
