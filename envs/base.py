@@ -24,13 +24,17 @@ class TextEnv(gym.Env[str, str]):
 
     Class attributes a subclass may set: `instructions` (tells an agent the goal's form and the
     action grammar), `recipes` (ways of showing the environment to an agent; the first is the
-    default), `max_turns` (the default of the argument).
+    default), `max_turns` (the default of the argument), `run_defaults` and `tiny_defaults`
+    (settings of training runs, keys of `Config`, where the user sets none: with any model, and
+    with the tiny one).
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
     instructions: str = ""
     recipes: ClassVar[Mapping[str, Recipe]] = {"default": Recipe()}
     max_turns: int = 50
+    run_defaults: ClassVar[Mapping[str, Any]] = {}
+    tiny_defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, *, max_turns: int | None = None, render_mode: str | None = None) -> None:
         max_turns = type(self).max_turns if max_turns is None else max_turns

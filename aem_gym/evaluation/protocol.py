@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from aem_gym.types import Episode
 
@@ -23,6 +23,8 @@ class Protocol:
     max_turns: int | None
     recipe: str
     context: str
+    tasks: Mapping[str, object] = field(default_factory=dict)
+    """What the environment says its scores depend on besides: sizes, bounds, sources."""
 
     @property
     def task_seeds(self) -> range:

@@ -18,7 +18,7 @@ from aem_gym.evaluation.protocol import Protocol, Result, summarise
 from aem_gym.protocols import Agent, TrainableAgent
 from aem_gym.registry import AGENTS, import_object
 from aem_gym.rollout.collector import Collector, CollectorSettings, tickets_for
-from aem_gym.rollout.pool import EnvPool, EnvSpec
+from aem_gym.rollout.pool import EnvDescription, EnvPool, EnvSpec
 from aem_gym.training.checkpoint import CheckpointStore
 from aem_gym.training.config import Config
 from aem_gym.training.config_check import check_ranges, env_kwargs
@@ -134,12 +134,12 @@ def evaluate_run(
     target = folder / f"eval-{config.eval_split}-t{config.eval_temperature:g}.json"
     target = _writable(Path(out).expanduser() if out else target)
     kwargs = env_kwargs(config, config.eval_split)
-    protocol = eval_protocol(config, recipe)
     agent = load_agent(folder, device=device)
-    agent.sampling(protocol.temperature)
+    agent.sampling(config.eval_temperature)
     agents: dict[str, Agent] = {_label(folder): agent}
     spec = EnvSpec(config.env, kwargs)
     with EnvPool(spec, workers=config.workers, step_timeout=config.step_timeout) as pool:
+        protocol = eval_protocol(config, recipe, pool.describe())
         agents |= _baselines(pool) if baselines else {}
         results = {
             name: evaluate_agent(who, pool, protocol, recipe, label=name)
@@ -210,8 +210,8 @@ def _changed(
     return replace(config, **{k: v for k, v in changes.items() if v is not None})
 
 
-def eval_protocol(config: Config, recipe: Recipe) -> Protocol:
-    """How a configuration is evaluated."""
+def eval_protocol(config: Config, recipe: Recipe, description: EnvDescription) -> Protocol:
+    """How a configuration is evaluated, in environments that describe themselves so."""
     kwargs = env_kwargs(config, config.eval_split)
     return Protocol(
         env=config.env,
@@ -223,4 +223,5 @@ def eval_protocol(config: Config, recipe: Recipe) -> Protocol:
         max_turns=recipe.max_turns,
         recipe=recipe.name,
         context=config.context,
+        tasks=description.protocol,
     )

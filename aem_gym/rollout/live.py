@@ -72,6 +72,8 @@ class EnvDescription:
     has_expert: bool = False
     task_types: tuple[str, ...] = ()
     """In the order in which results are shown."""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """What scores depend on besides the arguments: sizes, bounds, the source of the tasks."""
 
 
 class LiveEnvs:
@@ -180,6 +182,7 @@ def _description(env: TextGym) -> EnvDescription:
     if isinstance(lexicon, set | frozenset):
         lexicon = sorted(lexicon)
     types = getattr(inner, "task_types", ())
+    protocol = getattr(inner, "protocol", None)
     return EnvDescription(
         instructions=instructions if isinstance(instructions, str) else "",
         recipes=ours or {"default": Recipe()},
@@ -187,4 +190,5 @@ def _description(env: TextGym) -> EnvDescription:
         max_turns=turns,
         has_expert=callable(getattr(inner, "expert", None)),
         task_types=tuple(map(str, types)) if isinstance(types, list | tuple) else (),
+        protocol=dict(protocol) if isinstance(protocol, Mapping) else {},
     )

@@ -59,7 +59,9 @@ class Config:
 
     # --- task -------------------------------------------------------------------------------
     env: str = DEFAULT_ENV
-    """Gymnasium id of the environment; `module:Id` imports the module first."""
+    """Gymnasium id of the environment; `module:Id` imports the module first. An environment may
+    suggest settings of its own (`run_defaults`, `tiny_defaults`), which hold where none is set
+    here; `--dry-run` shows them."""
     env_args: Options = field(default_factory=_default_env_args)
     """Keyword arguments of the environment. Unset: {difficulty: small} for the default
     environment, none for any other."""
@@ -81,7 +83,8 @@ class Config:
     context: Literal["transcript", "window"] = "transcript"
     """transcript: one growing token sequence per episode; window: one prompt per turn."""
     response_format: str = "auto"
-    """How a response is written: auto (the recipe's), tags, short or plain."""
+    """How a response is written: auto (the recipe's), tags, published, short or
+    plain."""
     history: int | None = None
     """Past turns shown in the window context; unset: the recipe's."""
     max_turns: int | None = None

@@ -1,6 +1,7 @@
 """Config in and out: YAML files, flags, dotted overrides, and the documentation of each field.
 
-Precedence: defaults < file < flags and overrides. Everything here is torch-free.
+Precedence: defaults < what the environment suggests < file < flags and overrides.
+Everything here is torch-free.
 """
 
 from __future__ import annotations
@@ -186,6 +187,7 @@ def resolve(
     given = {**flags, **{parts[0]: value for parts, value in parsed if len(parts) == 1}}
     values = _base(file, given)
     _choose_env(values, given.get("env"))
+    _suggest(values, given.get("model", values.get("model", Config.model)))
     flags.pop("env", None)
     env_args = flags.pop("env_args", {})
     values.update(flags)
@@ -210,14 +212,31 @@ def _base(file: str | Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _choose_env(values: dict[str, Any], asked: Any) -> None:
-    """Settle the environment's full id, and drop arguments meant for another environment."""
+    """Settle the environment's full id, and drop what was meant for another environment."""
     before = _full_id(values.get("env", DEFAULT_ENV))
     env = _full_id(asked) if asked is not None else before
     if env != before:
-        values.pop("env_args", None)
+        for key in ("env_args", "train_split", "eval_split"):
+            values.pop(key, None)
     values["env"] = env
     if isinstance(env, str):
-        values.setdefault("env_args", Config(env=env).env_args)
+        chosen = Config(env=env).env_args
+        if chosen:
+            values.setdefault("env_args", chosen)
+
+
+def _suggest(values: dict[str, Any], model: Any) -> None:
+    """Fill in what the environment suggests for runs in it (`run_defaults`, `tiny_defaults`)."""
+    from aem_gym.training.config_check import env_factory
+
+    env = values["env"]
+    if not isinstance(env, str):
+        return  # from_dict tells what is wrong with it
+    factory = env_factory(env)
+    for name in ("tiny_defaults", "run_defaults") if model == "tiny" else ("run_defaults",):
+        suggested = getattr(factory, name, None)
+        for key, value in suggested.items() if isinstance(suggested, Mapping) else ():
+            values.setdefault(key, value)
 
 
 def _full_id(name: Any) -> Any:

@@ -76,7 +76,7 @@ def open_parts(config: Config, run: Path) -> Iterator[Parts]:
             warm=warm,
             collector=Collector(pool, agent, settings),
             evaluator=Collector(eval_pool, agent, settings),
-            protocol=eval_protocol(config, recipe),
+            protocol=eval_protocol(config, recipe, eval_pool.describe()),
         )
 
 

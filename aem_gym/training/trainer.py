@@ -45,8 +45,8 @@ def train(config: Config) -> dict[str, Any]:
     """Run a training job as configured; the summary (last line of `train.py`).
 
     Returns:
-        success_before, success_after, success_gain (fractions, or None without evaluation),
-        steps, seconds, aem_share (fraction of step time), run.
+        success_before, success_after, success_gain and the same of score (fractions, or None
+        without evaluation), steps, seconds, aem_share (fraction of step time), run.
 
     Raises:
         ConfigError: a bad setting, before any model loads.
@@ -111,7 +111,10 @@ class Trainer:
         self.learner = Learner(parts.agent, config)
         self.assign = Assigner(config)
         self.rewards = Rewards(
-            parts.recipe.reward_scale, config.invalid_penalty, config.invalid_means
+            parts.recipe.reward_scale,
+            config.invalid_penalty,
+            config.invalid_means,
+            parts.recipe.learn_from,
         )
         parts.agent.freeze_reference()
         self.progress, offsets = Progress(), {}
@@ -213,11 +216,15 @@ class Trainer:
             size = config.group_size
             tickets = tickets_for(seeds, size, config.seed, "rollout", progress.cursor)
             for group in grouped(self.parts.collector.run(tickets), size):
-                equal = self.learner.drops_equal_groups and _equal_returns(group)
+                equal = self.learner.drops_equal_groups and self._equal_returns(group)
                 (dropped if equal else kept).append(group)
             if len(kept) == config.groups:
                 break
         return kept, dropped
+
+    def _equal_returns(self, group: Group) -> bool:
+        counted = [episode for episode in group.episodes if episode.error is None]
+        return len({sum(self.rewards.of(episode)) for episode in counted}) <= 1
 
     def _evaluate(self) -> None:
         if not self.config.eval_every:
@@ -227,10 +234,12 @@ class Trainer:
         clock = time.perf_counter()
         result = play(self.parts.evaluator, protocol, f"evaluation {step}")
         self.recorder.evaluation(step, asdict(result) | {"seconds": time.perf_counter() - clock})
-        self.progress.evaluations.append({"step": step, "success": result.success})
+        figures = {"success": result.success, "score": result.score}
+        self.progress.evaluations.append({"step": step, **figures})
+        graded = "" if result.score == result.success else f", mean score {result.score:.3f},"
         tqdm.write(
             f"step {step}: held-out success {result.success:.3f} "
-            f"[{result.low:.3f}, {result.high:.3f}] on {result.episodes} tasks",
+            f"[{result.low:.3f}, {result.high:.3f}]{graded} on {result.episodes} tasks",
             file=sys.stderr,
         )
 
@@ -242,15 +251,10 @@ class Trainer:
         with atomic_folder(self.run_folder / ADAPTER) as folder:
             self.parts.agent.save(folder)
         progress = self.progress
-        success = [evaluation["success"] for evaluation in progress.evaluations]
-        after = success[1:][-AFTER:]
-        before = success[0] if success else None
-        mean = sum(after) / len(after) if after else None
         share = progress.aem_seconds / progress.step_seconds if progress.step_seconds else 0.0
         summary = {
-            "success_before": before,
-            "success_after": mean,
-            "success_gain": None if mean is None or before is None else mean - before,
+            **_rise("success", progress.evaluations),
+            **_rise("score", progress.evaluations),
             "steps": progress.step,
             "seconds": round(progress.seconds, 1),
             "aem_share": share,
@@ -259,6 +263,16 @@ class Trainer:
         atomic_write(self.run_folder / SUMMARY, json.dumps(summary))
         logger.info("%s took %.3f%% of the step time", self.config.modulator, 100 * share)
         return summary
+
+
+def _rise(name: str, evaluations: list[dict[str, float]]) -> dict[str, float | None]:
+    """A figure before training, after it (the mean of the last evaluations), and the gain."""
+    values = [evaluation[name] for evaluation in evaluations if name in evaluation]
+    last = values[1:][-AFTER:]
+    before = values[0] if values else None
+    after = sum(last) / len(last) if last else None
+    gain = None if before is None or after is None else after - before
+    return {f"{name}_before": before, f"{name}_after": after, f"{name}_gain": gain}
 
 
 def _summary(run: Path) -> dict[str, Any] | None:
@@ -274,11 +288,6 @@ def _forget_results(run: Path) -> None:
     """What an earlier end of this run left; its checkpoint holds the same adapter."""
     (run / SUMMARY).unlink(missing_ok=True)
     shutil.rmtree(run / ADAPTER, ignore_errors=True)
-
-
-def _equal_returns(group: Group) -> bool:
-    returns = {episode.reward for episode in group.episodes if episode.error is None}
-    return len(returns) <= 1
 
 
 def _shown(figures: Mapping[str, float], evaluations: list[dict[str, float]]) -> dict[str, str]:

@@ -98,6 +98,21 @@ def test_env_args_belong_to_their_environment(tmp_path: Path) -> None:
     assert config_io.resolve(file, {"env": other}).env_args == {}
 
 
+def test_an_environment_may_suggest_settings(tmp_path: Path) -> None:
+    shop = config_io.resolve(flags={"env": "webshop"})
+    assert (shop.eval_split, shop.env_args["difficulty"]) == ("test", "easy")
+    assert config_io.resolve(flags={"env": "webshop", "eval_split": "eval"}).eval_split == "eval"
+    merged = config_io.resolve(flags={"env": "webshop", "env_args": {"goals": "synthetic"}})
+    assert merged.env_args == shop.env_args | {"goals": "synthetic"}
+    large = config_io.resolve(flags={"env": "webshop", "model": "some/model"})
+    assert (large.eval_split, large.env_args) == ("test", {})
+    file = tmp_path / "a.yaml"
+    file.write_text("env: webshop\nenv_args: {difficulty: full}\n")
+    assert config_io.resolve(file).env_args == {"difficulty": "full"}
+    back = config_io.resolve(file, {"env": "alfworld"})
+    assert (back.eval_split, back.env_args) == ("valid_unseen", {"difficulty": "small"})
+
+
 def test_resume_takes_the_settings_of_the_run(tmp_path: Path) -> None:
     begun = Config(out=str(tmp_path), groups=3, steps=5, lr_schedule="constant")
     (tmp_path / "config.yaml").write_text(config_io.to_yaml(begun))
