@@ -1,7 +1,9 @@
 """The shop: a session that searches, looks around, chooses and buys, by the official rules.
 
-`strict` keeps to the original in everything, also in what is plainly a mistake there; otherwise the
-search words that open back doors (`<r>`, `<c>`, `<q>`, `<a>`) do nothing.
+`strict` keeps to the original in everything, also in what is plainly a mistake there. Otherwise
+search words that open back doors (`<r>`, `<c>`, `<q>`, `<a>`) do nothing, options whose names are
+not clear are called `group: value`, every chosen option is shown as chosen, and no word of a search
+is taken for the name of a page.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class Session:
         self._show_attributes, self._strict = show_attributes, strict
         self._rng = rng or random.Random(0)
         self._searched: list[str] = []
-        self._results: Sequence[str] = ()
+        self._kept: Sequence[str] = ()
         self.purchase: Reward | None = None
         """What the last purchase was worth."""
         self._start()
@@ -77,7 +79,7 @@ class Session:
 
     def text_rich(self) -> str:
         """The page in the official `text_rich` mode."""
-        return render.text_rich(self.page, self.url, self.visited)
+        return render.text_rich(self.page, self._is_chosen, self.visited)
 
     def available_actions(self) -> dict[str, bool | list[str]]:
         """What the official environment says can be done."""
@@ -113,7 +115,7 @@ class Session:
         """As the original: by the name first, whatever it was that was clicked."""
         if name == pages.BUY.lower():
             return self._buy()
-        place = _page_name(self.url)
+        place = _page_name(self.url) if self._strict else self.place
         if name == pages.BACK.lower():
             self._start()
         elif name == pages.NEXT.lower() and place == "search_results":
@@ -133,15 +135,19 @@ class Session:
     def _start(self) -> None:
         self.keywords: list[str] = []
         self.number, self.asin = 0, ""
+        self.results: Sequence[str] = ()
         self.visited: set[str] = set()
         self.options: dict[str, str] = {}
+        self._chosen: dict[str, str] = {}  # the same, by the names under which they are shown
+        self.place = "search"
         self.url = f"{BASE}/{self._name}"
         self.page = pages.search_page(self.goal.text)
 
     def _show_results(self, words: list[str], number: int) -> None:
-        found = self._found(words)
+        found = self.results = self._found(words)
         self.keywords, self.number = words, number
-        self.asin, self.options = "", {}
+        self.asin, self.options, self._chosen = "", {}, {}
+        self.place = "search_results"
         shown = found[(number - 1) * pages.PER_PAGE : number * pages.PER_PAGE]
         products = [self.catalogue.product(asin) for asin in shown]
         self.url = f"{BASE}/search_results/{self._name}/{'+'.join(words)}/{number}"
@@ -151,8 +157,8 @@ class Session:
         if self._strict and words[0] in _BACK_DOORS:
             return _BACK_DOOR[words[0]](self, words[1:])
         if words != self._searched:  # paging and going back ask for the same again
-            self._searched, self._results = words, self.catalogue.search(words)
-        return self._results
+            self._searched, self._kept = words, self.catalogue.search(words)
+        return self._kept
 
     def _show_item(self, clicked: str) -> None:
         kind, name = self.page.clickables[clicked]
@@ -160,15 +166,18 @@ class Session:
             self.asin = clicked.upper()
             self.visited.add(self.asin)
         elif kind == pages.OPTION:
-            self.options[name.lower()] = clicked
+            self.options[name.lower()] = self.page.values.get(clicked, clicked)
+            self._chosen[name.lower()] = clicked
+        self.place = "item_page"
         self.url = (
             f"{BASE}/item_page/{self._name}/{self.asin}/{'+'.join(self.keywords)}/{self.number}/"
             f"{json.dumps(self.options)}"
         )
         product = self.catalogue.product(self.asin)
-        self.page = pages.item_page(self.goal.text, product, self._show_attributes)
+        self.page = pages.item_page(self.goal.text, product, self._show_attributes, self._strict)
 
     def _show_details(self, name: str) -> None:
+        self.place = "item_sub_page"
         self.url = (
             f"{BASE}/item_sub_page/{self._name}/{self.asin}/{'+'.join(self.keywords)}/"
             f"{self.number}/{name}/{self.options}"
@@ -179,9 +188,18 @@ class Session:
         product, price = self.catalogue.product(self.asin), self.catalogue.price(self.asin)
         chosen = list(self.options.values())
         self.purchase = purchase_reward(product, self.goal, price, chosen, self._nouns)
+        self.place = "done"
         self.url = f"{BASE}/done/{self._name}/{self.asin}/{self.options}"
         self.page = pages.done_page(self.asin, self.options, self.purchase.total)
         return Result(self.purchase.total, done=True)
+
+    def _is_chosen(self, shown: str) -> bool:
+        """Whether an option is marked as clicked.
+
+        The original looks for its value in double quotes in the address of the page: values with
+        quotation marks, or of other than ASCII letters, are never found there.
+        """
+        return f'"{shown}"' in self.url if self._strict else shown in self._chosen.values()
 
     # Back doors of the original --------------------------------------------------------------
 

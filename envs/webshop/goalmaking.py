@@ -18,8 +18,6 @@ from aem_gym.envs.webshop.products import Product
 SHUFFLE_SEED = 233
 _LIMITS = range(10, 1000, 10)
 _CANDIDATES = 4
-TEST, EVALUATION = 500, 1500
-"""Official goals 0-499 are for testing, 500-1499 for evaluation, the others for training."""
 
 
 def human_goals(

@@ -6,8 +6,8 @@ The order and the exact characters are those of the official templates.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from aem_gym.envs.webshop.products import Product
@@ -18,6 +18,8 @@ Node = tuple[int, str]
 
 BACK, NEXT, PREVIOUS, BUY = "Back to Search", "Next >", "< Prev", "Buy Now"
 SUB_PAGES = ("Description", "Features", "Reviews", "Attributes")
+_TAKEN = frozenset(name.lower() for name in (BACK, NEXT, PREVIOUS, BUY, "Search", *SUB_PAGES))
+"""Names that an option cannot have: clicking them would do something else, or nothing."""
 PER_PAGE = 10
 SEPARATOR = " [SEP] "
 _HTML_SAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "'": "\\u0027"}
@@ -33,6 +35,8 @@ class Page:
     text: str
     """The page in the official `text` mode."""
     has_search_bar: bool = False
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Of options that are shown under another name than their value: the value."""
 
 
 @lru_cache(maxsize=4096)
@@ -50,9 +54,13 @@ def results_page(goal: str, number: int, total: int, products: Sequence[Product]
     return _joined(_page(nodes), [_listing(product) for product in products])
 
 
-def item_page(goal: str, product: Product, show_attributes: bool) -> Page:
-    """An article with its options."""
-    return _joined(_item_head(goal), [_item(product, show_attributes)])
+def item_page(goal: str, product: Product, show_attributes: bool, strict: bool = False) -> Page:
+    """An article with its options.
+
+    Unless `strict`, a value that stands in several groups, or is called like a button, is shown
+    and clicked as `group: value`; in the original only the last one of equal names can be clicked.
+    """
+    return _joined(_item_head(goal), [_item(product, show_attributes, strict)])
 
 
 @lru_cache(maxsize=4096)
@@ -67,31 +75,43 @@ def _listing(product: Product) -> Page:
 
 
 @lru_cache(maxsize=8192)
-def _item(product: Product, show_attributes: bool) -> Page:
+def _item(product: Product, show_attributes: bool, strict: bool) -> Page:
     """What an article's page has below its head."""
     nodes: list[Node] = []
     names: dict[str, Node] = {}
-    for name, values in product.options:
+    values: dict[str, str] = {}
+    for name, shown in product.options:
         nodes.append((TEXT, name))
-        for value in values:
-            nodes.append((OPTION, value))
-            names[value] = (OPTION, name)
+        for value in shown:
+            label = value if strict else _label(product, name, value)
+            if label != value:
+                values[label] = value
+            nodes.append((OPTION, label))
+            names[label] = (OPTION, name)
     nodes += [(TEXT, product.title), (TEXT, f"Price: {product.price_tag}")]
     nodes.append((TEXT, "Rating: N.A."))
-    shown = SUB_PAGES if show_attributes else SUB_PAGES[:-1]
-    page = _page([*nodes, *((BUTTON, name) for name in (*shown, BUY))])
+    links = SUB_PAGES if show_attributes else SUB_PAGES[:-1]
+    page = _page([*nodes, *((BUTTON, name) for name in (*links, BUY))])
     page.clickables.update(names)
-    return page
+    return replace(page, values=values)
+
+
+def _label(product: Product, name: str, value: str) -> str:
+    """What an option is called: its value, with its group where that alone is not clear."""
+    groups = sum(value in values for _, values in product.options)
+    return f"{name}: {value}" if groups > 1 or value in _TAKEN else value
 
 
 def _joined(head: Page, parts: Sequence[Page]) -> Page:
     """One page of several; the parts are not changed."""
     nodes, clickables, texts = list(head.nodes), dict(head.clickables), [head.text]
+    values: Mapping[str, str] = {}
     for part in parts:
         nodes += part.nodes
         clickables |= part.clickables
         texts.append(part.text)
-    return Page(tuple(nodes), clickables, SEPARATOR.join(texts))
+        values = part.values or values
+    return Page(tuple(nodes), clickables, SEPARATOR.join(texts), values=values)
 
 
 def sub_page(goal: str, product: Product, name: str) -> Page:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from aem_gym.envs.webshop.pages import BUTTON, LINK, OPTION, Page
 
-MODES = ("text", "text_rich")
 
-
-def text_rich(page: Page, url: str, visited: Collection[str]) -> str:
+def text_rich(page: Page, chosen: Callable[[str], bool], visited: Collection[str]) -> str:
     """One piece a line; what can be clicked, and what was clicked, is marked.
 
-    An option counts as clicked if its value in double quotes is found in the address of the page,
-    as in the original: values with quotation marks, or of other than ASCII letters, never do.
+    Args:
+        page: what is shown.
+        chosen: tells whether an option, as it is shown, was clicked.
+        visited: ids of the articles that were looked at.
     """
     lines: list[str] = []
     clicked: list[str] = []
@@ -21,7 +21,7 @@ def text_rich(page: Page, url: str, visited: Collection[str]) -> str:
         if kind == BUTTON:
             lines.append(f"[button] {content} [button_]")
         elif kind == OPTION:
-            if f'"{content}"' in url:
+            if chosen(content):
                 lines.append(f"  [clicked button] {content} [clicked button_]")
                 clicked.append(f"You have clicked {content}.")
             else:

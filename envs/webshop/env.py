@@ -1,0 +1,239 @@
+"""WebShopEnv: shopping by search and clicks, as a Gymnasium environment."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from aem_gym.envs.base import TextEnv
+from aem_gym.envs.webshop.engine import Result, Session
+from aem_gym.envs.webshop.oracle import Oracle
+from aem_gym.envs.webshop.recipes import INSTRUCTIONS, RECIPES
+from aem_gym.envs.webshop.shops import (
+    GOAL_TYPES,
+    LEVELS,
+    SIZES,
+    Shop,
+    generated_shop,
+    open_shop,
+)
+from aem_gym.envs.webshop.splits import SPLIT_MODES, SPLITS, bounds, goal_order
+from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.types import Outcome, Task
+
+OBSERVATIONS = ("text", "text_rich")
+SOURCES = ("generated", "official")
+_OPTIONS = ("goal_idx", "task_id")
+_TASK_ID = re.compile(r"(human|synthetic)-(\d+)")
+_NO_CLICK = "search"
+"""The official engine takes no click of this name."""
+_UNQUERIED = re.compile(r"[\[\]<>\s]+")
+_NO_PARTS: Mapping[str, float | bool] = {
+    **dict.fromkeys(("r_type", "r_att", "w_att", "title_score"), 0.0),
+    **dict.fromkeys(("query_match", "category_match", "r_price"), False),
+    **dict.fromkeys(("r_option", "w_option", "w_price"), 0.0),
+}
+"""The parts of a reward before anything is bought."""
+
+
+class WebShopEnv(TextEnv):
+    """Find and buy what a customer asks for, by searching and clicking.
+
+    The reward of a purchase is its score, from 0 to 1; buying ends the episode.
+
+    Args:
+        split: `train`, `eval` or `test`: the official bounds on the official order of goals, in
+            proportion where there are less than 3,000.
+        source: of the articles: `generated` or `official`; default: official if `data_dir` is
+            given.
+        data_dir: the folder with the official files, or with what `aem-gym data webshop import`
+            made of them; default `$WEBSHOP_DATA`.
+        difficulty: of generated articles: `full` (they read like a shop's) or `easy` (few words).
+        num_products: how many articles (generated; default 1,000, or 300 easy ones), or only the
+            first so many rows (official; default all).
+        goals: `human` (people's instructions, or such as are worded like theirs) or `synthetic`
+            (made from attributes and every combination of options).
+        split_mode: `official`, or `verl-agent` to shuffle the goals by `order_seed` as published
+            runs did (test goals then leak into training).
+        order_seed: the worker's seed in `verl-agent` mode.
+        catalogue_seed: of generated articles, and of what the original draws anew in every
+            process: hidden prices of price ranges, and price limits.
+        observation: `text` or `text_rich`, the official modes.
+        show_attributes: whether articles have a page of their attributes.
+        strict_official: keep also to the original's mistakes (envs/webshop/README.md lists them).
+        max_turns: turn limit; default 15, as published.
+        render_mode: None or `ansi`.
+
+    Raises:
+        ConfigError: a value is out of range, or data is missing; UnknownNameError lists the names
+            there are.
+    """
+
+    instructions = INSTRUCTIONS
+    recipes = RECIPES
+    max_turns = 15
+    run_defaults: ClassVar[Mapping[str, Any]] = {"eval_split": "test"}
+    tiny_defaults: ClassVar[Mapping[str, Any]] = {"env_args": {"difficulty": "easy"}}
+
+    def __init__(
+        self,
+        *,
+        split: str = "train",
+        source: str | None = None,
+        data_dir: str | None = None,
+        difficulty: str = "full",
+        num_products: int | None = None,
+        goals: str = "human",
+        split_mode: str = "official",
+        order_seed: int = 0,
+        catalogue_seed: int = 0,
+        observation: str = "text",
+        show_attributes: bool = False,
+        strict_official: bool = False,
+        max_turns: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(max_turns=max_turns, render_mode=render_mode)
+        source = source or ("official" if data_dir else "generated")
+        _known("split", split, SPLITS)
+        _known("source", source, SOURCES)
+        _known("difficulty", difficulty, LEVELS)
+        _known("goals", goals, GOAL_TYPES)
+        _known("split_mode", split_mode, SPLIT_MODES)
+        _known("observation", observation, OBSERVATIONS)
+        if num_products is not None and num_products < 1:
+            raise ConfigError(f"num_products: expected at least 1, got {num_products}")
+        self.split, self.split_mode, self.goal_type = split, split_mode, goals
+        if source == "official":
+            self.shop: Shop = open_shop(data_dir, num_products, catalogue_seed, goals)
+        else:
+            size = SIZES[difficulty] if num_products is None else num_products
+            self.shop = generated_shop(difficulty, size, catalogue_seed, goals)
+        self._goals = bounds(split, len(self.shop.goals))
+        if not self._goals:
+            raise ConfigError(
+                f"split {split!r}: expected goals, got none: {len(self.shop.goals)} {goals} goals "
+                f"of {len(self.shop.catalogue):,} articles are too few. Raise num_products"
+            )
+        self._order = goal_order(len(self.shop.goals), split_mode, order_seed)
+        self._rich, self._show_attributes = observation == "text_rich", show_attributes
+        self._strict = strict_official
+        self._session: Session | None = None
+        self._oracle: Oracle | None = None
+        self._facts: dict[str, Any] = {}
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """What a score depends on: articles, goals, split and how it is made, source of nouns."""
+        return {
+            "source": self.shop.source,
+            "num_products": len(self.shop.catalogue),
+            "goal_type": self.goal_type,
+            "num_goals": len(self.shop.goals),
+            "split": self.split,
+            "split_goals": f"{self._goals.start}-{self._goals.stop - 1}",
+            "split_mode": self.split_mode,
+            "nouns": self.shop.nouns.mode,
+        }
+
+    @property
+    def session(self) -> Session:
+        """The visit in progress. Raises ConfigError before the first reset."""
+        if self._session is None:
+            raise ConfigError("there is no episode yet: call reset() first")
+        return self._session
+
+    @property
+    def lexicon(self) -> tuple[str, ...]:
+        """Ids, options, attributes and words of titles, for a tokenizer made for this shop."""
+        return self.shop.lexicon()
+
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+        """Draw a goal of the split, or take the one that `options` ask for.
+
+        `options["goal_idx"]` is the number of a goal in the official order, `options["task_id"]`
+        the id of an earlier episode; both give that goal whatever the split.
+        """
+        for name in options:
+            _known("reset option", name, _OPTIONS)
+        number = self._asked(options)
+        if number is None:
+            number = self._order[self._goals[int(self.np_random.integers(len(self._goals)))]]
+        goal = self.shop.goals[number]
+        nouns = self.shop.nouns
+        self._session = Session(
+            self.shop.catalogue,
+            goal,
+            nouns,
+            show_attributes=self._show_attributes,
+            strict=self._strict,
+            rng=random.Random(int(self.np_random.integers(2**31))),
+        )
+        self._oracle = Oracle(self._session, nouns)
+        self._facts = {**self.protocol, "goal_idx": number}
+        task = Task(f"{self.goal_type}-{number}", goal.category or "default", goal.text)
+        return task, self._outcome(self._session, Result())
+
+    def act(self, action: str) -> Outcome:
+        """Answer one action; what means nothing is answered by the same page."""
+        session = self.session
+        try:
+            result = session.step(action)
+        except TypeError as error:  # strict: the original's server fails on some searches
+            return Outcome(f"the shop has failed: {error}", terminated=True, action_valid=False)
+        return self._outcome(session, result)
+
+    def expert(self) -> tuple[str, str]:
+        """The (thought, action) of the oracle for the present page."""
+        if self._oracle is None:
+            raise ConfigError("there is no episode yet: call reset() first")
+        return self._oracle.choose()
+
+    def _outcome(self, session: Session, result: Result) -> Outcome:
+        bought = session.purchase.info() if session.purchase else {}
+        return Outcome(
+            session.text_rich() if self._rich else session.text(),
+            reward=result.reward,
+            terminated=result.done,
+            won=result.done and result.reward == 1.0,
+            score=result.reward,
+            admissible_actions=self._admissible(session),
+            action_valid=result.valid,
+            extra={**self._facts, **_NO_PARTS, **bought},
+        )
+
+    def _admissible(self, session: Session) -> list[str]:
+        """What can be clicked; where a search is all there is, a search for the goal's own words.
+
+        Any other search is possible too, on every page.
+        """
+        if session.page.has_search_bar:
+            words = _UNQUERIED.sub(" ", session.goal.text).strip()
+            return [f"search[{words or 'item'}]"]
+        return [f"click[{name}]" for name in session.page.clickables if name != _NO_CLICK]
+
+    def _asked(self, options: Mapping[str, Any]) -> int | None:
+        """The number of the goal that reset options ask for."""
+        number: Any = options.get("goal_idx")
+        if "task_id" in options:
+            found = _TASK_ID.fullmatch(str(options["task_id"]))
+            if not found or found[1] != self.goal_type:
+                raise ConfigError(
+                    f"task_id: expected {self.goal_type}-NUMBER, got {options['task_id']!r}"
+                )
+            number = int(found[2])
+        if number is None:
+            return None
+        total = len(self.shop.goals)
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < total:
+            raise ConfigError(
+                f"goal_idx: expected a whole number from 0 to {total - 1}, got {number!r}"
+            )
+        return number
+
+
+def _known(kind: str, name: str, names: Iterable[str]) -> None:
+    if name not in tuple(names):
+        raise UnknownNameError(kind, str(name), names)
