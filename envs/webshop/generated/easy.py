@@ -28,6 +28,7 @@ _TASTE = ("flavor", words("vanilla, honey, apple, cherry, ginger"))
 _WEAR = ("soft, warm, light weight, quick dry", "cotton, wool, fleece, denim")
 _WOOD = ("modern, rustic, foldable, heavy duty", "oak, pine, steel, bamboo")
 _FOOD = ("organic, sugar free, gluten free, fat free", "oat, almond, rice, corn")
+_CARE = ("mild, scent free, fast acting, travel size", "coconut, aloe, herbal")
 
 
 def _kind(
@@ -69,14 +70,14 @@ KINDS = (
     _kind(
         "beauty/care/hair/shampoo",
         "shampoo",
-        ("mild, scent free, sulfate free, travel size", "coconut, argan, herbal"),
+        _CARE,
         (5, 25),
         _SIZE,
     ),
     _kind(
         "beauty/care/skin/cream",
         "cream",
-        ("mild, scent free, fast acting, travel size", "coconut, aloe, herbal"),
+        _CARE,
         (6, 35),
         _SIZE,
     ),

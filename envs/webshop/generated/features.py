@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 FEATURES = {
     # clothes and shoes
     "slip resistant": "grips wet tiles and polished floors alike",
@@ -179,3 +181,23 @@ FEATURES = {
     "coffee bar": "for the corner where the kettle lives",
 }
 """attribute -> what is said about it, after a colon."""
+
+RIVALS = (
+    frozenset(("long sleeve", "short sleeve")),
+    frozenset(("v neck", "crew neck")),
+    frozenset(("slim fit", "relaxed fit", "loose fit")),
+    frozenset(("machine washable", "hand wash")),
+    frozenset(("polyester spandex", "cotton spandex")),
+    frozenset(("solid wood", "engineered wood")),
+    frozenset(("easy assemble", "fully assembled")),
+)
+"""Attributes of which an article has one at most."""
+
+
+def without_rivals(attributes: Iterable[str]) -> list[str]:
+    """Those that can be had together with all before them."""
+    kept: list[str] = []
+    for name in attributes:
+        if not any(name in rivals and not rivals.isdisjoint(kept) for rivals in RIVALS):
+            kept.append(name)
+    return kept

@@ -10,6 +10,7 @@ from math import prod
 from aem_gym.envs.webshop import pages
 from aem_gym.envs.webshop.generated import wording
 from aem_gym.envs.webshop.generated.article import Article, Wish, shown
+from aem_gym.envs.webshop.generated.features import without_rivals
 from aem_gym.envs.webshop.generated.instructions import human_wish, synthetic_wish
 from aem_gym.envs.webshop.generated.kinds import Choice, Kind
 from aem_gym.envs.webshop.generated.kinds_beauty import BEAUTY
@@ -28,7 +29,7 @@ BUTTONS = frozenset(
 _TRAPS = ("features", "description", "reviews", "< prev", "next >", "buy now")
 _CLASHES = 0.03
 _UNPRICED, _RANGED = 0.03, 0.15
-_ASKED_BY_PEOPLE, _ASKED_BY_RULE = 0.6, 0.62
+_ASKED_BY_PEOPLE, _ASKED_BY_RULE = 0.6, 0.48
 _COMBINATIONS = 36
 """An article with more of them gets no synthetic wish: each combination is a goal."""
 _CENTS = (".99", ".99", ".99", ".99", ".95", ".49", ".97", ".00", ".88")
@@ -49,7 +50,7 @@ def _article(rng: random.Random, kind: Kind) -> Article:
     attributes = _attributes(rng, kind)
     options = _options(rng, kind)
     offer = _offer(rng, options)
-    human, synthetic = _wishes(rng, kind, query, attributes, options)
+    human, synthetic = _wishes(rng, kind, noun, query, attributes, options)
     return Article(
         category=kind.category,
         path=kind.path,
@@ -71,7 +72,7 @@ def _attributes(rng: random.Random, kind: Kind) -> tuple[str, ...]:
     found += rng.sample(kind.parts, min(len(kind.parts), int(rng.random() * 2.7)))
     if rng.random() < 0.5:
         found.append(rng.choice(kind.uses))
-    return tuple(found[:5])
+    return tuple(without_rivals(found)[:5])
 
 
 def _options(rng: random.Random, kind: Kind) -> dict[str, tuple[str, ...]]:
@@ -103,6 +104,7 @@ def _offer(rng: random.Random, options: dict[str, tuple[str, ...]]) -> str:
 def _wishes(
     rng: random.Random,
     kind: Kind,
+    noun: str,
     query: str,
     attributes: tuple[str, ...],
     options: dict[str, tuple[str, ...]],
@@ -117,7 +119,7 @@ def _wishes(
     if rng.random() < _ASKED_BY_PEOPLE:
         groups = list(clear.items())
         count = 1 + int(rng.random() * 3)
-        human = tuple(human_wish(rng, kind, attributes, groups) for _ in range(count))
+        human = tuple(human_wish(rng, kind, noun, attributes, groups) for _ in range(count))
     few = prod(map(len, options.values())) <= _COMBINATIONS
     if not few or clear != options or rng.random() >= _ASKED_BY_RULE:
         return human, None

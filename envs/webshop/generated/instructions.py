@@ -16,7 +16,7 @@ _OPENINGS = (
     *("looking for", "i am interested in", "i'm shopping for", "get me", "i need to find"),
 )
 _OPTION_PHRASES = {
-    "Color": ("in {}", "in color {}", "in the color {}", "in {} color"),
+    "Color": ("in {}", "in color {}", "in the color {}", "in {} color", "color {}"),
     "Size": ("in size {}", "size {}", "in the size {}", "that comes in {}"),
     "Flavor Name": ("in {} flavor", "flavor {}", "in the flavor {}"),
     "Scent": ("with {} scent", "with a scent of {}", "in {} scent"),
@@ -28,6 +28,9 @@ _OPTION_PHRASES = {
     "Special Size": ("in {} size", "special size {}"),
 }
 _REQUESTS = ("i'd like", "make sure to choose", "please pick", "i prefer", "choose")
+_BARE = {"Flavor Name": "flavor", "Pattern Name": "pattern", "Item Package Quantity": ""}
+_SPOKEN_AS_VOWEL = ("hdmi", "led", "8", "18")
+_SPOKEN_AS_CONSONANT = ("unisex", "usb", "usda")
 _FRONT = ("Color", "Scent", "Flavor Name")
 """Groups whose values may stand before the noun: navy blue loafers."""
 
@@ -47,12 +50,14 @@ class Asked:
     @property
     def many(self) -> bool:
         """Whether the noun is a plural."""
-        return self.noun.endswith("s") or " for men" in self.noun and self.measure == "pair of"
+        head = self.noun.partition(" for ")[0]
+        return head.endswith("s") and not head.endswith(("ss", "canvas"))
 
 
 def human_wish(
     rng: random.Random,
     kind: Kind,
+    noun: str,
     attributes: tuple[str, ...],
     options: Sequence[tuple[str, Sequence[str]]],
 ) -> Wish:
@@ -61,6 +66,7 @@ def human_wish(
     Args:
         rng: draws.
         kind: of the article.
+        noun: what the article's title calls it.
         attributes: of the article.
         options: groups and their values that may be asked for.
     """
@@ -69,7 +75,7 @@ def human_wish(
     chosen = [pair for pair in chosen if rng.random() < 0.8]
     rng.shuffle(chosen)
     asked = Asked(
-        noun=rng.choice(kind.wanted),
+        noun=noun.lower() if rng.random() < 0.35 else rng.choice(kind.wanted),
         measure=kind.measure,
         traits=tuple(spoken(name) for name in wanted if name in kind.traits),
         parts=tuple(name for name in wanted if name in kind.parts),
@@ -130,22 +136,38 @@ def _sentences(rng: random.Random, asked: Asked) -> str:
     claims += [f"be good for {_list(asked.uses)}"] if asked.uses else []
     text = f"{rng.choice(_OPENINGS)} {_named(rng, asked, '', asked.noun)}."
     text += f" {they} {rng.choice(('should', 'must'))} {' and '.join(claims)}."
-    wishes = [f"{_bare(name)} {value}" for name, value in asked.options]
+    wishes = [f"{_bare(name)} {value}".strip() for name, value in asked.options]
     return text + (f" {rng.choice(_REQUESTS)} {' and '.join(wishes)}." if wishes else "")
 
 
-_LAYOUTS = (_plain, _plain, _that, _front, _sentences)
+def _keywords(rng: random.Random, asked: Asked) -> str:
+    """Loafers slip resistant, rubber sole, daily wear, size 8."""
+    named = [*asked.traits, *asked.parts, *asked.uses]
+    rng.shuffle(named)
+    wishes = [f"{_bare(name)} {value}".strip() for name, value in asked.options]
+    return f"{asked.noun} {', '.join([*named, *wishes])}"
+
+
+_LAYOUTS = (_plain, _plain, _that, _that, _front, _front, _sentences, _keywords)
 
 
 def _named(rng: random.Random, asked: Asked, before: str, noun: str) -> str:
     """The noun with what stands before it, and an article or a measure where one belongs."""
     phrase = f"{before} {noun}".strip()
-    if asked.measure == "a":
-        return f"{'an' if phrase[0] in 'aeio' else 'a'} {phrase}"
+    if asked.measure == "a" and not asked.many:
+        return f"{_article(phrase)} {phrase}"
     draw = rng.random()
-    if draw < 0.3:
+    if draw < 0.3 and asked.measure != "a":
         return f"a {asked.measure} {phrase}"
     return f"some {phrase}" if draw < 0.5 else phrase
+
+
+def _article(phrase: str) -> str:
+    """`a`, or `an` before a vowel, as it is spoken."""
+    first = phrase.partition(" ")[0]
+    if first in _SPOKEN_AS_VOWEL:
+        return "an"
+    return "an" if first[0] in "aeiou" and first not in _SPOKEN_AS_CONSONANT else "a"
 
 
 def _details(asked: Asked) -> str:
@@ -162,7 +184,7 @@ def _ending(rng: random.Random, options: Sequence[tuple[str, str]]) -> str:
 
 def _bare(name: str) -> str:
     """A group's name as people call it."""
-    return {"Flavor Name": "flavor", "Pattern Name": "pattern"}.get(name, name.lower())
+    return _BARE.get(name, name.lower())
 
 
 def _list(names: Sequence[str]) -> str:

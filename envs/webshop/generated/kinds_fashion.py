@@ -135,7 +135,7 @@ FASHION = (
         values.COLOR,
         values.PLUS_SIZE,
         queries="women's sweaters, women's cardigans",
-        nouns="Women's Cardigan Sweater, Knit Pullover for Women, Chunky Sweater, Turtleneck Sweater",
+        nouns="Women's Cardigan Sweater, Knit Pullover for Women, Turtleneck Sweater",
         wanted="women's sweater, sweater for women, knit sweater",
         traits="long sleeve, hand wash, machine washable, loose fit, super soft",
         parts="button closure, v neck, side pockets, crew neck",

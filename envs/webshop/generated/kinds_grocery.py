@@ -96,7 +96,7 @@ GROCERY = (
         f"{_FOOD}/Snack Foods/Cookies",
         values.some(
             "Flavor Name",
-            "double chocolate, oat raisin, ginger snap, peanut butter, lemon cream, snickerdoodle, "
+            "double chocolate, oat raisin, ginger snap, brown butter, lemon cream, snickerdoodle, "
             "coconut, shortbread",
             2,
             4,
@@ -151,7 +151,7 @@ GROCERY = (
         nouns="Popcorn, Popped Popcorn Bags, Microwave Popcorn, Gourmet Popcorn",
         wanted="popcorn, popcorn snacks",
         measure="box of",
-        traits="gluten free, low calorie, non gmo, ready eat, dairy free",
+        traits="gluten free, low calorie, non gmo, ready eat, nut free",
         parts="dietary fiber, natural flavors",
         uses="birthday party, school lunch, home theater",
         scraps="Hulless Kernels, Movie Night, Air Popped, Snack Size",

@@ -232,7 +232,7 @@ HOME = (
         wanted="scented candle, candle",
         traits="lead free, long lasting, eco friendly, cruelty free",
         parts="soy wax, gift basket",
-        uses="living room, birthday party, coffee bar",
+        uses="living room, birthday party, guest bedroom",
         scraps="45 Hour Burn, Hand Poured, Housewarming Gift, Amber Jar",
         about="Trim the wick to a quarter inch. Let the first pool reach the rim. The jar is "
         "yours to keep",

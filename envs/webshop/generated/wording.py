@@ -9,22 +9,36 @@ from aem_gym.envs.webshop.generated.features import FEATURES
 from aem_gym.envs.webshop.generated.kinds import Kind
 
 _SMALL = frozenset(("and", "for", "of", "to", "with", "in", "x"))
-_CAPITALS = {"usb": "USB", "led": "LED", "tv": "TV", "hd": "HD", "gmo": "GMO", "usda": "USDA"}
+_CAPITALS = {
+    "usb": "USB",
+    "led": "LED",
+    "tv": "TV",
+    "hd": "HD",
+    "gmo": "GMO",
+    "usda": "USDA",
+    "ram": "RAM",
+    "ssd": "SSD",
+}
 _JOINTS = (", ", ", ", ", ", " | ", " - ")
 _FEWEST, _MOST = 6, 20
 _BULLETS = (
     "{title}: {note}",
+    "{title}: {note}",
     "{upper} - {note}",
     "\u3010{title}\u3011{sentence}.",
-    "{title} \u2013 {sentence}. {about}",
+    "{title} \u2013 {sentence}.",
 )
+_EXTRAS = ("Also: {}.", "What you get: {}.", "More to like: {}.", "{}.")
 _OPENINGS = (
-    "Meet the {brand} {noun}.",
-    "The {brand} {noun} at its best.",
-    "{noun} by {brand}.",
-    "Why {brand}? Because we sell what we use ourselves.",
+    "Meet the {noun} by {brand}.",
+    "{brand} {noun}.",
+    "About this item: {noun} by {brand}.",
+    "At {brand} we only sell what we use ourselves.",
+    "",
     "",
 )
+_CLAIMS = ("Features: {}.", "Loved for: {}.", "In short: {}.")
+_SPOKEN = {"plug play": "plug and play", "ready eat": "ready to eat", "ready hang": "ready to hang"}
 
 
 def title(
@@ -52,52 +66,46 @@ def title(
         head.append(f"with {parts.pop()}")
     if uses and rng.random() < 0.7:
         head.append(f"for {uses.pop()}")
-    rest = [*traits, *parts, *rng.sample(kind.scraps, 1 + int(rng.random() * 2))]
+    scraps = rng.sample(kind.scraps, len(kind.scraps))
+    count = 1 + int(rng.random() * 2)
+    rest = [*traits, *parts, *scraps[:count]]
     rng.shuffle(rest)
-    pieces = [" ".join(head), *rest]
-    pieces += [
-        scrap for scrap in kind.scraps if scrap not in rest
-    ]  # until the title is long enough
-    kept = _long_enough(pieces, len(rest) + 1)
-    text = rng.choice(_JOINTS).join(kept)
-    if not offer or len(text.split()) + len(offer.split()) > _MOST:
+    text = rng.choice(_JOINTS).join(_cut([" ".join(head), *rest], scraps[count:]))
+    if not offer or _length([text, offer]) > _MOST:
         return text
     return f"{text} ({offer})" if rng.random() < 0.6 else f"{text}, {offer}"
 
 
-def _long_enough(pieces: list[str], wanted: int) -> list[str]:
-    """The first pieces: as many as wanted, but within the bounds of a title's length."""
-    kept: list[str] = []
-    length = 0
-    for number, piece in enumerate(pieces):
-        length += len(piece.split())
-        if length > _MOST or (number >= wanted and length - len(piece.split()) >= _FEWEST):
-            break
-        kept.append(piece)
+def _cut(pieces: list[str], spare: list[str]) -> list[str]:
+    """Pieces of a title, without the last ones or with spare ones, so that the length is right."""
+    kept, spare = list(pieces), list(spare)
+    while _length(kept) > _MOST:
+        kept.pop()
+    while _length(kept) < _FEWEST and spare:
+        kept.append(spare.pop())
     return kept
+
+
+def _length(pieces: list[str]) -> int:
+    """In words."""
+    return sum(len(piece.split()) for piece in pieces)
 
 
 def bullets(rng: random.Random, kind: Kind, attributes: tuple[str, ...]) -> tuple[str, ...]:
     """Three to six sentences about an article; some name its attributes."""
     style = rng.choice(_BULLETS)
-    found = [_bullet(style, name, rng.choice(kind.about)) for name in attributes]
-    others = [*kind.about, *(f"{scrap}." for scrap in kind.scraps)]
     count = 3 + int(rng.random() * 4)
-    found = found[: min(count, 4)]
-    found += rng.sample(others, count - len(found))
+    found = [_bullet(style, name) for name in attributes[:count]]
+    others = [*kind.about, rng.choice(_EXTRAS).format(", ".join(rng.sample(kind.scraps, 2)))]
+    found += rng.sample(others, min(len(others), max(count - len(found), 0)))
     rng.shuffle(found)
     return tuple(found)
 
 
-def _bullet(style: str, attribute: str, about: str) -> str:
+def _bullet(style: str, attribute: str) -> str:
     note, said = FEATURES[attribute], spoken(attribute)
-    return style.format(
-        title=titled(said),
-        upper=said.upper(),
-        note=note,
-        sentence=note[0].upper() + note[1:],
-        about=about,
-    )
+    sentence = note[0].upper() + note[1:]
+    return style.format(title=titled(said), upper=said.upper(), note=note, sentence=sentence)
 
 
 def description(
@@ -107,16 +115,17 @@ def description(
     sentences = [rng.choice(_OPENINGS).format(brand=brand, noun=noun)]
     sentences += rng.sample(kind.about, 1 + int(rng.random() * 2))
     if rng.random() < 0.5:
-        named = [spoken(attribute) for attribute in attributes[:2]]
-        sentences.append(f"Features: {' and '.join(named)}.")
+        named = " and ".join([spoken(attribute) for attribute in attributes[:2]])
+        sentences.append(rng.choice(_CLAIMS).format(named))
     return " ".join(sentences).strip()
 
 
 @lru_cache(maxsize=4096)
 def spoken(attribute: str) -> str:
     """An attribute in words: `easy use` is said as `easy to use`."""
-    first, _, rest = attribute.partition(" ")
-    return f"{first} to {rest}" if first in ("easy", "ready") else attribute
+    if attribute.startswith("easy "):
+        return attribute.replace("easy ", "easy to ", 1)
+    return _SPOKEN.get(attribute, attribute)
 
 
 @lru_cache(maxsize=8192)
