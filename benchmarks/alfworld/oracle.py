@@ -1,7 +1,8 @@
 """How many games the oracle wins: python -m benchmarks.alfworld oracle [--games N] [--data DIR].
 
-Generated `full` games of both dialects (and the official ones under --data), 50 steps each. Prints
-a table per task type in the published order; the last line is one JSON object; exit 1 below 99.9%.
+Generated games of both dialects (and the official ones under --data), to the turn limit: 50, or 14
+in small rooms. Prints a table per task type in the published order; the last line is one JSON
+object; exit 1 below 99.9%.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def episodes(arguments: argparse.Namespace) -> Iterator[tuple[str, str, dict[str
 
     make = {"expert_search": arguments.search, "expert_noise": arguments.noise}
     envs = [
-        ALFWorldEnv(split=split, dialect=dialect, **make)
+        ALFWorldEnv(split=split, dialect=dialect, difficulty=arguments.difficulty, **make)
         for split in ("train", "valid_seen", "valid_unseen")
         for dialect in ("0.4", "0.3")
     ]
@@ -63,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--games", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1_000_000)
+    parser.add_argument("--difficulty", choices=("full", "small"), default="full")
     parser.add_argument("--search", default="likely", help="order of search")
     parser.add_argument("--noise", type=float, default=0.0, help="share of random actions")
     parser.add_argument("--data", help="a folder with official games: played as well")
