@@ -92,7 +92,7 @@ def synthetic_wish(rng: random.Random, kind: Kind, query: str, attributes: tuple
     traits = [name for name in wanted if name in kind.traits]
     parts = [name for name in wanted if name in kind.parts]
     uses = [name for name in wanted if name in kind.uses]
-    text = " ".join(["Find me", ", ".join(traits), query]).replace("  ", " ")
+    text = " ".join(["Find me", *([", ".join(traits)] if traits else []), query])
     text += f" with {', '.join(parts)}" if parts else ""
     text += f" for {', '.join(uses)}" if uses else ""
     return Wish(text, (*traits, *parts, *uses))
@@ -155,14 +155,14 @@ def _named(rng: random.Random, asked: Asked, before: str, noun: str) -> str:
     """The noun with what stands before it, and an article or a measure where one belongs."""
     phrase = f"{before} {noun}".strip()
     if asked.measure == "a" and not asked.many:
-        return f"{_article(phrase)} {phrase}"
+        return f"{_a_or_an(phrase)} {phrase}"
     draw = rng.random()
     if draw < 0.3 and asked.measure != "a":
         return f"a {asked.measure} {phrase}"
     return f"some {phrase}" if draw < 0.5 else phrase
 
 
-def _article(phrase: str) -> str:
+def _a_or_an(phrase: str) -> str:
     """`a`, or `an` before a vowel, as it is spoken."""
     first = phrase.partition(" ")[0]
     if first in _SPOKEN_AS_VOWEL:

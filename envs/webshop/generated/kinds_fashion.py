@@ -198,7 +198,7 @@ FASHION = (
     ),
     kind(
         "fashion",
-        f"{_WOMEN}/Clothing/Lingerie, Sleep & Lounge/Sleep & Lounge/Sets",
+        f"{_WOMEN}/Clothing/Sleep & Lounge/Sets",
         values.COLOR,
         values.PLUS_SIZE,
         queries="pajama sets for women",
