@@ -28,7 +28,7 @@ _TASTE = ("flavor", words("vanilla, honey, apple, cherry, ginger"))
 _WEAR = ("soft, warm, light weight, quick dry", "cotton, wool, fleece, denim")
 _WOOD = ("modern, rustic, foldable, heavy duty", "oak, pine, steel, bamboo")
 _FOOD = ("organic, sugar free, gluten free, fat free", "oat, almond, rice, corn")
-_CARE = ("mild, scent free, fast acting, travel size", "coconut, aloe, herbal")
+_CARE = ("mild, scent free, fast acting, travel size", "coconut, aloe, clay")
 
 
 def _kind(
@@ -110,10 +110,7 @@ def _article(rng: random.Random, kind: _Kind) -> Article:
         options=options,
         attributes=(feature, other, material),
         synthetic=Wish(f"{feature} {kind.noun}", (feature,)),
-        human=tuple(
-            _wish(rng, kind.noun, feature, material, options)
-            for _ in range(2 + int(rng.random() * 2))
-        ),
+        human=_human(rng, kind.noun, feature, material, options),
     )
 
 
@@ -124,12 +121,20 @@ def _values(rng: random.Random, name: str, values: tuple[str, ...]) -> tuple[str
     return tuple(value for value in values if value in chosen)
 
 
+def _human(
+    rng: random.Random, noun: str, feature: str, material: str, options: dict[str, tuple[str, ...]]
+) -> tuple[Wish, ...]:
+    """Two or three that differ."""
+    wishes: dict[str, Wish] = {}
+    count = 2 + int(rng.random() * 2)
+    while len(wishes) < count:
+        wish = _wish(rng, noun, feature, material, options)
+        wishes[wish.text] = wish
+    return tuple(wishes.values())
+
+
 def _wish(
-    rng: random.Random,
-    noun: str,
-    feature: str,
-    material: str,
-    options: dict[str, tuple[str, ...]],
+    rng: random.Random, noun: str, feature: str, material: str, options: dict[str, tuple[str, ...]]
 ) -> Wish:
     chosen = [(name, rng.choice(values)) for name, values in options.items()]
     said = "".join(f", {name}: {value}" for name, value in chosen)

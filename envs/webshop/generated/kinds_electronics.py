@@ -19,7 +19,7 @@ ELECTRONICS = (
         "electronics",
         "Electronics/Headphones/Over-Ear Headphones",
         values.GADGET_COLOR,
-        values.some("Style", "with cable, wireless, wireless with case", 2, 3),
+        values.some("Style", "corded, wireless, wireless plus case", 2, 3),
         queries="over-ear headphones",
         nouns="Headphones, Over Ear Headphones, Bluetooth Headphones, Gaming Headphones",
         wanted="headphones, over-ear headphones",

@@ -28,7 +28,7 @@ HOME = (
         "garden",
         f"{_HOME}/Furniture/Home Office Furniture/Home Office Chairs",
         values.some("Color", "black, grey, white, blue, red, green, pink, brown", 2, 5),
-        values.some("Style", "with headrest, without headrest, with footrest", 2, 2),
+        values.some("Style", "high back, mid back, low back, executive", 2, 3),
         queries="home office chairs, office desk chairs",
         nouns="Office Chair, Ergonomic Desk Chair, Mesh Task Chair, Executive Chair",
         wanted="office chair, desk chair",
