@@ -208,6 +208,8 @@ class Session:
         return self._rng.sample(every, min(_RANDOM_RESULTS, len(every)))
 
     def _category(self, words: list[str]) -> Sequence[str]:
+        if not words:
+            raise TypeError("the original fails on a search for <c> alone")
         return self.catalogue.in_category(words[0].strip())
 
     def _query(self, words: list[str]) -> Sequence[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
+from aem_gym.datasets import Exported
 from aem_gym.envs.base import TextEnv
 from aem_gym.envs.webshop.engine import Result, Session
 from aem_gym.envs.webshop.oracle import Oracle
@@ -149,6 +151,32 @@ class WebShopEnv(TextEnv):
     def lexicon(self) -> tuple[str, ...]:
         """Ids, options, attributes and words of titles, for a tokenizer made for this shop."""
         return self.shop.lexicon()
+
+    @classmethod
+    def export_games(
+        cls,
+        folder: Path,
+        *,
+        games: int,
+        split: str = "train",
+        seed: int = 0,
+        logic: Path | None = None,
+        env_args: Mapping[str, Any] | None = None,
+    ) -> Exported:
+        """Write a generated shop of `games` articles as official files (`aem-gym export`).
+
+        `env_args` may say `difficulty`. A file holds the goals of all splits, so `split` makes no
+        difference; nothing of the original is needed for it (`logic`).
+        """
+        from aem_gym.envs.webshop.generated.official import export_shop
+
+        args = dict(env_args or {})
+        for name in args:
+            _known("argument of a generated shop", name, ("difficulty",))
+        difficulty = str(args.get("difficulty", "full"))
+        _known("split", split, SPLITS)
+        _known("difficulty", difficulty, LEVELS)
+        return export_shop(folder, seed, games, difficulty)
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
         """Draw a goal of the split, or take the one that `options` ask for.

@@ -94,8 +94,9 @@ def test_back_doors_are_open_in_strict_sessions_only() -> None:
     play(visit, "search[<q> lamps]")
     assert "b0000lamp1" in visit.page.clickables
     play(visit, "search[<r>]", "search[<c> home]")
-    with pytest.raises(TypeError):
-        visit.step("search[<a> x]")
+    for crash in ("search[<a> x]", "search[<c>]"):
+        with pytest.raises(TypeError):
+            visit.step(crash)
 
 
 def test_an_option_called_like_a_button_acts_as_the_button() -> None:
@@ -103,6 +104,36 @@ def test_an_option_called_like_a_button_acts_as_the_button() -> None:
     visit = Session(MemoryCatalogue([clash], {clash.asin: 1.0}), goal(clash), Nouns())
     play(visit, "search[shirt]", f"click[{clash.asin}]", "click[features]")
     assert "Soft" in visit.text() and visit.options == {}
+
+
+def test_options_of_one_name_are_told_apart_by_their_group() -> None:
+    groups = {"Color": [{"value": "red"}], "Strap": [{"value": "red"}, {"value": "Buy Now"}]}
+    clash = parse_product(row(customization_options=groups))
+    shop_of_one = MemoryCatalogue([clash], {clash.asin: 1.0})
+    visit = Session(shop_of_one, goal(clash), Nouns())
+    play(visit, "search[shirt]", f"click[{clash.asin}]", "click[color: red]", "click[strap: red]")
+    assert visit.options == {"color": "red", "strap": "red"}
+    assert "[clicked button] strap: red [clicked button_]" in visit.text_rich()
+    play(visit, "click[strap: buy now]")
+    assert visit.options == {"color": "red", "strap": "buy now"}
+    strict = Session(shop_of_one, goal(clash), Nouns(), strict=True)
+    play(strict, "search[shirt]", f"click[{clash.asin}]", "click[red]")
+    assert strict.options == {"strap": "red"} and strict.step("click[buy now]").done
+
+
+def test_a_search_for_the_name_of_a_page_leads_nowhere_else() -> None:
+    for strict, text in ((True, "Page 0"), (False, "Page 1")):
+        visit = session(strict=strict)
+        play(visit, "search[shirt search_results]", "click[b000000001]", "click[< prev]")
+        assert text in visit.text()
+
+
+def test_chosen_options_are_marked_whatever_their_letters() -> None:
+    odd = parse_product(row(customization_options={"Size": [{"value": '8"x10" caf\u00e9'}]}))
+    for strict in (True, False):
+        visit = Session(MemoryCatalogue([odd], {odd.asin: 1.0}), goal(odd), Nouns(), strict=strict)
+        play(visit, "search[shirt]", f"click[{odd.asin}]", 'click[8"x10" caf\u00e9]')
+        assert ("[clicked button]" in visit.text_rich()) != strict
 
 
 _WORDS = ["shirt", "desk lamp", "", "<r>", "zzz", "the of", "a[b]", "<c>"]
