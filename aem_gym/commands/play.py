@@ -1,15 +1,20 @@
-"""`aem-gym play ENV`: one episode, printed as it happens."""
+"""`aem-gym play ENV`: one episode, printed as it happens, or many on a web page."""
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aem_gym.commands.flags import env_arg_option, parse_env_args
 
 if TYPE_CHECKING:
+    from aem_gym.pages import HasPage
     from aem_gym.protocols import Agent
     from aem_gym.rollout.observed import Observed
     from aem_gym.rollout.pool import EnvPool
@@ -28,19 +33,105 @@ _SLOT = 0
     help="human, random, expert, the folder of a run, or an agent of another package.",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="The task.")
+@click.option("--web", is_flag=True, help="Play on a web page, where ENV has one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Of the web page; 0 for any free one. [8000, or any free one if it is taken]",
+)
+@click.option("--no-open", is_flag=True, help="Do not open the web page in a browser.")
 @env_arg_option
-def play(env: str, who: str, seed: int, env_arg: tuple[str, ...]) -> None:
-    """Play one episode of ENV and print it. You are the agent, unless --agent says who is."""
+def play(
+    env: str,
+    who: str,
+    seed: int,
+    web: bool,
+    port: int | None,
+    no_open: bool,
+    env_arg: tuple[str, ...],
+) -> None:
+    """Play one episode of ENV and print it. You are the agent, unless --agent says who is.
+
+    With --web you play on a web page, for this machine's browsers only, until Ctrl-C.
+    """
+    from aem_gym.errors import ConfigError
     from aem_gym.rollout.pool import EnvPool, EnvSpec
     from aem_gym.training.config import Config
     from aem_gym.training.config_check import check_env
 
     kwargs = parse_env_args(env_arg)
     check_env(Config(env=env, env_args=kwargs))
+    if web:
+        if who != "human":
+            raise ConfigError(
+                f"--agent {who}: a web page is for people. Leave --agent or --web out"
+            )
+        _serve(env, kwargs, seed, port, not no_open)
+        return
+    if port is not None or no_open:
+        raise ConfigError(f"{'--no-open' if no_open else '--port'}: only with --web")
     agent, recipe = _open_agent(who)
     with EnvPool(EnvSpec(env, kwargs)) as pool:
         recipe = recipe or next(iter(pool.describe().recipes.values()))
         _episode(pool, agent, recipe, seed)
+
+
+def _serve(env: str, kwargs: Mapping[str, Any], seed: int, port: int | None, browser: bool) -> None:
+    """Show the page of `env` until Ctrl-C."""
+    import webbrowser
+
+    from aem_gym.loopback import LoopbackServer
+    from aem_gym.rollout.live import EnvSpec
+
+    factory = _with_page(env)
+    live = EnvSpec(env, kwargs).make()
+    try:
+        server = LoopbackServer(factory.page_app(live, seed=seed), port)
+        click.echo(f"{env} is at {server.url} (Ctrl-C stops it)")
+        if browser and _has_screen():
+            threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
+        server.run()
+    except KeyboardInterrupt:
+        click.echo("\nstopped")
+    finally:
+        live.close()
+
+
+def _with_page(env: str) -> HasPage:
+    """The environment class. Raises ConfigError if it has no page, and names those that have."""
+    from aem_gym.errors import ConfigError
+    from aem_gym.pages import HasPage
+    from aem_gym.training.config_check import env_factory
+
+    factory = env_factory(env)
+    if isinstance(factory, HasPage):
+        return factory
+    raise ConfigError(
+        f"--web: {env!r} has no web page. Those that have: {', '.join(_pages()) or 'none'}. "
+        "Leave --web out to play in the terminal"
+    )
+
+
+def _pages() -> Iterator[str]:
+    """Ids of the environments that have a page."""
+    from aem_gym.commands.envs import env_ids
+    from aem_gym.errors import ConfigError
+    from aem_gym.pages import HasPage
+    from aem_gym.training.config_check import env_factory
+
+    for name in env_ids():
+        try:
+            factory = env_factory(name)
+        except ConfigError:  # another package's, that cannot be loaded: `aem-gym envs` says why
+            continue
+        if isinstance(factory, HasPage):
+            yield name
+
+
+def _has_screen() -> bool:
+    """Whether there is a browser to open, and not one inside this terminal."""
+    shown = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    return sys.platform != "linux" or any(os.environ.get(name) for name in shown)
 
 
 def _open_agent(who: str) -> tuple[Agent, Recipe | None]:

@@ -1,0 +1,1 @@
+"""WebShop as a web page: a person shops, and sees what an agent would have to send."""
