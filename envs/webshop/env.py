@@ -6,7 +6,9 @@ import random
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gymnasium as gym
 
 from aem_gym.datasets import Exported
 from aem_gym.envs.base import TextEnv
@@ -24,6 +26,9 @@ from aem_gym.envs.webshop.shops import (
 from aem_gym.envs.webshop.splits import SPLIT_MODES, SPLITS, bounds, goal_order
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.types import Outcome, Task
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 OBSERVATIONS = ("text", "text_rich")
 SOURCES = ("generated", "official")
@@ -177,6 +182,13 @@ class WebShopEnv(TextEnv):
         _known("split", split, SPLITS)
         _known("difficulty", difficulty, LEVELS)
         return export_shop(folder, seed, games, difficulty)
+
+    @staticmethod
+    def page_app(env: gym.Env[str, str], *, seed: int = 0) -> WSGIApplication:
+        """The shop as a web page (`aem-gym play --web`)."""
+        from aem_gym.envs.webshop.web.app import page_app
+
+        return page_app(env, seed=seed)
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
         """Draw a goal of the split, or take the one that `options` ask for.
