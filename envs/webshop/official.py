@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from aem_gym.envs.webshop.products import BadRow, Product, document, is_listed, parse_product
+from aem_gym.envs.webshop.store.stream import BrokenJson, Element, elements
 from aem_gym.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 FILES = ("items_shuffle*.json", "items_ins_v2*.json", "items_human_ins.json")
-_MEND = (
+MEND = (
     "WebShop's data are the files " + ", ".join(FILES) + " of the official setup "
     "(github.com/princeton-nlp/WebShop, setup.sh)"
 )
 _NAMED = 3
+_LONGEST_REASON = 500
 
 
 class ShopDataError(ConfigError):
@@ -46,6 +50,58 @@ class Stock:
     skipped: tuple[Skipped, ...]
 
 
+class Entries(Protocol):
+    """Entries by id, in memory or in a file."""
+
+    def get(self, asin: str, /) -> Any:
+        """The entry of an article; None if it has none."""
+
+
+class Articles:
+    """Makes articles of official rows, by the official filters.
+
+    Args:
+        attributes: the entries of `items_ins_v2*.json`.
+        human: the entries of `items_human_ins.json`; empty if people's goals are not wanted.
+        seen: ids of the articles of earlier rows.
+    """
+
+    def __init__(self, attributes: Entries, human: Entries, seen: Iterable[str] = ()) -> None:
+        self._attributes, self._human, self._seen = attributes, human, set(seen)
+
+    def read(self, number: int, row: Any) -> tuple[Product, bytes] | Skipped:
+        """The article of a row, with what `unpack` takes; or why there is none."""
+        asin: Any = row.get("asin") if isinstance(row, Mapping) else None
+        reason = self._why_not(asin)
+        if not reason:
+            try:
+                article = parse_product(
+                    row, self._attributes.get(asin), self._human.get(asin) or ()
+                )
+                document(article)
+                packed = msgspec.msgpack.encode(article)
+            except UnicodeEncodeError as error:
+                reason = f"a text is no Unicode: {error.reason}"
+            except (BadRow, AttributeError, TypeError) as error:
+                reason = str(error)
+            else:
+                self._seen.add(article.asin)
+                return article, packed
+        printable = str(asin).encode(errors="replace").decode()
+        return Skipped(number, printable, reason[:_LONGEST_REASON])
+
+    def _why_not(self, asin: Any) -> str:
+        """Why an article is left out by the official filters; empty if it is not."""
+        if not is_listed(asin):
+            return "the id is 'nan', longer than 10 characters, or no text"
+        return "the id was there before" if asin in self._seen else ""
+
+
+def unpack(packed: bytes) -> Product:
+    """The article that `Articles.read` has packed."""
+    return msgspec.msgpack.decode(packed, type=Product)
+
+
 def load_products(
     items: Path,
     attributes: Path,
@@ -65,36 +121,50 @@ def load_products(
         ShopDataError: a file is missing or is not what it should be. Rows that cannot be read are
             skipped and reported.
     """
-    rows = read_json(items, list)[:num_products]
-    ours = read_json(attributes, dict)
-    asked = read_json(human, dict) if human else {}
-    products: dict[str, Product] = {}
+    articles = Articles(read_json(attributes, dict), read_json(human, dict) if human else {})
+    products: list[Product] = []
     skipped: list[Skipped] = []
-    for number, row in enumerate(rows):
-        asin = row.get("asin") if isinstance(row, Mapping) else None
-        reason = _why_not(asin, products)
-        if not reason:
-            try:
-                product = parse_product(row, ours.get(asin), asked.get(asin) or ())
-                document(product)
-                products[product.asin] = product
-                continue
-            except (BadRow, AttributeError, TypeError) as error:
-                reason = str(error)
-        skipped.append(Skipped(number, str(asin), reason))
+    for number, element in enumerate(islice(rows(items), num_products)):
+        found = articles.read(number, element.value)
+        if isinstance(found, Skipped):
+            skipped.append(found)
+        else:
+            products.append(found[0])
     if skipped:
         first = "; ".join(f"row {s.row} ({s.asin}): {s.reason}" for s in skipped[:_NAMED])
         logger.warning("%s: %d rows are not on sale: %s", items, len(skipped), first)
     if not products:
-        raise ShopDataError(f"{items}: expected articles, got none that can be sold. {_MEND}")
-    return Stock(tuple(products.values()), tuple(skipped))
+        raise none_for_sale(items)
+    return Stock(tuple(products), tuple(skipped))
 
 
-def _why_not(asin: Any, seen: Mapping[str, Product]) -> str:
-    """Why an article is left out by the official filters; empty if it is not."""
-    if not is_listed(asin):
-        return "the id is 'nan', longer than 10 characters, or no text"
-    return "the id was there before" if asin in seen else ""
+def rows(path: Path, kind: type = list, after: int = 0, number: int = 0) -> Iterator[Element]:
+    """The elements of an official file, one by one.
+
+    Args:
+        path: the file.
+        kind: `list` or `dict`.
+        after: go on after the element that ends at this byte.
+        number: how many elements that were.
+
+    Raises:
+        ShopDataError: it is missing, cut off, or something else.
+    """
+    try:
+        for element in elements(path, kind, after):
+            yield element
+            number += 1
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except BrokenJson as error:
+        raise ShopDataError(
+            f"{path}: is no whole JSON file (row {number:,}, {error}): get it again. {MEND}"
+        ) from error
+
+
+def none_for_sale(items: Path) -> ShopDataError:
+    """The error of a file without a single article."""
+    return ShopDataError(f"{items}: expected articles, got none that can be sold. {MEND}")
 
 
 def read_json(path: Path, kind: type) -> Any:
@@ -104,17 +174,21 @@ def read_json(path: Path, kind: type) -> Any:
         ShopDataError: it is missing, cut off, or something else.
     """
     try:
-        found = msgspec.json.decode(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except OSError as error:
-        raise ShopDataError(f"{path}: cannot be read: {error.strerror}. {_MEND}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise ShopDataError(
-            f"{path}: is no whole JSON file ({error}): get it again. {_MEND}"
+            f"{path}: is no whole JSON file ({error}): get it again. {MEND}"
         ) from error
     if not isinstance(found, kind):
         expected = "a list of rows" if kind is list else "a mapping by id"
-        raise ShopDataError(f"{path}: expected {expected}, got {type(found).__name__}. {_MEND}")
+        raise ShopDataError(f"{path}: expected {expected}, got {type(found).__name__}. {MEND}")
     return found
+
+
+def _unreadable(path: Path, error: OSError) -> ShopDataError:
+    return ShopDataError(f"{path}: cannot be read: {error.strerror}. {MEND}")
 
 
 def draw_prices(products: Iterable[Product], rng: random.Random) -> dict[str, float]:

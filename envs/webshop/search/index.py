@@ -6,24 +6,35 @@ one-byte norm, scores are float32, equal scores are ordered by ASIN.
 
 from __future__ import annotations
 
-import json
-from array import array
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import log
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aem_gym.envs.webshop.search.postings import Numbering, find_postings, gains, norms, ranks
+from aem_gym.envs.webshop.search.strings import Numbers, open_array
 from aem_gym.envs.webshop.search.tokens import tokens
 
-K1, B = 0.9, 0.4
 LIMIT = 50
-_FREE = 24
-"""Lengths up to 40 are exact: 24 values without, then four significant bits."""
-_ARRAYS = ("starts", "documents", "gains", "order")
+_FEW = 20_000
+"""Up to so many postings, all of them are added up exactly."""
+_STEP = 2.0**-23
+"""Twice the relative error of one rounding to float32."""
+_LEAST = 1e-30
+"""Less than any score of a document that has one of the terms."""
+_Span = tuple[int, int]
+"""Where the postings of a term begin and end."""
+ARRAYS = ("starts", "documents", "gains", "order")
+
+
+class Terms(Protocol):
+    """Numbers of terms."""
+
+    def get(self, term: str, /) -> int | None:
+        """The number of a term; None if no document has it."""
 
 
 class SearchIndex:
@@ -31,16 +42,15 @@ class SearchIndex:
 
     Args:
         terms: term -> number.
-        arrays: `starts` (terms + 1), `documents` and `gains` (postings, by term; a gain is 1 +
-            frequency / (k1 * (1 - b + b * length / mean))), `order` (documents: rank of the ASIN
-            among all, ascending).
+        arrays: `starts` (terms + 1), `documents` and `gains` (postings, by term and position; a
+            gain is 1 + frequency / (k1 * (1 - b + b * length / mean))), `order` (documents: rank
+            of the ASIN among all, ascending).
     """
 
-    def __init__(self, terms: dict[str, int], arrays: dict[str, NDArray[np.generic]]) -> None:
+    def __init__(self, terms: Terms, arrays: Mapping[str, NDArray[Any]]) -> None:
         self._terms, self._arrays = terms, arrays
-        self._starts = arrays["starts"]
-        self._documents: NDArray[Any] = arrays["documents"]
-        self._gains: NDArray[Any] = arrays["gains"]
+        self._starts = arrays["starts"].data
+        self._documents, self._gains = arrays["documents"], arrays["gains"]
         self._order = arrays["order"]
 
     def __len__(self) -> int:
@@ -53,38 +63,28 @@ class SearchIndex:
 
     @classmethod
     def build(cls, documents: Iterable[str], asins: Sequence[str]) -> SearchIndex:
-        """Index documents.
+        """Index documents, all in memory.
 
         Args:
             documents: their texts.
             asins: their ids, as many; they decide ties.
         """
-        terms: dict[str, int] = {}
-        numbers, places, counts, lengths = array("i"), array("i"), array("i"), array("i")
-        for place, text in enumerate(documents):
-            found = tokens(text)
-            lengths.append(len(found))
-            for term, count in Counter(found).items():
-                numbers.append(terms.setdefault(term, len(terms)))
-                places.append(place)
-                counts.append(count)
-        norm = norms(np.frombuffer(lengths, np.int32) if lengths else _empty())
-        by_term = np.argsort(np.frombuffer(numbers, np.int32) if numbers else [], kind="stable")
-        sizes = np.bincount(np.frombuffer(numbers, np.int32) if numbers else [], minlength=0)
-        order = np.empty(len(asins), np.int32)
-        order[sorted(range(len(asins)), key=asins.__getitem__)] = np.arange(len(asins))
-        picked = by_term.astype(np.int64)
-        documents_of = (np.frombuffer(places, np.int32) if places else _empty())[picked]
-        frequencies = (np.frombuffer(counts, np.int32) if counts else _empty())[picked]
-        return cls(
-            terms,
-            {
-                "starts": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-                "documents": documents_of,
-                "gains": 1 + frequencies.astype(np.float32) * norm[documents_of],
-                "order": order,
-            },
-        )
+        terms = Numbering()
+        found = find_postings(documents, terms)
+        sizes = np.bincount(found.numbers, minlength=len(terms))
+        arrays = {
+            "starts": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            "documents": found.places,
+            "gains": gains(found.counts, norms(found.lengths)[found.places]),
+            "order": ranks(asins),
+        }
+        return cls(dict(terms), arrays)
+
+    @classmethod
+    def open(cls, folder: Path) -> SearchIndex:
+        """Map the files of a folder; processes that do the same share the memory."""
+        arrays = {name: open_array(folder / f"{name}.npy") for name in ARRAYS}
+        return cls(Numbers.open(folder, "terms"), arrays)
 
     def search(self, words: Sequence[str], limit: int = LIMIT) -> list[int]:
         """Positions of the best documents, best first.
@@ -93,72 +93,85 @@ class SearchIndex:
             words: of the query; tokenised like documents. Repeated words count again.
             limit: how many at most.
         """
-        positions, scores = self._scored(" ".join(words))
+        spans, weights = self._wanted(" ".join(words))
+        if sum([end - start for start, end in spans]) <= _FEW:
+            positions, scores = self._all(spans, weights)
+        else:
+            positions, scores = self._best(spans, weights, limit)
         if len(positions) > limit:  # keep all that tie with the last one
-            least = np.partition(scores, len(scores) - limit)[len(scores) - limit]
-            kept = scores >= least
+            kept = scores >= _last(scores, limit)
             positions, scores = positions[kept], scores[kept]
         best = np.lexsort((self._order[positions], -scores))[:limit]
         found: list[int] = positions[best].tolist()
         return found
 
-    def _scored(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """All documents with any of the terms, and their scores."""
-        total, spans, weights = len(self), [], []
-        for term, times in Counter(tokens(text)).items():
-            number = self._terms.get(term)
+    def _wanted(self, text: str) -> tuple[list[_Span], NDArray[np.float32]]:
+        """The known terms of a query, in its order: where their postings are, what they weigh."""
+        times: dict[str, int] = {}
+        for term in tokens(text):
+            times[term] = times.get(term, 0) + 1
+        number_of, starts, total = self._terms.get, self._starts, len(self)
+        spans, counts, rarities = [], [], []
+        for term, count in times.items():
+            number = number_of(term)
             if number is not None:
-                start, end = self._starts[number : number + 2].tolist()
+                start, end = starts[number], starts[number + 1]
                 spans.append((start, end))
-                frequency = end - start
-                idf = log(1 + (total - frequency + 0.5) / (frequency + 0.5))
-                weights.append(np.float32(times) * np.float32(idf))
+                counts.append(count)
+                rarities.append(log(1 + (total - (end - start) + 0.5) / (end - start + 0.5)))
+        return spans, np.array(counts, np.float32) * np.array(rarities, np.float32)
+
+    def _all(
+        self, spans: Sequence[_Span], weights: NDArray[np.float32]
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """All documents with any of the terms, and their scores."""
         if not spans:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         documents = np.concatenate([self._documents[start:end] for start, end in spans])
         gains = np.concatenate([self._gains[start:end] for start, end in spans])
-        weight = np.repeat(np.array(weights, np.float32), [end - start for start, end in spans])
+        weight = weights.repeat([end - start for start, end in spans])
         # float32 terms are added up in float64, as Lucene does
         scores = np.bincount(documents, weight - weight / gains)
-        positions = np.flatnonzero(scores)
+        positions = scores.nonzero()[0]
         return positions, scores[positions].astype(np.float32)
 
-    def save(self, folder: Path) -> None:
-        """Write the arrays and terms into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _ARRAYS:
-            np.save(folder / f"{name}.npy", self._arrays[name])
-        (folder / "terms.json").write_text(json.dumps(list(self._terms)))
+    def _best(
+        self, spans: Sequence[_Span], weights: NDArray[np.float32], limit: int
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """At least the best `limit` documents with any of the terms, and their scores.
 
-    @classmethod
-    def open(cls, folder: Path) -> SearchIndex:
-        """Map the arrays of a folder; processes that do the same share the memory."""
-        terms = {
-            term: number
-            for number, term in enumerate(json.loads((folder / "terms.json").read_text()))
-        }
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
-        return cls(terms, arrays)
+        Scores are first added up in float32, which is many times as fast; then exactly for those
+        documents whose rough score leaves it open that they are among the best.
+        """
+        rough = np.zeros(len(self), np.float32)
+        for (start, end), weight in zip(spans, weights, strict=True):
+            np.add.at(rough, self._documents[start:end], weight - weight / self._gains[start:end])
+        slack = 1 - (len(spans) + 2) * _STEP
+        positions = (rough >= max(self._floor(rough, spans, limit) * slack, _LEAST)).nonzero()[0]
+        if len(positions) > limit:
+            likely = rough[positions]
+            positions = positions[likely >= _last(likely, limit) * slack]
+        scores = np.zeros(len(positions))
+        for span, weight in zip(spans, weights, strict=True):  # sums depend on the order: as above
+            scores += self._worth(span, weight, positions)
+        return positions, scores.astype(np.float32)
+
+    def _floor(self, rough: NDArray[np.float32], spans: Sequence[_Span], limit: int) -> float:
+        """A score that `limit` documents reach: of those with the rarest of the frequent terms."""
+        enough = [(end - start, start) for start, end in spans if end - start >= limit]
+        if not enough:
+            return 0.0
+        size, start = min(enough)
+        return _last(rough[self._documents[start : start + min(size, max(_FEW, limit))]], limit)
+
+    def _worth(self, span: _Span, weight: np.float32, positions: NDArray[Any]) -> NDArray[Any]:
+        """What a term adds to the scores of some documents; 0 where it does not occur."""
+        documents, gains = (array[slice(*span)] for array in (self._documents, self._gains))
+        at = np.searchsorted(documents, positions)
+        at[at == len(documents)] = 0
+        return np.where(documents[at] == positions, weight - weight / gains[at], 0)
 
 
-def norms(lengths: NDArray[np.int32]) -> NDArray[np.float32]:
-    """1 / (k1 * (1 - b + b * length / mean)), the length rounded as Lucene's norm byte does."""
-    if not len(lengths):
-        return np.zeros(0, np.float32)
-    mean = np.float32(lengths.sum(dtype=np.float64) / len(lengths))
-    rounded = rounded_lengths(lengths).astype(np.float32)
-    return (1 / (np.float32(K1) * ((1 - np.float32(B)) + np.float32(B) * rounded / mean))).astype(
-        np.float32
-    )
-
-
-def rounded_lengths(lengths: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Lengths as they come back from Lucene's norm byte: above 40, four significant bits."""
-    over = np.maximum(lengths - _FREE, 1)
-    lost = np.maximum(np.floor(np.log2(over)).astype(np.int32) - 3, 0)
-    kept = (over >> lost) << lost
-    return np.where(lengths <= _FREE + 16, lengths, kept + _FREE).astype(np.int32)
-
-
-def _empty() -> NDArray[np.int32]:
-    return np.zeros(0, np.int32)
+def _last(scores: NDArray[np.float32], limit: int) -> float:
+    """The lowest of the best scores."""
+    return float(np.partition(scores, len(scores) - limit)[len(scores) - limit])

@@ -32,21 +32,18 @@ _EMOJI = (
 _LETTER, _DIGIT = r"[^\W\d]", r"\d"
 _NONE = "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209c\u2150-\u215f\u2189\u2460-\u249b\u24ea-\u24ff"
 _IN = rf"[^\W{_NONE}]"
+_MARK = r"\u0300-\u036f"
 _WORD = re.compile(
     rf"[{_EMOJI}]"
-    rf"|{_IN}(?:{_IN}|[\u0300-\u036f]|(?<={_LETTER})[.'\u2019:](?={_LETTER})"
-    rf"|(?<={_DIGIT})[.,;'\u2019](?={_DIGIT}))*"
+    rf"|{_IN}+(?:[{_MARK}.'\u2019:,;](?:(?<=[{_MARK}])"
+    rf"|(?<={_LETTER}[.'\u2019:])(?={_LETTER})"
+    rf"|(?<={_DIGIT}[.,;'\u2019])(?={_DIGIT})){_IN}*)*"
 )
 
 
 def tokens(text: str) -> list[str]:
     """The terms of a text, in order."""
-    found = []
-    for word in _WORD.findall(text):
-        term = _term(word)
-        if term:
-            found.append(term)
-    return found
+    return list(filter(None, map(_term, _WORD.findall(text))))
 
 
 @lru_cache(maxsize=1 << 18)

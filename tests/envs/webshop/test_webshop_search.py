@@ -1,9 +1,10 @@
-"""Search: terms by the rules, ranks by the formula."""
+"""Search: terms by the rules, ranks by the formula, the same from memory and from disk."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.envs.webshop.search.index import SearchIndex, rounded_lengths
+from aem_gym.envs.webshop.search import builder, index
+from aem_gym.envs.webshop.search.builder import IndexBuilder
+from aem_gym.envs.webshop.search.index import SearchIndex
+from aem_gym.envs.webshop.search.postings import ranks, rounded_lengths
+from aem_gym.envs.webshop.search.strings import Numbers, Strings, write_numbers, write_strings
 from aem_gym.envs.webshop.search.tokens import tokens
 
 
@@ -25,6 +30,7 @@ from aem_gym.envs.webshop.search.tokens import tokens
         ("the of and", []),
         ("xs s x-small", ["xs", "s", "x", "small"]),
         ('8"x10" wi-fi', ["8", "x10", "wi", "fi"]),
+        ("\u2139info o\u0301k 5,x x,5", ["\u2139", "info", "o\u0301k", "5", "x", "x", "5"]),
     ],
 )
 def test_terms(text: str, terms: list[str]) -> None:
@@ -42,8 +48,8 @@ def test_lengths_pass_through_luceness_byte() -> None:
     assert (rounded_lengths(rounded) == rounded).all()
 
 
-def naive(documents: list[str], asins: list[str], query: str) -> list[int]:
-    """The formula, written down plainly."""
+def naive(documents: list[str], query: str) -> dict[int, float]:
+    """The formula, written down plainly: place -> score."""
     bags = [Counter(tokens(text)) for text in documents]
     lengths = [sum(bag.values()) for bag in bags]
     mean = np.float32(sum(lengths) / len(lengths))
@@ -60,36 +66,131 @@ def naive(documents: list[str], asins: list[str], query: str) -> list[int]:
                 scores[place] = scores.get(place, 0.0) + times * idf * bag[term] / (
                     bag[term] + norm
                 )
-    return sorted(scores, key=lambda place: (-round(scores[place], 4), asins[place]))
+    return scores
 
 
 _WORD = st.sampled_from(
     ["red", "blue", "shirt", "shoes", "lamp", "desk", "running", "runs", "the", "5.5", "xs", "x"]
 )
 _TEXT = st.lists(_WORD, min_size=1, max_size=60).map(" ".join)
+_DOCUMENTS = st.lists(_TEXT, min_size=1, max_size=20)
 
 
-@given(st.lists(_TEXT, min_size=1, max_size=20), _TEXT)
+def ids(count: int) -> list[str]:
+    return [f"B{(7 * i) % 31:02d}" for i in range(count)]
+
+
+@given(_DOCUMENTS, _TEXT)
 def test_ranks_are_those_of_the_formula(documents: list[str], query: str) -> None:
-    asins = [f"B{(7 * i) % 31:02d}" for i in range(len(documents))]
-    index = SearchIndex.build(documents, asins)
-    found = index.search(query.split(" "))
-    expected = naive(documents, asins, query)
-    assert sorted(found) == sorted(expected)
-    positions, scores = index._scored(query)
-    by_place = dict(zip(positions.tolist(), scores.tolist(), strict=True))
+    asins = ids(len(documents))
+    found = SearchIndex.build(documents, asins).search(query.split(" "))
+    scores = naive(documents, query)
+    assert sorted(found) == sorted(scores)
     for one, other in zip(found, found[1:], strict=False):
-        assert (-by_place[one], asins[one]) < (-by_place[other], asins[other])
-    assert not expected or by_place[found[0]] == pytest.approx(by_place[expected[0]], abs=2e-4)
+        close = math.isclose(scores[one], scores[other], rel_tol=1e-4)
+        assert close or scores[one] > scores[other]
+        if documents[one] == documents[other]:
+            assert asins[one] < asins[other]
 
 
-def test_what_is_saved_is_found_again(tmp_path: Path) -> None:
-    documents = [f"shirt {i} {'red ' * (i % 4)}" for i in range(120)]
-    asins = [f"B{i:09d}" for i in range(120)]
-    built = SearchIndex.build(documents, asins)
-    built.save(tmp_path)
-    opened = SearchIndex.open(tmp_path)
-    assert opened.search(["red", "shirt"]) == built.search(["red", "shirt"])
-    assert len(built.search(["shirt"])) == 50 and len(opened) == 120
+@pytest.fixture
+def all_postings_are_many() -> Iterator[None]:
+    """As if every list of postings were long, which is when scores are first added up roughly."""
+    few, index._FEW = index._FEW, 1
+    yield
+    index._FEW = few
+
+
+def large_index() -> tuple[SearchIndex, list[str]]:
+    """An index with many postings, terms of all frequencies, and many equal scores."""
+    draw = np.random.default_rng(0)
+    sizes = draw.integers(1, 40, 6000)
+    words = draw.zipf(1.3, int(sizes.sum())) % 3000
+    texts = [" ".join(f"w{w}" for w in some) for some in np.split(words, np.cumsum(sizes)[:-1])]
+    texts[1000:1500] = texts[:500]
+    return SearchIndex.build(texts, [f"B{i * 7919 % 6007:09d}" for i in range(len(texts))]), texts
+
+
+def test_the_fast_path_finds_the_same(all_postings_are_many: None) -> None:
+    found, texts = large_index()
+    draw = np.random.default_rng(1)
+    for limit in (1, 10, 50, 7000):
+        for _ in range(150):
+            text = texts[draw.integers(len(texts))].split(" ")
+            query = [str(word) for word in draw.choice(text, draw.integers(1, 30))]
+            spans, weights = found._wanted(" ".join(query))
+            positions, scores = found._all(spans, weights)
+            exact = np.lexsort((found._order[positions], -scores))[:limit]
+            assert found.search(query, limit) == positions[exact].tolist()
+
+
+@given(_DOCUMENTS, _TEXT, st.integers(1, 25))
+def test_the_fast_path_finds_the_same_in_few(documents: list[str], text: str, limit: int) -> None:
+    built = SearchIndex.build(documents, ids(len(documents)))
+    spans, weights = built._wanted(text)
+    every = dict(zip(*(part.tolist() for part in built._all(spans, weights)), strict=True))
+    best = dict(zip(*(p.tolist() for p in built._best(spans, weights, limit)), strict=True))
+    assert best.items() <= every.items()
+    assert sorted(every.values())[-limit:] == sorted(best.values())[-limit:]
+
+
+@given(st.lists(_DOCUMENTS, max_size=4), _TEXT, st.integers(1, 50))
+def test_an_index_built_in_blocks_is_the_same(
+    tmp_path_factory: pytest.TempPathFactory, blocks: list[list[str]], query: str, chunk: int
+) -> None:
+    folder = tmp_path_factory.mktemp("index")
+    documents = [text for block in blocks for text in block]
+    asins = [f"B{i * 37 % 101:02d}" for i in range(len(documents))]
+    before, builder._CHUNK = builder._CHUNK, chunk
+    try:
+        for block in blocks:
+            IndexBuilder(folder / "work").add(block)
+        merged: list[int] = []
+        IndexBuilder(folder / "work").finish(folder, ranks(asins), merged.append)
+    finally:
+        builder._CHUNK = before
+    built, opened = SearchIndex.build(documents, asins), SearchIndex.open(folder)
+    assert len(opened) == len(documents) and opened.nbytes == built.nbytes
+    for name in index.ARRAYS:
+        one, other = built._arrays[name], opened._arrays[name]
+        assert one.dtype == other.dtype and np.array_equal(one, other)
+    assert sum(merged) == len(built._arrays["documents"])
+    assert opened.search(query.split(" ")) == built.search(query.split(" "))
+
+
+def test_a_block_that_was_not_finished_is_built_again(tmp_path: Path) -> None:
+    work = IndexBuilder(tmp_path / "work")
+    work.add(["red shirt"])
+    (tmp_path / "work" / ".1.tmp").mkdir()
+    (tmp_path / "work" / ".1.tmp" / "numbers.npy").write_bytes(b"half")
+    again = IndexBuilder(tmp_path / "work")
+    assert again.done == 1
+    again.add(["blue shirt"])
+    again.finish(tmp_path, ranks(["B1", "B0"]), lambda _: None)
+    assert SearchIndex.open(tmp_path).search(["shirt"]) == [1, 0]
+
+
+def test_few_results_and_none() -> None:
+    built = SearchIndex.build([f"shirt {'red ' * (i % 4)}" for i in range(120)], ids(120))
+    assert len(built.search(["shirt"])) == 50 and len(built) == 120
     assert built.search(["nothing"]) == [] and built.search(["the"]) == []
     assert SearchIndex.build([], []).search(["x"]) == []
+
+
+@given(st.sets(st.text(st.characters(exclude_categories=["Cs"])), max_size=30), st.text())
+def test_strings_and_numbers_on_disk(
+    tmp_path_factory: pytest.TempPathFactory, strings: set[str], other: str
+) -> None:
+    folder = tmp_path_factory.mktemp("strings")
+    listed = list(strings)
+    write_strings(folder, "some", listed)
+    found = Strings.open(folder, "some")
+    assert list(found) == listed and found[1:3] == listed[1:3]
+    assert not listed or found[-1] == listed[-1]
+    with pytest.raises(IndexError):
+        found[len(listed)]
+    numbers = {string: 3 * place for place, string in enumerate(listed)}
+    write_numbers(folder, "numbers", numbers)
+    opened = Numbers.open(folder, "numbers")
+    assert all(opened.get(string) == number for string, number in numbers.items())
+    assert opened.get(other) == numbers.get(other)
