@@ -1,8 +1,8 @@
 """What an environment can tell about data it needs from elsewhere, and write for others.
 
-An environment class that can defines the classmethods `data_report` (for `aem-gym data`) and
-`export_games` (for `aem-gym export`); they are found by name, so environments of other packages
-have them too.
+An environment class that can defines the classmethods `data_report` (for `aem-gym data`),
+`import_data` (for `aem-gym data ENV import`) and `export_games` (for `aem-gym export`); they are
+found by name, so environments of other packages have them too.
 """
 
 from __future__ import annotations
@@ -99,5 +99,40 @@ class HasExport(Protocol):
 
         Raises:
             ConfigError: a bad value, or what the format needs is not there.
+            OutputError: the folder cannot be written.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import came to."""
+
+    place: str
+    """The folder with the imported data."""
+    items: int
+    skipped: int
+    """Items that could not be used."""
+    made: bool = True
+    """False if all of it was there already."""
+    note: str = ""
+    """What else there is to know, such as where the skipped items are listed."""
+    use: str = ""
+    """How to use it."""
+
+
+@runtime_checkable
+class HasImport(Protocol):
+    """An environment class that can turn downloaded data into what it opens quickly."""
+
+    def import_data(self, source: Path, folder: Path | None = None, **options: Any) -> Imported:
+        """Import once; if stopped, the same call goes on where it was. A classmethod.
+
+        Args:
+            source: the folder with the data as they are downloaded.
+            folder: where the result goes; None for a folder in the cache.
+            options: the environment's own; its signature names them.
+
+        Raises:
+            ConfigError: data are missing or damaged, or an option is wrong.
             OutputError: the folder cannot be written.
         """

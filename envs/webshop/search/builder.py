@@ -44,6 +44,11 @@ class IndexBuilder:
                 self._terms[term]  # takes the next number
             self._take(block)
 
+    @property
+    def postings(self) -> int:
+        """Postings so far."""
+        return sum(len(block.numbers) for block in self._blocks)
+
     def add(self, documents: Sequence[str]) -> None:
         """Index the next documents, as a block of their own."""
         from aem_gym.training.files import atomic_folder
@@ -69,7 +74,7 @@ class IndexBuilder:
         Args:
             folder: where the index goes.
             order: ranks of the ids of all documents (`postings.ranks`).
-            advance: is told how many more documents' worth of postings are merged.
+            advance: is told how many more postings are merged.
         """
         sizes = np.zeros(len(self._terms), np.int64)
         for block in self._blocks:

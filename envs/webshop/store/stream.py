@@ -10,7 +10,7 @@ import codecs
 import json
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -69,16 +69,13 @@ class MappingFile:
 
     Args:
         path: the file; it stays open.
-
-    Raises:
-        BrokenJson: it is no whole mapping.
-        OSError: it cannot be read.
+        found: its elements.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, found: Iterable[Element]) -> None:
         self._numbers: dict[str, int] = {}
         self._starts, self._ends = array("q"), array("q")
-        for element in elements(path, dict):
+        for element in found:
             self._numbers[element.key] = len(self._starts)
             self._starts.append(element.start)
             self._ends.append(element.end)

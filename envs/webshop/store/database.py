@@ -1,0 +1,147 @@
+"""The articles of an imported shop in one SQLite file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aem_gym.envs.webshop.official import Skipped, unpack
+from aem_gym.envs.webshop.products import Product
+
+_TABLES = """
+PRAGMA page_size = 16384;
+CREATE TABLE IF NOT EXISTS articles (
+    position INTEGER PRIMARY KEY, asin TEXT NOT NULL, price REAL NOT NULL,
+    category TEXT NOT NULL, query TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS bodies (position INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS skipped (
+    row INTEGER PRIMARY KEY, asin TEXT NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS nouns (title TEXT PRIMARY KEY, nouns BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+_INDEXES = """
+CREATE UNIQUE INDEX IF NOT EXISTS by_asin ON articles (asin);
+CREATE INDEX IF NOT EXISTS by_category ON articles (category);
+CREATE INDEX IF NOT EXISTS by_query ON articles ("query");
+"""
+_MAPPED = 1 << 40
+"""As much as SQLite maps: pages are then shared by all processes."""
+
+
+class Draft:
+    """A database that is being made. What is committed together is there together.
+
+    Args:
+        path: the file; made if missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection.executescript(_TABLES)
+
+    def state(self, name: str) -> Any:
+        """What `commit` has last kept under a name; None if it has nothing."""
+        found = self._connection.execute("SELECT value FROM state WHERE name = ?", (name,))
+        row = found.fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def commit(self, name: str, value: Any) -> None:
+        """Keep what was added since the last time, and where to go on."""
+        self._begin()
+        self._connection.execute("REPLACE INTO state VALUES (?, ?)", (name, json.dumps(value)))
+        self._connection.execute("COMMIT")
+
+    def add(self, position: int, product: Product, packed: bytes, price: float) -> None:
+        """Add an article."""
+        self._begin()
+        row = (position, product.asin, price, product.category, product.query)
+        self._connection.execute("INSERT INTO articles VALUES (?, ?, ?, ?, ?)", row)
+        self._connection.execute("INSERT INTO bodies VALUES (?, ?)", (position, packed))
+
+    def skip(self, skipped: Skipped) -> None:
+        """Note a row that is not on sale."""
+        self._begin()
+        row = (skipped.row, skipped.asin, skipped.reason)
+        self._connection.execute("INSERT INTO skipped VALUES (?, ?, ?)", row)
+
+    def add_nouns(self, title: str, nouns: Sequence[str]) -> None:
+        """Note the nouns of a title."""
+        self._begin()
+        row = (title, msgspec.msgpack.encode(list(nouns)))
+        self._connection.execute("INSERT OR IGNORE INTO nouns VALUES (?, ?)", row)
+
+    def asins(self) -> list[str]:
+        """All ids, in the order of the catalogue."""
+        found = self._connection.execute("SELECT asin FROM articles ORDER BY position")
+        return [asin for (asin,) in found]
+
+    def products(self, first: int = 0) -> Iterator[Product]:
+        """The articles in order, from some position on."""
+        found = self._connection.execute(
+            "SELECT body FROM bodies WHERE position >= ? ORDER BY position", (first,)
+        )
+        return (unpack(body) for (body,) in found)
+
+    def priced(self) -> Iterator[tuple[Product, float]]:
+        """The articles in order, with their prices."""
+        prices = self._connection.execute("SELECT price FROM articles ORDER BY position")
+        return ((product, price) for product, (price,) in zip(self.products(), prices, strict=True))
+
+    def skipped(self) -> Iterator[Skipped]:
+        """The rows that are not on sale, in order."""
+        found = self._connection.execute("SELECT row, asin, reason FROM skipped ORDER BY row")
+        return (Skipped(*row) for row in found)
+
+    def finish(self) -> None:
+        """Add the indexes, and close."""
+        self._connection.executescript(f"BEGIN; {_INDEXES} COMMIT;")
+        self.close()
+
+    def close(self) -> None:
+        """Give up what was not committed, and close."""
+        self._connection.close()
+
+    def _begin(self) -> None:
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN")
+
+
+class Database:
+    """The finished database, read-only; a process that was forked opens it anew.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connections: dict[int, sqlite3.Connection] = {}
+
+    def __reduce__(self) -> tuple[type[Database], tuple[Path]]:
+        return Database, (self._path,)
+
+    def one(self, query: str, *values: str | int) -> tuple[Any, ...] | None:
+        """The first row of a query; None if there is none."""
+        row: tuple[Any, ...] | None = self._open().execute(query, values).fetchone()
+        return row
+
+    def all(self, query: str, *values: str | int) -> Iterable[tuple[Any, ...]]:
+        """The rows of a query."""
+        return self._open().execute(query, values)
+
+    def _open(self) -> sqlite3.Connection:
+        # SQLite forbids to use, or to close, a connection that was opened before a fork.
+        connection = self._connections.get(os.getpid())
+        if connection is None:
+            # Threads may share it: SQLite itself lets only one of them in at a time.
+            address = f"{self._path.resolve().as_uri()}?mode=ro&immutable=1"
+            connection = sqlite3.connect(address, uri=True, check_same_thread=False)
+            connection.execute(f"PRAGMA mmap_size = {_MAPPED}")
+            self._connections[os.getpid()] = connection
+        return connection
