@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,35 +13,95 @@ if TYPE_CHECKING:
     from aem_gym.datasets import DataReport, HasData
 
 _SHOWN = 10
+_PATH = click.Path(path_type=Path)
 
 
 @click.command()
 @click.argument("env", required=False)
+@click.argument("action", required=False, type=click.Choice(["import"]), metavar="[import")
+@click.argument("source", required=False, type=_PATH, metavar="DIR]")
 @click.option("--data-dir", help="Look in this folder instead of where the environment would.")
 @click.option("--all", "show_all", is_flag=True, help=f"List all damage, not the first {_SHOWN}.")
-def data(env: str | None, data_dir: str | None, show_all: bool) -> int:
+@click.option("--out", type=_PATH, help="import: the folder to make; default: one in the cache.")
+@click.option("--num-products", type=click.IntRange(1), help="import: only the first so many.")
+@click.option("--seed", type=int, help="import: of all that is drawn (hidden prices, say).")
+@click.option("--nouns", type=_PATH, help="import: a file with the nouns of titles.")
+@click.option("--spacy", metavar="MODEL", help="import: find nouns with this spaCy model.")
+def data(
+    env: str | None,
+    action: str | None,
+    source: Path | None,
+    data_dir: str | None,
+    show_all: bool,
+    **options: Any,
+) -> int:
     """Show what data ENV has; without ENV, which environments use any.
+
+    With `import DIR`, turn the data in DIR, as they are downloaded, into what ENV opens quickly. If
+    it is stopped, the same command goes on where it was.
 
     Exit status: 0 all of it is there, 1 something is missing or damaged.
     """
-    from aem_gym.datasets import HasData
     from aem_gym.errors import ConfigError
-    from aem_gym.training.config_check import env_factory
 
+    given = {name: value for name, value in options.items() if value is not None}
+    if action:
+        if env is None or source is None:
+            raise ConfigError("import: say what: aem-gym data ENV import DIR")
+        if data_dir:
+            raise ConfigError("--data-dir: for an import, say where it goes: --out FOLDER")
+        _import(env, source, given)
+        return 0
+    for name in given:
+        option = f"--{name.replace('_', '-')}"
+        raise ConfigError(f"{option}: is for imports: aem-gym data ENV import DIR {option} ...")
     if env is None:
         if data_dir:
             raise ConfigError("--data-dir: say for which environment: aem-gym data ENV")
         _list()
         return 0
+    report = _reporter(env).data_report(data_dir)
+    _show(env, report, None if show_all else _SHOWN)
+    return 0 if report.complete else 1
+
+
+def _reporter(env: str) -> HasData:
+    """The environment, if it says what data it has. Raises ConfigError if it does not."""
+    from aem_gym.datasets import HasData
+    from aem_gym.errors import ConfigError
+    from aem_gym.training.config_check import env_factory
+
     factory = env_factory(env)
     if not isinstance(factory, HasData):
         raise ConfigError(
             f"env: {env!r} uses no data from elsewhere. Those that do: "
             f"{', '.join(name for name, _ in _with_data()) or 'none'}"
         )
-    report = factory.data_report(data_dir)
-    _show(env, report, None if show_all else _SHOWN)
-    return 0 if report.complete else 1
+    return factory
+
+
+def _import(env: str, source: Path, options: Mapping[str, Any]) -> None:
+    """Import data of an environment that can, and say what came of it."""
+    from aem_gym.datasets import HasImport
+    from aem_gym.errors import ConfigError
+    from aem_gym.training.config_check import env_factory
+
+    factory = env_factory(env)
+    if not isinstance(factory, HasImport):
+        raise ConfigError(f"env: {env!r} cannot import data: it has no import_data")
+    known = inspect.signature(factory.import_data).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    renamed = {"folder" if name == "out" else name: value for name, value in options.items()}
+    for name in renamed:
+        if name not in known and not takes_any:
+            raise ConfigError(f"--{name.replace('_', '-')}: {env!r} has no such option for imports")
+    done = factory.import_data(source, **renamed)
+    click.echo(f"{'imported' if done.made else 'there already'}: {done.items:,} in {done.place}")
+    if done.skipped:
+        click.echo(f"{done.skipped:,} could not be used")
+    for line in (done.note, done.use and f"To use them: {done.use}"):
+        if line:
+            click.echo(line)
 
 
 def _with_data() -> Iterator[tuple[str, HasData]]:

@@ -18,6 +18,8 @@ from typing import IO, Any
 _READ = 1 << 20
 _LONGEST = 1 << 26
 """Characters: a longer element is taken for damage."""
+_AHEAD = 3
+"""Characters that tell whether a number goes on: `1` may be the beginning of `1e+5`."""
 _BLANK = re.compile(r"[ \t\n\r]*")
 
 
@@ -155,7 +157,7 @@ class _Text:
                 if len(self._text) - self._at > _LONGEST or not self._more():
                     raise self._broken(str(getattr(error, "msg", error))) from error
                 continue
-            if end == len(self._text) and self._more():  # a number may go on, too
+            if len(self._text) - end < _AHEAD and self._more():
                 continue
             self._move(end)
             return value
@@ -165,10 +167,11 @@ class _Text:
         """Read on; false at the end of the file."""
         data = self._stream.read(_READ)
         try:
-            self._text = self._text[self._at :] + self._decode.decode(data, final=not data)
+            decoded = self._decode.decode(data, final=not data)
         except UnicodeDecodeError as error:
             raise self._broken(f"no UTF-8: {error.reason}") from error
-        self._at = 0
+        if data:
+            self._text, self._at = self._text[self._at :] + decoded, 0
         return bool(data)
 
     def _move(self, to: int) -> None:
