@@ -1,0 +1,59 @@
+"""Steps per second of the shop, playing recorded episodes with their own actions."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aem_gym.envs.webshop.catalogue import MemoryCatalogue
+from aem_gym.envs.webshop.conformance import Shop, open_shop
+from aem_gym.envs.webshop.engine import Session
+from aem_gym.envs.webshop.goalmaking import human_goals, official_order
+from aem_gym.envs.webshop.nouns import Nouns
+from aem_gym.envs.webshop.official import draw_prices, load_products
+
+_STRETCHES = 5
+
+
+def open_recorded(products: Path, attributes: Path, human: Path, goals: Path | None) -> Shop:
+    """The shop of some recordings; without theirs, prices and goals are drawn with seed 0."""
+    if goals is not None:
+        return open_shop(products, attributes, human, goals, None)
+    stock = load_products(products, attributes, human)
+    rng = random.Random(0)
+    prices = draw_prices(stock.products, rng)
+    wanted = official_order(human_goals(stock.products, prices, rng))
+    return Shop(MemoryCatalogue(stock.products, prices), wanted, Nouns())
+
+
+def replay(shop: Shop, traces: Sequence[Any], seconds: float) -> dict[str, float]:
+    """Steps per second, the best of five stretches.
+
+    Text and available actions are rendered at every step; nothing of a search is kept from one
+    episode to the next.
+    """
+    episodes = [
+        (
+            shop.goals[episode["goal_idx"] % len(shop.goals)],
+            [step["action"] for step in episode["steps"] if "error" not in step],
+        )
+        for episode in traces
+    ]
+    total = sum(len(actions) for _, actions in episodes)
+    searches = sum(action.startswith("search") for _, some in episodes for action in some)
+    rates = []
+    for _ in range(_STRETCHES):
+        steps, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds / _STRETCHES:
+            for goal, actions in episodes:
+                session = Session(shop.catalogue, goal, shop.nouns, strict=True)
+                for action in actions:
+                    session.step(action)
+                    session.text()
+                    session.available_actions()
+            steps += total
+        rates.append(steps / (time.perf_counter() - start))
+    return {"steps_per_second": max(rates), "searches_share": searches / total}
