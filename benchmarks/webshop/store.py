@@ -18,7 +18,6 @@ from benchmarks.webshop.index import query_times
 from benchmarks.webshop.made_up import write_official
 
 WORKERS = 8
-_SHARED = ("Pss", "Rss", "Private_Clean", "Private_Dirty")
 
 
 def measure(
@@ -79,7 +78,7 @@ def _together(folder: Path, texts: Sequence[str]) -> dict[str, float]:
     for worker in workers:
         worker.join()
     figures = {f"workers_{key}_mb": sum(each[key] for each in memory) for key in ("pss", "rss")}
-    one = max(memory, key=lambda each: each["uss"])
+    one = max(memory, key=lambda each: each["own"])
     return figures | {f"worker_{key}_mb": value for key, value in one.items()}
 
 
@@ -95,17 +94,17 @@ def _work(
         for asin in shop.catalogue.search(text.split(" ")):
             shop.catalogue.product(asin)
     barrier.wait()
-    memory = _memory() | {"bare_uss": bare["uss"]}
+    memory = _memory() | {"bare_own": bare["own"]}
     barrier.wait()
     results.put(memory)
 
 
 def _memory() -> dict[str, float]:
-    """Megabytes of this process: its share, all it has mapped, what is its own alone."""
+    """Megabytes: this process's share, all it maps, what no other maps, what is in no file."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     found = {line.split(":")[0]: int(line.split()[1]) / 1e3 for line in lines}
-    own = found["Private_Clean"] + found["Private_Dirty"]
-    return {"pss": found["Pss"], "rss": found["Rss"], "uss": own}
+    alone = found["Private_Clean"] + found["Private_Dirty"]
+    return {"pss": found["Pss"], "rss": found["Rss"], "uss": alone, "own": found["Anonymous"]}
 
 
 def _megabytes(folder: Path) -> float:

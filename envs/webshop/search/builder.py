@@ -36,18 +36,22 @@ class IndexBuilder:
     def __init__(self, work: Path) -> None:
         self._work = work
         self._terms = Numbering()
-        self._blocks: list[Postings] = []
-        self.done = 0
-        """Documents that are indexed."""
-        while (block := work / str(len(self._blocks))).exists():
+        self._lengths: list[NDArray[Any]] = []
+        self._sizes = np.zeros(0, np.int64)  # by term: how many documents have it
+        while (block := work / str(len(self._lengths))).exists():
             for term in json.loads((block / _TERMS).read_text()):
                 self._terms[term]  # takes the next number
-            self._take(block)
+            self._take(_open(block))
+
+    @property
+    def done(self) -> int:
+        """Documents that are indexed."""
+        return sum(map(len, self._lengths))
 
     @property
     def postings(self) -> int:
-        """Postings so far."""
-        return sum(len(block.numbers) for block in self._blocks)
+        """Their postings."""
+        return int(self._sizes.sum())
 
     def add(self, documents: Sequence[str]) -> None:
         """Index the next documents, as a block of their own."""
@@ -55,16 +59,17 @@ class IndexBuilder:
 
         known = len(self._terms)
         found = find_postings(documents, self._terms, self.done)
-        block = self._work / str(len(self._blocks))
-        with atomic_folder(block) as part:
+        with atomic_folder(self._work / str(len(self._lengths))) as part:
             for name in _PARTS:
                 np.save(part / f"{name}.npy", getattr(found, name))
             (part / _TERMS).write_text(json.dumps(list(self._terms)[known:]))
-        self._take(block)
+        self._take(found)
 
-    def _take(self, block: Path) -> None:
-        self._blocks.append(Postings(*(open_array(block / f"{name}.npy") for name in _PARTS)))
-        self.done += len(self._blocks[-1].lengths)
+    def _take(self, block: Postings) -> None:
+        self._lengths.append(np.array(block.lengths))
+        sizes = np.bincount(block.numbers, minlength=len(self._terms))
+        sizes[: len(self._sizes)] += self._sizes
+        self._sizes = sizes
 
     def finish(
         self, folder: Path, order: NDArray[np.int32], advance: Callable[[int], object]
@@ -76,12 +81,8 @@ class IndexBuilder:
             order: ranks of the ids of all documents (`postings.ranks`).
             advance: is told how many more postings are merged.
         """
-        sizes = np.zeros(len(self._terms), np.int64)
-        for block in self._blocks:
-            sizes += np.bincount(block.numbers, minlength=len(sizes))
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        lengths = [block.lengths for block in self._blocks] or [np.zeros(0, np.int32)]
-        norm = norms(np.concatenate(lengths))
+        starts = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
+        norm = norms(np.concatenate([np.zeros(0, np.int32), *self._lengths]))
         total = int(starts[-1])
         with (
             _array_file(folder / "documents.npy", np.int32, total) as write_documents,
@@ -99,13 +100,21 @@ class IndexBuilder:
     def _merged(self, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Places and counts of the terms `first` to `last` - 1, by term and place."""
         ends = np.array([first, last], np.int32)  # of the same kind, else the block is copied
-        slices = [slice(*np.searchsorted(block.numbers, ends)) for block in self._blocks]
-        parts = list(zip(self._blocks, slices, strict=True))
+        parts: list[tuple[NDArray[Any], ...]] = []
+        for number in range(len(self._lengths)):
+            block = _open(self._work / str(number))  # mapped for as long as it is looked at
+            some = slice(*np.searchsorted(block.numbers, ends))
+            parts.append(
+                tuple(part[some].copy() for part in (block.numbers, block.places, block.counts))
+            )
+        numbers, places, counts = (np.concatenate(part) for part in zip(*parts, strict=True))
         # The blocks are in the order of their places, so a stable sort by term is all it takes.
-        by_term = np.argsort(np.concatenate([b.numbers[s] for b, s in parts]), kind="stable")
-        places = np.concatenate([block.places[some] for block, some in parts])
-        counts = np.concatenate([block.counts[some] for block, some in parts])
+        by_term = np.argsort(numbers, kind="stable")
         return places[by_term], counts[by_term]
+
+
+def _open(block: Path) -> Postings:
+    return Postings(*(open_array(block / f"{name}.npy") for name in _PARTS))
 
 
 def _ranges(starts: NDArray[Any]) -> Iterator[tuple[int, int]]:

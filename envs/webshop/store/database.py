@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class Draft:
         row = (skipped.row, skipped.asin, skipped.reason)
         self._connection.execute("INSERT INTO skipped VALUES (?, ?, ?)", row)
 
-    def add_nouns(self, title: str, nouns: Sequence[str]) -> None:
+    def add_nouns(self, title: str, nouns: Iterable[str]) -> None:
         """Note the nouns of a title."""
         self._begin()
         row = (title, msgspec.msgpack.encode(list(nouns)))

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from aem_gym.envs.webshop.official import (
     Articles,
+    ShopDataError,
     Skipped,
     draw_prices,
     none_for_sale,
@@ -95,7 +96,12 @@ def add_nouns(draft: Draft, nouns: Path | None, finder: NounFinder | None) -> No
     if nouns is not None and not done:
         with bar("nouns", nouns.stat().st_size, "B") as progress:
             for element in rows(nouns, dict):
-                draft.add_nouns(element.key, element.value)
+                if not isinstance(element.value, list):
+                    raise ShopDataError(
+                        f"{nouns}: expected lists of nouns by title, got {element.value!r} for "
+                        f"{element.key!r}"
+                    )
+                draft.add_nouns(element.key, map(str, element.value))
                 progress.update(element.end - progress.n)
         draft.commit("nouns", 1)
     if finder is not None:

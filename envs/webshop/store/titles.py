@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -52,11 +53,11 @@ class NounFinder:
 
     def __init__(self, model: str) -> None:
         try:
-            import spacy
+            spacy: Any = importlib.import_module("spacy")
         except ImportError as error:
             raise MissingDependencyError("spacy", "webshop-nouns", "--spacy") from error
         try:
-            self._pipeline: Any = spacy.load(model)
+            self._pipeline = spacy.load(model)
         except OSError as error:
             raise ConfigError(
                 f"--spacy: {model!r} is no spaCy model that is installed. "

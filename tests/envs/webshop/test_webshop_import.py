@@ -19,9 +19,9 @@ import pytest
 from aem_gym.envs.webshop.generated.listings import make_listings
 from aem_gym.envs.webshop.generated.official import write_official
 from aem_gym.envs.webshop.official import ShopDataError
+from aem_gym.envs.webshop.store import steps
 from aem_gym.envs.webshop.store.importer import import_data
 from aem_gym.envs.webshop.store.report import data_report
-from aem_gym.envs.webshop.store.sources import find_sources
 from aem_gym.envs.webshop.store.stored import open_stored
 from aem_gym.envs.webshop.store.titles import NounFinder
 from aem_gym.errors import ConfigError, MissingDependencyError, OutputError
@@ -225,21 +225,15 @@ def test_a_place_that_cannot_be_written(official: Path, tmp_path: Path) -> None:
     assert visible(locked) == []
 
 
-def test_of_several_sizes_the_largest_is_taken(tmp_path: Path) -> None:
-    sizes = {"items_shuffle": 9, "items_shuffle_1000": 5, "items_ins_v2": 9, "items_ins_v2_1000": 5}
-    for name, size in (sizes | {"items_human_ins": 1}).items():
-        (tmp_path / f"{name}.json").write_bytes(b"x" * size)
-    chosen = {number: find_sources(tmp_path, number) for number in (None, 1000, 10)}
-    assert {n: (f.items.stem, f.attributes.stem, f.rows) for n, f in chosen.items()} == {
-        None: ("items_shuffle", "items_ins_v2", None),
-        1000: ("items_shuffle_1000", "items_ins_v2_1000", None),
-        10: ("items_shuffle", "items_ins_v2", 10),
-    }
-    with pytest.raises(ShopDataError, match="at least 1"):
-        find_sources(tmp_path, 0)
+def test_nouns_of_a_file(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "nouns.json").write_text('{"Red shoes": 3}')
+    with pytest.raises(ShopDataError, match="got 3 for 'Red shoes'"):
+        import_data(source, tmp_path / "shop", nouns=tmp_path / "nouns.json")
+    assert visible(tmp_path) == ["nouns.json", "official"]
 
 
-def test_nouns_by_spacy(source: Path, tmp_path: Path) -> None:
+def test_nouns_by_spacy(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "_BATCH", 10)
     with pytest.raises(ConfigError, match="--nouns, --spacy"):
         import_data(source, nouns=tmp_path, spacy="x")
     try:

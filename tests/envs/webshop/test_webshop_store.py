@@ -32,6 +32,7 @@ from aem_gym.envs.webshop.official import (
 from aem_gym.envs.webshop.store import goals, steps
 from aem_gym.envs.webshop.store.importer import import_data
 from aem_gym.envs.webshop.store.report import data_report
+from aem_gym.envs.webshop.store.sources import find_sources
 from aem_gym.envs.webshop.store.stored import StoredCatalogue, open_stored
 
 MAKERS = {"human": human_goals, "synthetic": synthetic_goals}
@@ -254,3 +255,17 @@ def test_what_there_is_is_reported(
     (tmp_path / "webshop" / "items_shuffle" / "asins.npy").unlink()
     report = data_report()
     assert not report.complete and "asins.npy" in report.damaged[0]
+
+
+def test_of_several_sizes_the_largest_is_taken(tmp_path: Path) -> None:
+    sizes = {"items_shuffle": 9, "items_shuffle_1000": 5, "items_ins_v2": 9, "items_ins_v2_1000": 5}
+    for name, size in (sizes | {"items_human_ins": 1}).items():
+        (tmp_path / f"{name}.json").write_bytes(b"x" * size)
+    chosen = {number: find_sources(tmp_path, number) for number in (None, 1000, 10)}
+    assert {n: (f.items.stem, f.attributes.stem, f.rows) for n, f in chosen.items()} == {
+        None: ("items_shuffle", "items_ins_v2", None),
+        1000: ("items_shuffle_1000", "items_ins_v2_1000", None),
+        10: ("items_shuffle", "items_ins_v2", 10),
+    }
+    with pytest.raises(ShopDataError, match="at least 1"):
+        find_sources(tmp_path, 0)
