@@ -60,11 +60,9 @@ def import_data(
 
     if nouns is not None and spacy is not None:
         raise ConfigError("--nouns, --spacy: expected one of them, got both. Leave one out")
-    finder = NounFinder(spacy) if spacy is not None else None
+    finder = None if spacy is None else NounFinder(spacy)  # first: it may not be installed
     sources = find_sources(source, num_products)
-    files = [sources.items, sources.attributes, sources.human, *([nouns] if nouns else [])]
-    kind = f"spacy {spacy}" if spacy else f"file {nouns.name}" if nouns else layout.WORDS
-    plan = Plan(tuple(map(fingerprint, files)), seed, sources.rows, kind)
+    plan = _plan(sources, seed, nouns, spacy)
     folder = folder or _default_folder(sources, seed)
     part = layout.partial(folder)
     with disk.explained(folder, part), exclusive(folder.with_name(f".{folder.name}.lock")):
@@ -74,6 +72,12 @@ def import_data(
             manifest = _make(part, sources, plan, nouns, finder)
             disk.settle(part, folder)
     return _imported(folder, manifest, made)
+
+
+def _plan(sources: Sources, seed: int, nouns: Path | None, spacy: str | None) -> Plan:
+    files = [sources.items, sources.attributes, sources.human, *([nouns] if nouns else [])]
+    kind = f"spacy {spacy}" if spacy else f"file {nouns.name}" if nouns else layout.WORDS
+    return Plan(tuple(map(fingerprint, files)), seed, sources.rows, kind)
 
 
 def _default_folder(sources: Sources, seed: int) -> Path:
