@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aem_gym.errors import AemGymError, OutputError
+from aem_gym.errors import OutputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, sqlite3.SQLITE_FULL)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
@@ -25,10 +25,8 @@ def explained(folder: Path, part: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
-        cause = error.__cause__ if isinstance(error, AemGymError) else error
-        if isinstance(error, AemGymError) and not isinstance(error, OutputError):
-            raise
         shutil.rmtree(part, ignore_errors=True)
+        cause = error.__cause__ if isinstance(error, OutputError) else None
         raise OutputError(f"cannot write {folder}: {_mend(cause or error)}") from error
 
 

@@ -63,15 +63,15 @@ def import_data(
     finder = None if spacy is None else NounFinder(spacy)  # first: it may not be installed
     sources = find_sources(source, num_products)
     plan = _plan(sources, seed, nouns, spacy)
-    folder = folder or _default_folder(sources, seed)
+    folder = (folder or _default_folder(sources, seed)).expanduser().absolute()
     part = layout.partial(folder)
-    with disk.explained(folder, part), exclusive(folder.with_name(f".{folder.name}.lock")):
-        manifest = _existing(folder, plan)
-        made = manifest is None
-        if manifest is None:
+    with exclusive(folder.with_name(f".{folder.name}.lock")):
+        if manifest := _existing(folder, plan):
+            return _imported(folder, manifest, made=False)
+        with disk.explained(folder, part):
             manifest = _make(part, sources, plan, nouns, finder)
             disk.settle(part, folder)
-    return _imported(folder, manifest, made)
+    return _imported(folder, manifest, made=True)
 
 
 def _plan(sources: Sources, seed: int, nouns: Path | None, spacy: str | None) -> Plan:

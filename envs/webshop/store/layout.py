@@ -12,11 +12,17 @@ SKIPPED = "skipped.jsonl"
 MANIFEST = "manifest.json"
 WORDS = "words"
 """How nouns are found where none are stored."""
+_PARTIAL = ".partial"
 
 
 def partial(folder: Path) -> Path:
     """Where a shop is until it is whole."""
-    return folder.with_name(f"{folder.name}.partial")
+    return folder.with_name(f"{folder.name}{_PARTIAL}")
+
+
+def is_partial(folder: Path) -> bool:
+    """Whether a folder is one of an import that was stopped."""
+    return folder.name.endswith(_PARTIAL)
 
 
 def default_place() -> Path:

@@ -41,7 +41,8 @@ def _shops(place: Path) -> list[Path]:
     """The folders below that are imported shops, damaged ones too."""
     if not place.is_dir():
         return []
-    return sorted(path.parent for path in place.glob(f"*/{layout.MANIFEST}"))
+    found = (path.parent for path in place.glob(f"*/{layout.MANIFEST}"))
+    return sorted(folder for folder in found if not layout.is_partial(folder))
 
 
 def _official(place: Path) -> DataReport:

@@ -167,7 +167,7 @@ def test_files_that_are_no_shop_are_left_alone(source: Path, tmp_path: Path) -> 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     for folder in (tmp_path / "mine", tmp_path / "mine" / "thesis.tex", source):
-        with pytest.raises(OutputError, match="--out"):
+        with pytest.raises(OutputError, match="something else. Choose another folder with --out$"):
             import_data(source, folder)
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
 

@@ -250,6 +250,9 @@ def test_what_there_is_is_reported(
     assert import_data(source, num_products=9, seed=2).items == 9
     report = data_report()
     assert report.complete and [part.found for part in report.parts] == [120, 9]
+    (tmp_path / "webshop" / "items_shuffle").rename(tmp_path / "webshop" / "killed.partial")
+    assert [part.found for part in data_report().parts] == [9]
+    (tmp_path / "webshop" / "killed.partial").rename(tmp_path / "webshop" / "items_shuffle")
     assert data_report(str(imported)).parts[0].found == 120
     assert data_report(str(source)).complete
     (tmp_path / "webshop" / "items_shuffle" / "asins.npy").unlink()
