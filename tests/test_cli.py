@@ -253,7 +253,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_stdout_is_the_summary_alone(trained: tuple[Path, str]) -> None:
     run, out = trained
     summary = json.loads(out)
-    keys = "success_before success_after success_gain steps seconds aem_share run"
+    keys = (
+        "success_before success_after success_gain score_before score_after score_gain steps "
+        "seconds aem_share run"
+    )
     assert set(summary) == set(keys.split())
     assert summary["steps"] == 2 and Path(summary["run"]) == run
     assert 0 <= summary["success_after"] <= 1 and 0 <= summary["aem_share"] <= 1

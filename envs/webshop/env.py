@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
 
-from aem_gym.datasets import Exported
+from aem_gym.datasets import DataReport, Exported, Imported
 from aem_gym.envs.base import TextEnv
 from aem_gym.envs.webshop.engine import Result, Session
 from aem_gym.envs.webshop.oracle import Oracle
@@ -156,6 +156,34 @@ class WebShopEnv(TextEnv):
     def lexicon(self) -> tuple[str, ...]:
         """Ids, options, attributes and words of titles, for a tokenizer made for this shop."""
         return self.shop.lexicon()
+
+    @classmethod
+    def data_report(cls, data_dir: str | None = None) -> DataReport:
+        """What is there of the official data, for `aem-gym data`."""
+        from aem_gym.envs.webshop.store.report import data_report
+
+        return data_report(data_dir)
+
+    @classmethod
+    def import_data(
+        cls,
+        source: Path,
+        folder: Path | None = None,
+        *,
+        num_products: int | None = None,
+        seed: int = 0,
+        nouns: Path | None = None,
+        spacy: str | None = None,
+    ) -> Imported:
+        """Import official files once (`aem-gym data webshop import`); goes on where it stopped.
+
+        See `aem_gym.envs.webshop.store.importer.import_data`.
+        """
+        from aem_gym.envs.webshop.store.importer import import_data
+
+        return import_data(
+            source, folder, num_products=num_products, seed=seed, nouns=nouns, spacy=spacy
+        )
 
     @classmethod
     def export_games(

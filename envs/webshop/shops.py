@@ -6,22 +6,26 @@ A shop is either generated, or read from a folder: official files, or what
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from aem_gym.envs.webshop.catalogue import Catalogue, MemoryCatalogue
 from aem_gym.envs.webshop.goalmaking import human_goals, official_order, synthetic_goals
 from aem_gym.envs.webshop.goals import Goal
 from aem_gym.envs.webshop.nouns import Nouns
-from aem_gym.envs.webshop.official import draw_prices
+from aem_gym.envs.webshop.official import MEND, ShopDataError, draw_prices, load_products
 from aem_gym.envs.webshop.products import Product, parse_product
 
 GOAL_TYPES = ("human", "synthetic")
 LEVELS = ("full", "easy")
 _SMALL = 2000
+_LARGE = 500_000_000
+"""Bytes of articles; the official 1,000 have 4.5 million."""
 _WORD = re.compile(r"[^\W_]+")
 SIZES = {"full": 1000, "easy": 300}
 """Articles of a generated shop, unless said otherwise."""
@@ -92,6 +96,52 @@ def open_shop(data_dir: str | None, num_products: int | None, seed: int, goals: 
         goals: one of `GOAL_TYPES`.
 
     Raises:
-        ShopDataError: there is no such folder; files are missing or damaged.
+        ShopDataError: there is no such folder; files are missing or damaged; an imported shop has
+            another size or seed.
     """
-    raise NotImplementedError
+    from aem_gym.envs.webshop.store import layout
+    from aem_gym.envs.webshop.store.report import VARIABLE
+
+    named = data_dir or os.environ.get(VARIABLE)
+    if not named:
+        raise ShopDataError(
+            f"data_dir: expected a folder, got none, and {VARIABLE} is not set either. {MEND}"
+        )
+    folder = Path(named).expanduser().absolute()
+    if (folder / layout.MANIFEST).exists() or layout.is_partial(folder):
+        return _imported_shop(folder, num_products, seed, goals)
+    return _official_shop(folder, num_products, seed, goals)
+
+
+@lru_cache(maxsize=4)
+def _official_shop(folder: Path, num_products: int | None, seed: int, goals: str) -> Shop:
+    """Official files, read into memory."""
+    from aem_gym.envs.webshop.store.sources import find_sources
+
+    files = find_sources(folder, num_products)
+    size = files.items.stat().st_size
+    if size > _LARGE:
+        raise ShopDataError(
+            f"{files.items}: {size / 1e9:.1f} GB are too much for memory. Import it once: "
+            f"aem-gym data webshop import {folder}"
+        )
+    stock = load_products(files.items, files.attributes, files.human, num_products=files.rows)
+    return _shop(stock.products, seed, goals, str(folder), Nouns())
+
+
+@lru_cache(maxsize=4)
+def _imported_shop(folder: Path, num_products: int | None, seed: int, goals: str) -> Shop:
+    """A shop on disk, whose pages processes share."""
+    from aem_gym.envs.webshop.store.stored import open_stored
+
+    stored = open_stored(folder, goals)
+    for name, asked, has in (
+        ("num_products", num_products, stored.manifest.products),
+        ("catalogue_seed", seed, stored.manifest.plan.seed),
+    ):
+        if asked is not None and asked != has:
+            raise ShopDataError(
+                f"{name}: expected {has}, which {folder} was imported with, got {asked}. Import "
+                "again into another folder: aem-gym data webshop import --help"
+            )
+    return Shop(stored.catalogue, stored.goals, stored.nouns, str(folder))
