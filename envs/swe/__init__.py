@@ -1,0 +1,1 @@
+"""SWE: real repositories, real tests, in sandboxes."""

@@ -1,0 +1,1 @@
+"""Sandboxes: where an agent's commands run, and nothing else of this machine."""

@@ -1,0 +1,1 @@
+"""Tasks: repositories with something to mend, and the tests that tell whether it was."""
