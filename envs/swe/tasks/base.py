@@ -24,9 +24,14 @@ class SweTask:
     pass_to_pass: tuple[str, ...]
     """Tests that pass and have to go on passing."""
     test_command: str
-    """Runs the test files; `{report}` stands for where pytest's junit XML goes."""
+    """One command that runs the test files; grading appends files and options of its own to it.
+
+    `{report}` stands for where pytest's junit XML goes; without it the output is read.
+    """
     hidden: Mapping[str, bytes] = field(default_factory=dict)
     """Path in the repository -> content of test files, put in place for grading only."""
+    test_patch: str = ""
+    """The hidden tests as a diff instead, for repositories whose files only the image holds."""
     overlay: Mapping[str, bytes] = field(default_factory=dict)
     """Path in the repository -> content laid over the image before the agent sees it.
 
