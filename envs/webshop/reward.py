@@ -13,8 +13,9 @@ from aem_gym.envs.webshop.goals import Goal
 from aem_gym.envs.webshop.nouns import Nouns
 from aem_gym.envs.webshop.products import Product
 
-_SAME = 85
-"""Above this token-set ratio two phrases mean the same."""
+_SAME = 85.5
+"""From this token-set ratio on two phrases mean the same: more than 85, in whole percent."""
+_LATIN_1 = dict.fromkeys(range(0x80, 0x100))
 _COLORS = (
     "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown "
     "burgundy camel camo caramel champagne charcoal cheetah chestnut chocolate christmas coffee "
@@ -138,5 +139,10 @@ def _options_met(chosen: Sequence[str], wanted: Sequence[Any]) -> int:
 
 def same(one: str, other: Any) -> bool:
     """Whether two phrases mean the same; a pair is compared as it is printed."""
-    other = other if isinstance(other, str) else str(other)
-    return fuzz.token_set_ratio(one, other, processor=utils.default_process) > _SAME
+    return fuzz.token_set_ratio(_plain(one), _plain(str(other))) >= _SAME
+
+
+@lru_cache(maxsize=16384)
+def _plain(phrase: str) -> str:
+    """A phrase as the original compares it: it drops the letters of Latin-1, and only those."""
+    return utils.default_process(phrase.translate(_LATIN_1))
