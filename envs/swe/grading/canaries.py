@@ -60,7 +60,7 @@ def draw_canaries(task: SweTask, paths: Sequence[str], random: Random) -> Canari
     taken = {re.split(r"[\[ (]", test)[0].rpartition("::")[2] for test in tests}
     words = sorted({w for name in taken for w in name.split("_")} - {"test", ""})
     words = [w for w in words if re.fullmatch("[a-z]+", w)] or ["value", "order", "empty"]
-    folders = sorted({str(PurePosixPath(path).parent) for path in paths})
+    folders = sorted({str(PurePosixPath(path).parent) for path in paths if path.endswith(".py")})
     files: dict[str, bytes] = {}
     outcomes: dict[str, bool] = {}
     for folder in random.sample(folders, min(_FOLDERS, len(folders))):

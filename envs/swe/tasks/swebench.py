@@ -20,7 +20,19 @@ from aem_gym.envs.swe.tasks.specs import RECIPES, find_recipe, official_command
 _PREBUILT = "swebench/sweb.eval.x86_64.{}:latest"
 # Where prebuilt images keep the Python that belongs to the repository.
 _ACTIVATE = ". /opt/miniconda3/bin/activate testbed && "
-_NO_TEST = (".json", ".png", ".csv", ".txt", ".md", ".jpg", ".jpeg", ".pkl", ".yml", ".yaml")
+_NO_TEST = (
+    ".json",
+    ".png",
+    ".csv",
+    ".txt",
+    ".md",
+    ".jpg",
+    ".jpeg",
+    ".pkl",
+    ".yml",
+    ".yaml",
+    ".toml",
+)
 _TIMEOUT = 1800.0
 
 
