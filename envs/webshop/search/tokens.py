@@ -3,7 +3,7 @@
 Words end where the standard tokenizer (Unicode's UAX #29) ends them: letters and digits run on,
 marks between two letters (`. ' ’ :`) or two digits (`. , ; ' ’`) hold them together, symbols
 that are emoji are words of their own, superscripts and fractions are none. Then: no possessive,
-lower case, no stop words, Porter's stems (the original algorithm).
+lower case, no stop words, Porter's stems.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-import Stemmer  # type: ignore[import-not-found]
+from aem_gym.envs.webshop.search.porter import porter
 
 _STOP = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then "
@@ -54,12 +54,4 @@ def _term(word: str) -> str:
     word = word.lower()
     if word in STOP_WORDS:
         return ""
-    if len(word) < 3:  # Lucene's stemmer leaves them alone; PyStemmer makes `x` of `xs`
-        return word
-    stem: str = _stemmer().stemWord(word)
-    return stem
-
-
-@lru_cache(maxsize=1)
-def _stemmer() -> Stemmer.Stemmer:
-    return Stemmer.Stemmer("porter")
+    return porter(word)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aem_gym.envs.webshop.reward import same
+from aem_gym.envs.webshop.search.tokens import tokens
 
 
 @pytest.mark.parametrize(
@@ -23,3 +24,19 @@ def test_phrases_are_compared_in_whole_percent_without_latin_1(
     one: str, other: str, alike: bool
 ) -> None:
     assert same(one, other) == alike
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("assembly technology visibly", ["assembl", "technolog", "visibl"]),
+        ("biology ably apologies", ["biologi", "abli", "apolog"]),
+        ("trekking revved hopping falling hissing", ["trek", "rev", "hop", "fall", "hiss"]),
+        ("wobbliness ponies caresses agreed feed", ["wobbli", "poni", "caress", "agre", "feed"]),
+        ("filing happy sky relational controlling", ["file", "happi", "sky", "relat", "control"]),
+        ("adoption replacement probate rate", ["adopt", "replac", "probat", "rate"]),
+        ("plyying", ["ply"]),
+    ],
+)
+def test_stems_are_lucenes(text: str, terms: list[str]) -> None:
+    assert tokens(text) == terms
