@@ -219,12 +219,19 @@ OPERATORS: tuple[Callable[[ast.AST, Text], Iterator[Edit]], ...] = (
 
 
 def edits(function: ast.FunctionDef | ast.AsyncFunctionDef, text: Text) -> Iterator[Edit]:
-    """Every edit of a function's body; those of functions within it are theirs, not its."""
+    """Every edit of a function's body, except those that leave nothing of it.
+
+    Functions within it are not touched.
+    """
     body = function.body[1:] if _docstring(function.body[0]) else function.body
+    whole = text.span(body[0])[0] if len(body) == 1 else -1
+    if len(body) == 1 and isinstance(body[0], ast.Return) and body[0].value is not None:
+        whole = text.span(body[0].value)[0]
     for node in _nodes(body):
         for operator in OPERATORS:
             for edit in operator(node, text):
-                if edit.end - edit.start <= LONGEST:
+                emptied = edit.start == whole and edit.replacement in ("None", "pass")
+                if not emptied and edit.end - edit.start <= LONGEST:
                     yield edit
 
 

@@ -1,0 +1,168 @@
+"""Looking for the mutant of a function that makes a task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from aem_gym.envs.swe.tasks.cuts import cut, function_of, names
+from aem_gym.envs.swe.tasks.mutations import Mutation, functions, mutants, parse
+from aem_gym.envs.swe.tasks.packages import Package, PackageError, import_root, source
+from aem_gym.envs.swe.tasks.problem import Failure, read_failure
+from aem_gym.envs.swe.tasks.snippets import snippet
+from aem_gym.envs.swe.tasks.trials import Outcome, Trial
+
+MOST_FAIL = 0.2
+"""A slip that more of the tests notice is too easy to find, and too unlike an issue."""
+_NO_SOURCE = re.compile(
+    r"(^|/)(tests?|testing|docs?|benchmarks?|examples?|scripts?|setup\.py|conftest\.py|noxfile\.py"
+    r"|test_[^/]*|[^/]*_test\.py)(/|$)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """How a package's tests go when nothing is broken."""
+
+    tests: frozenset[str]
+    """Those that count: they pass, twice, and their functions can be found and cut out."""
+    others: frozenset[str]
+    """Others that pass, twice. A mutant that fails one could not be hidden."""
+    failing: frozenset[str]
+    """Those that fail anyway."""
+    files: Mapping[str, bytes]
+    """The test files, by path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A mutant that some tests notice."""
+
+    mutation: Mutation
+    fail_to_pass: tuple[str, ...]
+    failure: Failure
+
+
+def baseline(package: Package, trial: Trial) -> Baseline:
+    """How the tests go before anything is broken.
+
+    Raises:
+        PackageError: none of them pass.
+    """
+    first = trial.run({})
+    trial.paths = tuple(sorted({function_of(test)[0] for test in first.passed}))
+    second = trial.run({})
+    passed = first.passed & second.passed
+    folder = source(package)
+    paths = {function_of(test)[0] for test in passed}
+    files = {path: (folder / path).read_bytes() for path in paths if (folder / path).is_file()}
+    known = {path: names(content) for path, content in files.items()}
+    counted = {t for t in passed if function_of(t)[1] in known.get(function_of(t)[0], ())}
+    if not counted:
+        raise PackageError(
+            f"{package.name} {package.version}: expected tests that pass within "
+            f"{trial.timeout:.0f} s, got none. See with: python -m pytest, in {folder}; more that "
+            "they need is given with --require NAME==VERSION"
+        )
+    failing = first.failed | second.failed
+    return Baseline(frozenset(counted), passed - counted, failing, files)
+
+
+def places(package: Package) -> Iterator[tuple[str, str]]:
+    """Every function of a package that may be broken: its path and qualified name."""
+    folder = source(package)
+    root = import_root(folder)
+    for path in sorted(root.rglob("*.py")):
+        inner = path.relative_to(root).as_posix()
+        importable = path.parent == root or all(
+            (root / parent / "__init__.py").is_file()
+            for parent in PurePosixPath(inner).parents
+            if parent.name
+        )
+        tree = parse(path.read_bytes())
+        if importable and tree is not None and not _NO_SOURCE.search(inner):
+            for name, _ in functions(tree):
+                yield path.relative_to(folder).as_posix(), name
+
+
+def search(
+    package: Package,
+    trial: Trial,
+    before: Baseline,
+    place: tuple[str, str],
+    rng: np.random.Generator,
+    tries: int,
+) -> Candidate | None:
+    """The first of some mutants of a function that makes a valid task; None if none does."""
+    path, function = place
+    content = (source(package) / path).read_bytes()
+    for mutation in islice(mutants(content, path, rng, function=function), tries):
+        found = judge(trial, before, mutation, mutation.apply(content))
+        if found is not None:
+            return found
+    return None
+
+
+def judge(trial: Trial, before: Baseline, mutation: Mutation, mutated: bytes) -> Candidate | None:
+    """The candidate that a mutant makes.
+
+    Some tests notice it, but not too many; again the same ones; and once these are cut out, all
+    that an agent can see passes.
+    """
+    outcome = trial.run({mutation.path: mutated})
+    failing = before.tests - outcome.passed
+    if not failing or len(failing) > MOST_FAIL * len(before.tests):
+        return None
+    visible = hide(before.files, failing)
+    if visible is None or mutation.path in visible or not before.others <= outcome.passed:
+        return None
+    if before.tests - trial.run({mutation.path: mutated}).passed != failing:
+        return None
+    seen = trial.run({mutation.path: mutated, **visible})
+    hidden = {function_of(test) for test in failing}
+    left = {test for test in before.tests if function_of(test) not in hidden}
+    if not left <= seen.passed or not seen.failed <= before.failing:
+        return None
+    return Candidate(mutation, tuple(sorted(failing)), _clearest(before, outcome, failing))
+
+
+def hide(files: Mapping[str, bytes], tests: frozenset[str]) -> dict[str, bytes] | None:
+    """The test files that change when the functions of some tests are cut out of them."""
+    gone: dict[str, set[str]] = {}
+    for file, function in map(function_of, tests):
+        gone.setdefault(file, set()).add(function)
+    visible: dict[str, bytes] = {}
+    for file, functions_gone in gone.items():
+        rest = cut(files[file], functions_gone)
+        if rest is None:
+            return None
+        visible[file] = rest
+    return visible
+
+
+def _clearest(before: Baseline, outcome: Outcome, failing: frozenset[str]) -> Failure:
+    """The failure that says most in few words, with no more variables than it takes to show it."""
+    found = [read_failure(test, outcome.messages.get(test, "")) for test in sorted(failing)]
+    codes = {
+        failure.test: snippet(
+            before.files[function_of(failure.test)[0]], failure.test, failure.line, failure.values
+        )
+        for failure in found
+    }
+
+    def obscurity(failure: Failure) -> tuple[bool, int]:
+        code = codes[failure.test]
+        if code is None or not failure.said:
+            return True, 0
+        of_a_helper = code.statement.startswith("raise")
+        return of_a_helper, sum(map(len, (*failure.said, *code.setup, code.statement)))
+
+    best = min(found, key=obscurity)
+    code = codes[best.test]
+    used = {line.partition(" = ")[0] for line in code.setup} if code else set()
+    return replace(best, values={name: best.values[name] for name in used & best.values.keys()})

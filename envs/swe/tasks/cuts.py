@@ -1,0 +1,44 @@
+"""Hiding tests: a test file without some of its functions."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection
+
+from aem_gym.envs.swe.tasks.mutations import functions, parse
+
+
+def function_of(test: str) -> tuple[str, str]:
+    """File and qualified name of the function of a node id: `a.py::C::f[x]` -> `a.py`, `C.f`."""
+    file, _, rest = test.partition("::")
+    return file, rest.partition("[")[0].replace("::", ".")
+
+
+def names(source: bytes) -> frozenset[str]:
+    """Qualified names of the functions that can be cut out of a file."""
+    tree = parse(source)
+    return frozenset(name for name, _ in functions(tree)) if tree else frozenset()
+
+
+def cut(source: bytes, gone: Collection[str]) -> bytes | None:
+    """A file without some functions, by qualified names; None if that cannot be done.
+
+    Whole lines go, decorators included. A class that has nothing left keeps a `pass`.
+    """
+    tree = parse(source)
+    nodes = dict(functions(tree)) if tree else {}
+    if tree is None or not nodes.keys() >= set(gone):
+        return None
+    cuts = sorted((nodes[name] for name in gone), key=lambda node: node.lineno, reverse=True)
+    emptied = [
+        owner.body[0]
+        for owner in ast.walk(tree)
+        if isinstance(owner, ast.ClassDef) and all(node in cuts for node in owner.body)
+    ]
+    lines = source.splitlines(keepends=True)
+    for node in cuts:
+        first = min([node.lineno, *(part.lineno for part in node.decorator_list)]) - 1
+        rest = [b" " * node.col_offset + b"pass\n"] if node in emptied else []
+        lines[first : node.end_lineno] = rest
+    result = b"".join(lines)
+    return result if names(result) == nodes.keys() - set(gone) else None

@@ -1,0 +1,235 @@
+"""Issue texts: what a user who met the failure would write, made by rules from a seed.
+
+They say what was called, what came and what was expected. They name neither a test nor a line, and
+the function only where it is public.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from aem_gym.envs.swe.tasks.cuts import function_of
+from aem_gym.envs.swe.tasks.snippets import Snippet, snippet
+
+_LINES = 6
+_WIDTH = 200
+_FRAME = re.compile(r"^(\S+\.py):(\d+): in ")
+_LOCAL = re.compile(r"^ {8}(\w+) += (.*)$")
+_OBJECT = re.compile(r"<(?:bound method|function|built-in function) ([\w.]+)[^<>]*(?:<[^<>]*>)?>")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_GIVEAWAY = re.compile(r"\.py\b|/tmp|Use -v to|where (\w+) = [\w.]+\.\1$")
+_OWN = ("AssertionError", "assert", "Failed")
+"""What a test raises of itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What pytest says of a failing test."""
+
+    test: str
+    """Its node id."""
+    line: int
+    """Of the test's file, where it failed; 0 if it is not said."""
+    said: tuple[str, ...]
+    """The error and what pytest explains of it, without what would name the test."""
+    values: Mapping[str, str]
+    """The test's variables, as far as they are plain values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an issue is about."""
+
+    module: str
+    function: str
+    """Qualified name."""
+    docstring: str
+
+    @property
+    def public(self) -> bool:
+        """Whether users know the function by name."""
+        whole = f"{self.module}.{self.function}"
+        return not any(part.startswith("_") for part in whole.split("."))
+
+    @property
+    def public_module(self) -> str:
+        """The module, or the package that holds it where the module is not public."""
+        return self.module.partition("._")[0]
+
+
+def read_failure(test: str, message: str) -> Failure:
+    """The failure in pytest's message (`--tb=short --showlocals`) about a test."""
+    line, frames = 0, 0
+    said: list[str] = []
+    values: dict[str, str] = {}
+    for text in message.splitlines():
+        if frame := _FRAME.match(text):
+            frames += 1
+            if not line and frame[1] == function_of(test)[0]:
+                line, frames = int(frame[2]), 1
+        elif text.startswith("E  "):
+            said.append(text[1:])
+        elif line and frames == 1 and (local := _LOCAL.match(text)) and _plain(local[2]):
+            values[local[1]] = local[2]
+    indent = min((len(text) - len(text.lstrip()) for text in said), default=0)
+    clean = [_clean(text[indent:])[:_WIDTH] for text in said]
+    name = function_of(test)[1].rpartition(".")[2]
+    kept = [t for t in clean if t.strip() and name not in t and not _GIVEAWAY.search(t)]
+    return Failure(test, line, tuple(kept[:_LINES]), values)
+
+
+def subject(source: bytes, path: str, function: str) -> Subject:
+    """What an issue about a function of a file is about."""
+    parts = list(PurePosixPath(path).with_suffix("").parts)
+    parts = parts[1:] if parts[0] == "src" else parts
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    docstring = ""
+    body: list[ast.stmt] = ast.parse(source).body
+    for name in function.split("."):
+        kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        node = next((n for n in body if isinstance(n, kinds) and n.name == name), None)
+        if node is None:
+            break
+        docstring, body = ast.get_docstring(node) or "", node.body
+    return Subject(".".join(parts), function, docstring)
+
+
+def issue(about: Subject, failure: Failure, tests: bytes, rng: np.random.Generator) -> str:
+    """The text of an issue.
+
+    Args:
+        about: what was broken.
+        failure: what shows it.
+        tests: the file of the failing test.
+        rng: decides the words, and whether the function is named.
+    """
+    code = snippet(tests, failure.test, failure.line, failure.values) if failure.line else None
+    named = about.public and bool(rng.random() < 0.75 or code is None)
+    name = f"{about.module}.{about.function}" if named else about.public_module
+    paragraphs = [_title(name, failure, rng), _pick(rng, _OPENINGS).format(name=name)]
+    first = re.split(r"\n\s*\n|\n\s*(?:>>>|:|\.\. )", about.docstring.strip())[0]
+    if named and first:
+        said = "\n".join(f"> {line.strip()}" for line in first.splitlines()[:6])
+        paragraphs.append(f"{_pick(rng, _DOCUMENTED)}\n\n{said}")
+    paragraphs += [_evidence(code, failure, rng), _pick(rng, _CLOSINGS)]
+    return "\n\n".join(part for part in paragraphs if part) + "\n"
+
+
+_OPENINGS = (
+    "I came across this with the current version of `{name}`.",
+    "After an update, code of mine that uses `{name}` no longer works.",
+    "Something is wrong in `{name}`; it used to work.",
+    "`{name}` does not do what I expect of it.",
+)
+_DOCUMENTED = (
+    "The documentation says:",
+    "From its docstring:",
+    "As I understand this description, my use of it is right:",
+)
+_CLOSINGS = (
+    "Other uses seem to be fine.",
+    "Could somebody look into it? The rest of my code is unaffected.",
+    "I have not found the cause.",
+    "",
+)
+
+
+def _title(name: str, failure: Failure, rng: np.random.Generator) -> str:
+    error = _error(failure)
+    if error:
+        return _pick(rng, (f"{error} in `{name}`", f"`{name}` fails with {error}"))
+    return _pick(rng, (f"Wrong result from `{name}`", f"`{name}` misbehaves"))
+
+
+def _error(failure: Failure) -> str:
+    """The exception's name where it is none of a test's own."""
+    name = failure.said[0].partition(":")[0] if failure.said else ""
+    own = name in _OWN or not re.fullmatch(r"[A-Za-z_][\w.]+", name)
+    return "" if own else name.rpartition(".")[2]
+
+
+def _evidence(code: Snippet | None, failure: Failure, rng: np.random.Generator) -> str:
+    """What was run, what came and what was expected."""
+    if code is None:
+        return f"What I see:\n\n{_block(failure.said)}" if failure.said else ""
+    compared = _compared(code, failure)
+    intro = _pick(rng, ("To reproduce:", "What I ran:", "A short example:"))
+    if compared is not None:
+        ran = f"{intro}\n\n{_block((*code.setup, compared.code))}"
+        if rng.random() < 0.5:
+            return f"{ran}\n\ngives `{compared.actual}`. I expected `{compared.expected}`."
+        return f"{ran}\n\nExpected: `{compared.expected}`\n\nActual: `{compared.actual}`"
+    if not _error(failure):
+        intro = _pick(rng, ("This should hold, but does not:", "I expected this to hold:"))
+    ran = f"{intro}\n\n{_block((*code.setup, *code.statement.splitlines()))}"
+    return f"{ran}\n\nWhat I get:\n\n{_block(failure.said)}" if failure.said else ran
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """A failure that is about two values."""
+
+    code: str
+    actual: str
+    expected: str
+
+
+def _compared(code: Snippet, failure: Failure) -> _Compared | None:
+    """The two values where exactly one of the sides is a call: that one is what came."""
+    said = failure.said[0].removeprefix("AssertionError: ") if failure.said else ""
+    values = _sides(said) if said.startswith("assert ") else None
+    if values is None and (found := re.fullmatch(r"(.+) != (.+)", said)):
+        values = (found[1], found[2])
+    sides = _sides(code.statement)
+    if sides is None or values is None or ("(" in sides[0]) == ("(" in sides[1]):
+        return None
+    came = 0 if "(" in sides[0] else 1
+    return _Compared(sides[came], values[came], values[1 - came])
+
+
+def _block(lines: Sequence[str]) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in lines)
+
+
+def _sides(statement: str) -> tuple[str, str] | None:
+    """The two sides of a claim of equality, as an assert or in the manner of unittest."""
+    try:
+        body = ast.parse(statement).body
+    except (SyntaxError, ValueError):
+        return None
+    node = body[0] if len(body) == 1 else None
+    if isinstance(node, ast.Assert) and isinstance(node.test, ast.Compare):
+        test = node.test
+        if len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
+            return _source(statement, test.left), _source(statement, test.comparators[0])
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        call = node.value
+        if ast.unparse(call.func) == "self.assertEqual" and len(call.args) >= 2:
+            return _source(statement, call.args[0]), _source(statement, call.args[1])
+    return None
+
+
+def _source(text: str, node: ast.expr) -> str:
+    return ast.get_source_segment(text, node) or ast.unparse(node)
+
+
+def _clean(line: str) -> str:
+    return _ADDRESS.sub("", _OBJECT.sub(lambda found: found[1].rpartition(".")[2], line))
+
+
+def _plain(value: str) -> bool:
+    try:
+        ast.literal_eval(value)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return len(value) <= _WIDTH
+
+
+def _pick(rng: np.random.Generator, texts: tuple[str, ...]) -> str:
+    return texts[int(rng.integers(len(texts)))]

@@ -1,0 +1,192 @@
+"""Running a package's tests in a copy of its source, as often and as quickly as mutants need."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from aem_gym.cache import cache_folder
+from aem_gym.envs.swe.grading.reports import ReportError, Status, read_junit
+from aem_gym.envs.swe.sandbox.base import ENVIRONMENT
+from aem_gym.envs.swe.tasks.packages import (
+    Package,
+    PackageError,
+    import_root,
+    install_commands,
+    source,
+)
+
+OPTIONS = "-p no:cacheprovider --color=no -q -o addopts= -o junit_family=xunit1"
+"""Of pytest: nothing of the repository's own choice, and ids that can be read back."""
+_MEMORY = 2 << 30
+_FILE = 64 << 20
+_LIMITED = (
+    "import contextlib, os, resource as r, sys\n"
+    f"most = {{r.RLIMIT_AS: {_MEMORY}, r.RLIMIT_FSIZE: {_FILE}, r.RLIMIT_CORE: 0}}\n"
+    "for kind in most:\n"
+    "    with contextlib.suppress(ValueError, OSError):\n"
+    "        r.setrlimit(kind, (most[kind], most[kind]))\n"
+    "os.execv(sys.argv[1], sys.argv[1:])\n"
+)
+"""A mutant may fill memory or disk. Limits are set by a program in between: threads forbid more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a test run came to."""
+
+    statuses: Mapping[str, Status]
+    """By node id; empty if the run did not end, or reported nothing."""
+    messages: Mapping[str, str]
+    """What pytest says of each test that failed."""
+
+    @property
+    def passed(self) -> frozenset[str]:
+        """Tests that passed; what fails or is skipped as expected is none of them."""
+        return frozenset(name for name, how in self.statuses.items() if how is Status.PASSED)
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """Tests that failed, or could not be run."""
+        return frozenset(name for name, how in self.statuses.items() if how >= Status.FAILED)
+
+
+def test_command(paths: Iterable[str]) -> str:
+    """Runs the tests of some files as a trial does; `{report}` stands for the report's path."""
+    return f"python3 -m pytest {OPTIONS} --junitxml={{report}} {shlex.join(sorted(paths))}"
+
+
+def interpreter(package: Package) -> Path:
+    """A Python of its own in which the package is installed; made where it is not there yet.
+
+    Raises:
+        PackageError: it cannot be installed.
+    """
+    commands = install_commands("bin/python", package)
+    key = hashlib.sha256("\n".join((package.sha256, sys.version, *commands)).encode())
+    home = cache_folder() / "swe" / "venvs" / f"{package.name}-{key.hexdigest()[:16]}"
+    ready = home / "ready"
+    if not ready.is_file():
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        shutil.copytree(source(package), home / "source", symlinks=True)
+        _call([sys.executable, "-m", "venv", str(home)], home, package)
+        for command in install_commands(str(home / "bin" / "python"), package):
+            _call(["/bin/sh", "-c", command], home / "source", package)
+        ready.touch()
+    return home / "bin" / "python"
+
+
+class Trial:
+    """A copy of a package's source, in which one file at a time is broken and tests are run."""
+
+    def __init__(self, package: Package, folder: Path, timeout: float) -> None:
+        self.timeout = timeout
+        self.paths: tuple[str, ...] = ()
+        """The test files to run; none: what pytest finds."""
+        self._python = interpreter(package)
+        self._folder = folder / "testbed"
+        self._scratch = folder / "scratch"
+        self._scratch.mkdir()
+        self._pristine = source(package)
+        shutil.copytree(self._pristine, self._folder, symlinks=True)
+
+    def run(self, overlay: Mapping[str, bytes]) -> Outcome:
+        """How the tests go with some files replaced."""
+        for path, content in overlay.items():
+            (self._folder / path).write_bytes(content)
+        report = self._scratch / "report.xml"
+        report.unlink(missing_ok=True)
+        try:
+            self._call(report)
+            return _read(report)
+        finally:
+            for path in overlay:
+                shutil.copyfile(self._pristine / path, self._folder / path)
+
+    def _call(self, report: Path) -> None:
+        options = [*OPTIONS.split(), "--tb=short", "--showlocals", f"--junitxml={report}"]
+        pytest = [str(self._python), "-m", "pytest", *options, f"--basetemp={self._scratch}/tmp"]
+        inner = [sys.executable, "-c", _LIMITED, *pytest, *self.paths]
+        environment = {"PATH": os.defpath, **ENVIRONMENT, "HOME": str(self._scratch)}
+        environment |= {"PYTHONPATH": str(import_root(self._folder)), "TMPDIR": str(self._scratch)}
+        process = subprocess.Popen(
+            [*self._walls(), *inner],
+            cwd=self._folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            process.wait(self.timeout)
+        except subprocess.TimeoutExpired:
+            report.unlink(missing_ok=True)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _walls(self) -> list[str]:
+        """Where bubblewrap is installed a mutant can write in its own folder only.
+
+        Broken code that renames and removes files would otherwise do so with the user's.
+        """
+        bwrap = shutil.which("bwrap")
+        if bwrap is None:
+            return []
+        own = str(self._folder.parent)
+        system = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+        return [bwrap, *system, "--bind", own, own, "--unshare-all", "--die-with-parent", "--"]
+
+
+@contextlib.contextmanager
+def trial(package: Package, timeout: float) -> Iterator[Trial]:
+    """A place to run tests in, removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="aem-trial-", ignore_cleanup_errors=True) as folder:
+        yield Trial(package, Path(folder), timeout)
+
+
+def _read(report: Path) -> Outcome:
+    try:
+        content = report.read_bytes()
+        statuses = read_junit(content)
+        root = ElementTree.fromstring(content)
+    except (OSError, ReportError, ElementTree.ParseError):
+        return Outcome({}, {})
+    messages: dict[str, str] = {}
+    for case in root.iter("testcase"):
+        failure = case.find("failure")
+        if failure is not None:
+            whole = ElementTree.tostring(_alone(case))
+            messages[next(iter(read_junit(whole)))] = failure.text or ""
+    return Outcome(statuses, messages)
+
+
+def _alone(case: ElementTree.Element) -> ElementTree.Element:
+    suite = ElementTree.Element("testsuite")
+    suite.append(case)
+    return suite
+
+
+def _call(command: list[str], folder: Path, package: Package) -> None:
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise PackageError(
+            f"{package.name} {package.version}: expected to install it, got "
+            f"{done.stderr.strip()[-500:]!r}. See it yourself in {folder}: {' '.join(command)}"
+        )
