@@ -18,6 +18,7 @@ from aem_gym.envs.webshop import pages, render
 from aem_gym.envs.webshop.catalogue import Catalogue
 from aem_gym.envs.webshop.goals import Goal
 from aem_gym.envs.webshop.nouns import Nouns
+from aem_gym.envs.webshop.products import Product
 from aem_gym.envs.webshop.reward import Reward, purchase_reward
 
 BASE = "http://127.0.0.1:3000"
@@ -26,6 +27,10 @@ _BACK_DOORS = ("<r>", "<a>", "<c>", "<q>")
 _PAGE_NAMES = ("search_results", "item_page", "item_sub_page", "done")
 _SUB_PAGES = {name.lower(): name for name in pages.SUB_PAGES}
 _RANDOM_RESULTS = 50
+
+
+class OriginalFails(TypeError):
+    """The original's server fails here; the page stays, what it has noted by then, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class Session:
         """Answer `search[...]` or `click[...]`; anything else does nothing.
 
         Raises:
-            TypeError: `strict`, and a search word that makes the original fail.
+            OriginalFails: `strict`, and the original does.
         """
         match = _ACTION.match(action)
         verb, argument = match.groups() if match else (action, "")
@@ -144,9 +149,9 @@ class Session:
         self.page = pages.search_page(self.goal.text)
 
     def _show_results(self, words: list[str], number: int) -> None:
-        found = self.results = self._found(words)
         self.keywords, self.number = words, number
         self.asin, self.options, self._chosen = "", {}, {}
+        found = self.results = self._found(words)
         self.place = "search_results"
         shown = found[(number - 1) * pages.PER_PAGE : number * pages.PER_PAGE]
         products = [self.catalogue.product(asin) for asin in shown]
@@ -163,35 +168,42 @@ class Session:
     def _show_item(self, clicked: str) -> None:
         kind, name = self.page.clickables[clicked]
         if kind == pages.LINK:
-            self.asin = clicked.upper()
+            self.asin = clicked.upper() if self._strict else name
             self.visited.add(self.asin)
         elif kind == pages.OPTION:
             self.options[name.lower()] = self.page.values.get(clicked, clicked)
             self._chosen[name.lower()] = clicked
+        product = self._product()
         self.place = "item_page"
         self.url = (
             f"{BASE}/item_page/{self._name}/{self.asin}/{'+'.join(self.keywords)}/{self.number}/"
             f"{json.dumps(self.options)}"
         )
-        product = self.catalogue.product(self.asin)
         self.page = pages.item_page(self.goal.text, product, self._show_attributes, self._strict)
 
     def _show_details(self, name: str) -> None:
+        product = self._product()
         self.place = "item_sub_page"
         self.url = (
             f"{BASE}/item_sub_page/{self._name}/{self.asin}/{'+'.join(self.keywords)}/"
             f"{self.number}/{name}/{self.options}"
         )
-        self.page = pages.sub_page(self.goal.text, self.catalogue.product(self.asin), name)
+        self.page = pages.sub_page(self.goal.text, product, name)
 
     def _buy(self) -> Result:
-        product, price = self.catalogue.product(self.asin), self.catalogue.price(self.asin)
+        product, price = self._product(), self.catalogue.price(self.asin)
         chosen = list(self.options.values())
         self.purchase = purchase_reward(product, self.goal, price, chosen, self._nouns)
         self.place = "done"
         self.url = f"{BASE}/done/{self._name}/{self.asin}/{self.options}"
         self.page = pages.done_page(self.asin, self.options, self.purchase.total)
         return Result(self.purchase.total, done=True)
+
+    def _product(self) -> Product:
+        try:
+            return self.catalogue.product(self.asin)
+        except KeyError as error:  # its id has small letters, or an earlier failure has lost it
+            raise OriginalFails(f"the original knows no article {self.asin!r}") from error
 
     def _is_chosen(self, shown: str) -> bool:
         """Whether an option is marked as clicked.
@@ -209,14 +221,14 @@ class Session:
 
     def _category(self, words: list[str]) -> Sequence[str]:
         if not words:
-            raise TypeError("the original fails on a search for <c> alone")
+            raise OriginalFails("the original fails on a search for <c> alone")
         return self.catalogue.in_category(words[0].strip())
 
     def _query(self, words: list[str]) -> Sequence[str]:
         return self.catalogue.in_query(" ".join(words).strip())
 
     def _attribute(self, words: list[str]) -> Sequence[str]:
-        raise TypeError("the original fails on searches that begin with <a>")
+        raise OriginalFails("the original fails on searches that begin with <a>")
 
 
 _BACK_DOOR: dict[str, Callable[[Session, list[str]], Sequence[str]]] = {

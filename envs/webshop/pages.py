@@ -22,6 +22,7 @@ _TAKEN = frozenset(name.lower() for name in (BACK, NEXT, PREVIOUS, BUY, "Search"
 """Names that an option cannot have: clicking them would do something else, or nothing."""
 PER_PAGE = 10
 SEPARATOR = " [SEP] "
+_BLANKS = " \t\n\f\r"
 _HTML_SAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "'": "\\u0027"}
 
 
@@ -147,12 +148,20 @@ def _head(goal: str) -> list[Node]:
 
 def _page(nodes: Sequence[Node], has_search_bar: bool = False) -> Page:
     # As in HTML: empty texts are no nodes, and a lone line break is not shown.
-    kept = tuple(node for node in nodes if node[1] not in ("", "\n"))
+    read = [(kind, _parsed(text)) for kind, text in nodes]
+    kept = tuple(node for node in read if node[1] not in ("", "\n"))
     clickables: dict[str, Node] = {}
     for kind in (BUTTON, LINK):
         clickables |= {node[1].lower(): node for node in kept if node[0] == kind}
     text = SEPARATOR.join([node[1].strip() for node in kept])
     return Page(kept, clickables, text, has_search_bar)
+
+
+def _parsed(text: str) -> str:
+    """A text as the original's HTML parser gives it back: nothing but blanks becomes one."""
+    if text.strip(_BLANKS):
+        return text
+    return "\n" if "\n" in text else text and " "
 
 
 def _json(options: dict[str, str]) -> str:

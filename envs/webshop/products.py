@@ -86,7 +86,7 @@ def parse_product(
         bullets=tuple(map(str, bullets)) if isinstance(bullets, list) else (bullets,),
         prices=parse_prices(row.get("pricing")),
         options=_options(row.get("customization_options")),
-        attributes=tuple(map(str, found)) if found else NO_ATTRIBUTES,
+        attributes=NO_ATTRIBUTES if found is None else tuple(map(str, found)),
         category=str(row.get("category", "")),
         product_category=str(row.get("product_category", "")),
         query=str(row.get("query", "")).lower().strip(),
@@ -137,7 +137,7 @@ def _options(found: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
         return ()
     if not isinstance(found, Mapping):
         raise BadRow(f"customization_options: expected names with lists, got {found!r}")
-    options = []
+    options: dict[str, tuple[str, ...]] = {}  # of names that differ in case the last one's values
     for name, values in found.items():
         if values is None:
             continue
@@ -147,13 +147,13 @@ def _options(found: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
             raise BadRow(
                 f"customization_options: {name!r} expected a list of values, got {values!r}"
             ) from error
-        options.append((str(name).lower(), shown))
-    return tuple(options)
+        options[str(name).lower()] = shown
+    return tuple(options.items())
 
 
 def _synthetic(entry: Mapping[str, Any]) -> Instruction | None:
     text = entry.get("instruction")
-    if not text:
+    if text is None:
         return None
     return Instruction(str(text), tuple(map(str, entry.get("instruction_attributes") or ())))
 

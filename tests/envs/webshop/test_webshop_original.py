@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 import pytest
 
+from aem_gym.envs.webshop.catalogue import MemoryCatalogue
+from aem_gym.envs.webshop.engine import OriginalFails, Session
+from aem_gym.envs.webshop.goalmaking import synthetic_goals
+from aem_gym.envs.webshop.nouns import Nouns
+from aem_gym.envs.webshop.products import parse_product
 from aem_gym.envs.webshop.reward import same
 from aem_gym.envs.webshop.search.tokens import tokens
+from tests.envs.webshop.webshop_shop import goal, row
+
+
+def visit(entry: dict[str, Any] | None = None, strict: bool = True, **changes: Any) -> Session:
+    """A visit to a shop of one shirt, on its page of results."""
+    shirt = parse_product(row(**changes), entry)
+    shop = MemoryCatalogue([shirt], {shirt.asin: 1.0})
+    session = Session(shop, goal(shirt), Nouns(), strict=strict, show_attributes=True)
+    session.step("search[shirt]")
+    return session
+
+
+def last_lines(session: Session, *clicks: str) -> str:
+    """What stands below the last button after some clicks."""
+    for name in clicks:
+        assert session.step(f"click[{name}]").valid
+    return session.text_rich().rpartition(" [button_]\n")[2]
 
 
 @pytest.mark.parametrize(
@@ -40,3 +65,63 @@ def test_phrases_are_compared_in_whole_percent_without_latin_1(
 )
 def test_stems_are_lucenes(text: str, terms: list[str]) -> None:
     assert tokens(text) == terms
+
+
+@pytest.mark.parametrize(
+    ("blank", "shown"),
+    [("", ""), ("\n", ""), (" \n\t", ""), ("   ", " \n"), ("\t", " \n"), ("\x0b ", "\x0b \n")],
+)
+def test_texts_of_nothing_but_blanks_become_one_blank(blank: str, shown: str) -> None:
+    session = visit(full_description=blank)
+    assert last_lines(session, "b000000001", "description") == shown
+    assert session.text().endswith("< Prev [SEP] ") == bool(shown)
+
+
+@pytest.mark.parametrize(
+    ("blank", "shown"), [("", " \n"), ("\t", " \n"), ("\n", ""), ("\x0b", " \x0b\n")]
+)
+def test_bullets_of_nothing_but_blanks_become_one_blank(blank: str, shown: str) -> None:
+    session = visit(small_description=["Soft", blank])
+    assert last_lines(session, "b000000001", "features") == f" Soft\n{shown}"
+
+
+@pytest.mark.parametrize(
+    ("entry", "shown"), [({"attributes": []}, ""), ({}, " DUMMY_ATTR\n"), (None, " DUMMY_ATTR\n")]
+)
+def test_a_list_of_no_attributes_stays_empty(entry: dict[str, Any] | None, shown: str) -> None:
+    session = visit(entry, category="fashion", query="shirts", product_category="Men")
+    assert last_lines(session, "b000000001", "attributes") == f"{shown}fashion\nshirts\nMen\n"
+
+
+def test_of_option_names_that_differ_in_case_the_last_ones_values_count() -> None:
+    groups = {"Color": [{"value": "red"}], "Size": None, "Cut": [], "COLOR": [{"value": "blue"}]}
+    shirt = parse_product(row(customization_options=groups))
+    assert shirt.options == (("color", ("blue",)), ("cut", ()))
+
+
+def test_an_instruction_without_words_is_one() -> None:
+    entry = {"instruction": "", "instruction_attributes": ["soft"]}
+    shirt = parse_product(row(customization_options=None), entry)
+    assert len(synthetic_goals([shirt], {shirt.asin: 999.0}, random.Random(1))) == 1
+
+
+def test_what_was_noted_before_a_failure_stays_noted() -> None:
+    session = visit()
+    session.step("click[b000000001]")
+    session.step("click[small]")
+    before = (session.text_rich(), session.url)
+    for action in ("search[<a> x]", "click[large]", "click[features]", "click[buy now]"):
+        with pytest.raises(OriginalFails):
+            session.step(action)
+        assert (session.text_rich(), session.url) == before
+    assert session.options == {"size": "large"} and session.keywords == ["<a>", "x"]
+    with pytest.raises(OriginalFails):
+        session.step("click[< prev]")  # searches again
+    assert session.step("search[shirt]").valid and "Page 1" in session.text()
+
+
+def test_an_id_in_small_letters_fails_only_in_the_original() -> None:
+    with pytest.raises(OriginalFails):
+        visit(asin="b1").step("click[b1]")
+    session = visit(asin="b1", strict=False)
+    assert session.step("click[B1]").valid and session.asin == "b1"
