@@ -96,7 +96,12 @@ class Journal:
 
 
 def generate(
-    packages: Sequence[Package], tasks: int, seed: int, out: Path, jobs: int
+    packages: Sequence[Package],
+    tasks: int,
+    seed: int,
+    out: Path,
+    jobs: int,
+    python: Path | None = None,
 ) -> Counter[str]:
     """Make a suite; how many tasks each split has.
 
@@ -106,6 +111,7 @@ def generate(
         seed: of the mutants, the splits and the issues' words.
         out: the file.
         jobs: tests that run at the same time. The suite does not depend on it.
+        python: has what the packages and their tests need; by default one is made for each.
 
     Raises:
         PackageError: a package cannot be installed, or its tests do not pass.
@@ -114,7 +120,7 @@ def generate(
     journal = Journal(out.with_name(f"{out.name}.journal"), key)
     found: list[tuple[Workshop, Candidate]] = []
     with contextlib.ExitStack() as stack:
-        shops = [open_workshop(package, jobs, stack) for package in packages]
+        shops = [open_workshop(package, jobs, python, stack) for package in packages]
         progress = stack.enter_context(tqdm(desc="tasks", total=tasks, unit="task", disable=None))
         pool = ThreadPoolExecutor(jobs)
         stack.callback(pool.shutdown, cancel_futures=True)
@@ -136,9 +142,11 @@ def generate(
     return Counter(spec.split for spec in specs)
 
 
-def open_workshop(package: Package, jobs: int, stack: contextlib.ExitStack) -> Workshop:
+def open_workshop(
+    package: Package, jobs: int, python: Path | None, stack: contextlib.ExitStack
+) -> Workshop:
     """Install a package and see how its tests go; what it needs on disk goes with the stack."""
-    benches = [stack.enter_context(trial(package, _FIRST)) for _ in range(jobs)]
+    benches = [stack.enter_context(trial(package, _FIRST, python)) for _ in range(jobs)]
     start = time.monotonic()
     before = baseline(package, benches[0])
     seconds = (time.monotonic() - start) / 2
@@ -177,25 +185,29 @@ def _candidates(
             yield shop, candidate
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        *("--package", "-p"),
+    add = parser.add_argument
+    add(
+        "--package",
         action="extend",
         nargs="+",
         required=True,
         metavar="NAME==VERSION|DIR",
         help="a release from the package index, or a folder",
     )
-    parser.add_argument("--tasks", type=int, default=50, help="how many at most (50)")
-    parser.add_argument("--seed", type=int, default=0, help="of mutants, splits and words (0)")
-    parser.add_argument("--out", type=Path, required=True, help="the suite's file (.jsonl)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="tests at a time")
-    parser.add_argument(
-        "--require", action="extend", nargs="+", default=[], help="what the tests need beside it"
-    )
-    arguments = parser.parse_args(argv)
+    add("--tasks", type=int, default=50, help="how many at most (50)")
+    add("--seed", type=int, default=0, help="of mutants, splits and words (0)")
+    add("--out", type=Path, required=True, help="the suite's file (.jsonl)")
+    add("--jobs", type=int, default=os.cpu_count() or 1, help="tests at a time (all cores)")
+    add("--require", action="extend", nargs="+", default=[], help="what tests need, pinned")
+    add("--python", type=Path, help="has all that is needed installed (one is made)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    arguments = _parser().parse_args(argv)
     try:
         if arguments.out.suffix != ".jsonl" or not arguments.out.parent.is_dir():
             raise OutputError(f"expected --out FILE.jsonl in a folder, got {arguments.out}")
@@ -203,9 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         packages = [release(spec, requires) for spec in arguments.package]
         if len({package.name for package in packages}) < len(packages):
             raise PackageError("expected each --package once, got one of them twice")
-        splits = generate(
-            packages, arguments.tasks, arguments.seed, arguments.out, max(1, arguments.jobs)
-        )
+        jobs, python = max(1, arguments.jobs), arguments.python
+        splits = generate(packages, arguments.tasks, arguments.seed, arguments.out, jobs, python)
     except AemGymError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

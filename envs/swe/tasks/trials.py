@@ -91,11 +91,11 @@ def interpreter(package: Package) -> Path:
 class Trial:
     """A copy of a package's source, in which one file at a time is broken and tests are run."""
 
-    def __init__(self, package: Package, folder: Path, timeout: float) -> None:
+    def __init__(self, package: Package, folder: Path, timeout: float, python: Path) -> None:
         self.timeout = timeout
         self.paths: tuple[str, ...] = ()
         """The test files to run; none: what pytest finds."""
-        self._python = interpreter(package)
+        self._python = python
         self._folder = folder / "testbed"
         self._scratch = folder / "scratch"
         self._scratch.mkdir()
@@ -153,10 +153,17 @@ class Trial:
 
 
 @contextlib.contextmanager
-def trial(package: Package, timeout: float) -> Iterator[Trial]:
-    """A place to run tests in, removed at the end."""
+def trial(package: Package, timeout: float, python: Path | None = None) -> Iterator[Trial]:
+    """A place to run tests in, removed at the end.
+
+    Args:
+        package: what is tested.
+        timeout: seconds for all tests.
+        python: has what the tests need; by default one is made.
+    """
+    python = python or interpreter(package)
     with tempfile.TemporaryDirectory(prefix="aem-trial-", ignore_cleanup_errors=True) as folder:
-        yield Trial(package, Path(folder), timeout)
+        yield Trial(package, Path(folder), timeout, python)
 
 
 def _read(report: Path) -> Outcome:
