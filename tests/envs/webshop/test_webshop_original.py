@@ -68,6 +68,34 @@ def test_stems_are_lucenes(text: str, terms: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("\u65e5\u672c\u8a9e \u3072\u3089", ["\u65e5", "\u672c", "\u8a9e", "\u3072", "\u3089"]),
+        ("\u30ab\u30bf\u30ab\u30ca usb\u30b1", ["\u30ab\u30bf\u30ab\u30ca", "usb", "\u30b1"]),
+        ("\u0e44\u0e17\u0e22usb\u0e35", ["\u0e44\u0e17\u0e22", "usb\u0e35"]),
+        ("\ud55c\uad6d\uc5b4 \u0440\u0443\u0431", ["\ud55c\uad6d\uc5b4", "\u0440\u0443\u0431"]),
+        ("soft\u00adly a\u200db a\u200bb", ["soft\u00adli", "a\u200db", "b"]),  # a: a stop word
+        ("___ _ a_b a_.b 1_,2", ["a_b", "a_", "b", "1_", "2"]),
+        ("\u0061\u2018b a\u00b7b a\uff0eb men\uff07s", ["a\u2018b", "a\u00b7b", "a\uff0eb", "men"]),
+        ("1\uff0c5 1\u20445 \uff11\uff12", ["1\uff0c5", "1\u20445", "\uff11\uff12"]),
+        ("red\uff0cwood \u3010red\u3011", ["red", "wood", "red"]),
+        ("\u24d0b \u2167 \u2460 \u00bd", ["\u24d0b", "\u2177"]),
+        ("\u2764\ufe0f\u2605\U0001f600x", ["\u2764\ufe0f", "\u2605", "\U0001f600", "x"]),
+        (
+            "\U0001f44d\U0001f3fd 1\ufe0f\u20e3 #\u20e3",
+            ["\U0001f44d\U0001f3fd", "1\ufe0f\u20e3", "#\u20e3"],
+        ),
+        ("\U0001f469\u200d\U0001f467", ["\U0001f469\u200d\U0001f467"]),
+        ("\U0001f1e9\U0001f1ea\U0001f1eb", ["\U0001f1e9\U0001f1ea"]),
+        ("q" * 600, ["q" * 255, "q" * 255, "q" * 90]),
+        ("q" * 255 + ".w", ["q" * 255, "w"]),
+    ],
+)
+def test_words_end_where_lucene_ends_them(text: str, terms: list[str]) -> None:
+    assert tokens(text) == terms
+
+
+@pytest.mark.parametrize(
     ("blank", "shown"),
     [("", ""), ("\n", ""), (" \n\t", ""), ("   ", " \n"), ("\t", " \n"), ("\x0b ", "\x0b \n")],
 )
