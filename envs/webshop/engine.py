@@ -102,9 +102,10 @@ class Session:
             OriginalFails: `strict`, and the original does.
         """
         match = _ACTION.match(action)
-        verb, argument = match.groups() if match else (action, "")
-        argument = argument.lower()
-        if verb == "search" and argument:
+        if not match:
+            return Result(valid=False)
+        verb, argument = match[1], match[2].lower()
+        if verb == "search":
             return self._search(argument.split(" "))
         if verb == "click" and argument in self.page.clickables and argument != "search":
             return self._click(argument)

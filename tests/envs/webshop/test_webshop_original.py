@@ -153,3 +153,10 @@ def test_an_id_in_small_letters_fails_only_in_the_original() -> None:
         visit(asin="b1").step("click[b1]")
     session = visit(asin="b1", strict=False)
     assert session.step("click[B1]").valid and session.asin == "b1"
+
+
+def test_a_click_on_nothing_is_no_click_on_an_option_without_a_name() -> None:
+    session = visit(customization_options={"Color": [{"value": " "}, {"value": "red"}]})
+    session.step("click[b000000001]")
+    assert "" in session.available_actions()["clickables"]
+    assert not session.step("click").valid and session.options == {}
