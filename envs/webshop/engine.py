@@ -20,6 +20,7 @@ from aem_gym.envs.webshop.goals import Goal
 from aem_gym.envs.webshop.nouns import Nouns
 from aem_gym.envs.webshop.products import Product
 from aem_gym.envs.webshop.reward import Reward, purchase_reward
+from aem_gym.envs.webshop.search.tokens import tokens
 
 BASE = "http://127.0.0.1:3000"
 _ACTION = re.compile(r"(.+)\[(.+)\]")
@@ -27,6 +28,7 @@ _BACK_DOORS = ("<r>", "<a>", "<c>", "<q>")
 _PAGE_NAMES = ("search_results", "item_page", "item_sub_page", "done")
 _SUB_PAGES = {name.lower(): name for name in pages.SUB_PAGES}
 _RANDOM_RESULTS = 50
+_MOST_TERMS = 1024
 
 
 class OriginalFails(TypeError):
@@ -162,6 +164,8 @@ class Session:
     def _found(self, words: list[str]) -> Sequence[str]:
         if self._strict and words[0] in _BACK_DOORS:
             return _BACK_DOOR[words[0]](self, words[1:])
+        if self._strict and len(set(tokens(" ".join(words)))) > _MOST_TERMS:
+            raise OriginalFails(f"the original takes no search for more than {_MOST_TERMS} terms")
         if words != self._searched:  # paging and going back ask for the same again
             self._searched, self._kept = words, self.catalogue.search(words)
         return self._kept

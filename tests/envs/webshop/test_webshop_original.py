@@ -160,3 +160,12 @@ def test_a_click_on_nothing_is_no_click_on_an_option_without_a_name() -> None:
     session.step("click[b000000001]")
     assert "" in session.available_actions()["clickables"]
     assert not session.step("click").valid and session.options == {}
+
+
+def test_a_search_for_more_than_1024_terms_fails_only_in_the_original() -> None:
+    words = [f"w{number}" for number in range(1025)]
+    session = visit()
+    assert session.step(f"search[{' '.join([*words[1:], 'w1', 'the'])}]").valid
+    with pytest.raises(OriginalFails):
+        session.step(f"search[{' '.join(words)}]")
+    assert visit(strict=False).step(f"search[{' '.join(words)}]").valid
