@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import PurePosixPath
@@ -37,6 +38,10 @@ class Baseline:
     """Those that fail anyway."""
     files: Mapping[str, bytes]
     """The test files, by path."""
+    calls: Mapping[str, tuple[str, ...]]
+    """Test files that call a function, as `Trial.calls` gives them."""
+    seconds: float
+    """That all tests take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,9 @@ def baseline(package: Package, trial: Trial) -> Baseline:
     """
     first = trial.run({})
     trial.paths = tuple(sorted({function_of(test)[0] for test in first.passed}))
+    start = time.monotonic()
     second = trial.run({})
+    seconds = time.monotonic() - start
     passed = first.passed & second.passed
     folder = source(package)
     paths = {function_of(test)[0] for test in passed}
@@ -70,7 +77,8 @@ def baseline(package: Package, trial: Trial) -> Baseline:
             "they need is given with --require NAME==VERSION"
         )
     failing = first.failed | second.failed
-    return Baseline(frozenset(counted), passed - counted, failing, files)
+    others = passed - counted
+    return Baseline(frozenset(counted), others, failing, files, trial.calls(), seconds)
 
 
 def places(package: Package) -> Iterator[tuple[str, str]]:
@@ -100,28 +108,43 @@ def search(
 ) -> Candidate | None:
     """The first of some mutants of a function that makes a valid task; None if none does."""
     path, function = place
+    callers = before.calls.get(f"{path}::{function}", ())
+    paths = trial.paths if "" in callers else [file for file in callers if file in before.files]
+    if not paths:
+        return None
     content = (source(package) / path).read_bytes()
     for mutation in islice(mutants(content, path, rng, function=function), tries):
-        found = judge(trial, before, mutation, mutation.apply(content))
+        found = judge(trial, before, mutation, mutation.apply(content), paths)
         if found is not None:
             return found
     return None
 
 
-def judge(trial: Trial, before: Baseline, mutation: Mutation, mutated: bytes) -> Candidate | None:
+def judge(
+    trial: Trial, before: Baseline, mutation: Mutation, mutated: bytes, paths: Collection[str]
+) -> Candidate | None:
     """The candidate that a mutant makes.
 
-    Some tests notice it, but not too many; again the same ones; and once these are cut out, all
-    that an agent can see passes.
+    Some tests notice it, but not too many; again the same ones, and no others; and once these are
+    cut out, all that an agent can see passes.
+
+    Args:
+        trial: where tests run.
+        before: how they go without it.
+        mutation: of a file that is no test.
+        mutated: the file.
+        paths: test files that can notice it; the others run in the second round only.
     """
-    outcome = trial.run({mutation.path: mutated})
-    failing = before.tests - outcome.passed
+    outcome = trial.run({mutation.path: mutated}, paths)
+    able = {test for test in before.tests if function_of(test)[0] in paths}
+    failing = frozenset(able - outcome.passed)
     if not failing or len(failing) > MOST_FAIL * len(before.tests):
         return None
     visible = hide(before.files, failing)
-    if visible is None or mutation.path in visible or not before.others <= outcome.passed:
+    if visible is None or mutation.path in visible:
         return None
-    if before.tests - trial.run({mutation.path: mutated}).passed != failing:
+    passed = trial.run({mutation.path: mutated}).passed
+    if before.tests - passed != failing or not before.others <= passed:
         return None
     seen = trial.run({mutation.path: mutated, **visible})
     hidden = {function_of(test) for test in failing}

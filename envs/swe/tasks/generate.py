@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import sys
-import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,6 +43,9 @@ _FIRST = 120.0
 _LEAST = 5.0
 _SLOWER = 3.0
 """A mutant's tests may take so many times as long, and `_LEAST` seconds more."""
+
+_AHEAD = 8
+"""Functions that are looked at before their turn, for each job: some take long."""
 
 Place = tuple[str, str]
 
@@ -147,13 +149,11 @@ def open_workshop(
 ) -> Workshop:
     """Install a package and see how its tests go; what it needs on disk goes with the stack."""
     benches = [stack.enter_context(trial(package, _FIRST, python)) for _ in range(jobs)]
-    start = time.monotonic()
     before = baseline(package, benches[0])
-    seconds = (time.monotonic() - start) / 2
     trials: SimpleQueue[Trial] = SimpleQueue()
     for bench in benches:
         bench.paths = benches[0].paths
-        bench.timeout = _LEAST + _SLOWER * seconds
+        bench.timeout = _LEAST + _SLOWER * before.seconds
         trials.put(bench)
     return Workshop(package, before, trials)
 
@@ -174,7 +174,7 @@ def _candidates(
     turns = [turn for row in zip_longest(*orders) for turn in row if turn is not None]
     ahead: deque[Future[Candidate | None] | None] = deque()
     for number, (shop, place) in enumerate(turns):
-        for other, next_place in turns[number + len(ahead) : number + 2 * jobs]:
+        for other, next_place in turns[number + len(ahead) : number + _AHEAD * jobs]:
             known = (other.package.name, *next_place) in journal.known
             ahead.append(None if known else pool.submit(other.search, next_place, seed))
         future = ahead.popleft()

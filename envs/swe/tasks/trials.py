@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
+
 from aem_gym.cache import cache_folder
 from aem_gym.envs.swe.grading.reports import ReportError, Status, read_junit
 from aem_gym.envs.swe.sandbox.base import ENVIRONMENT
@@ -102,25 +104,45 @@ class Trial:
         self._pristine = source(package)
         shutil.copytree(self._pristine, self._folder, symlinks=True)
 
-    def run(self, overlay: Mapping[str, bytes]) -> Outcome:
-        """How the tests go with some files replaced."""
+    def run(self, overlay: Mapping[str, bytes], paths: Iterable[str] = ()) -> Outcome:
+        """How the tests go with some files replaced.
+
+        Args:
+            overlay: path -> content.
+            paths: test files to run; by default `self.paths`.
+        """
         for path, content in overlay.items():
             (self._folder / path).write_bytes(content)
         report = self._scratch / "report.xml"
         report.unlink(missing_ok=True)
         try:
-            self._call(report)
+            self._call(report, *(paths or self.paths))
             return _read(report)
         finally:
             for path in overlay:
                 shutil.copyfile(self._pristine / path, self._folder / path)
 
-    def _call(self, report: Path) -> None:
-        options = [*OPTIONS.split(), "--tb=short", "--showlocals", f"--junitxml={report}"]
-        pytest = [str(self._python), "-m", "pytest", *options, f"--basetemp={self._scratch}/tmp"]
-        inner = [sys.executable, "-c", _LIMITED, *pytest, *self.paths]
+    def calls(self) -> Mapping[str, tuple[str, ...]]:
+        """Which test files call a function, by its path and qualified name, `a.py::C.f`.
+
+        The name of a file is empty for calls while files are imported.
+        """
+        found = self._scratch / "calls.json"
+        shutil.copyfile(Path(__file__).with_name("calls.py"), self._scratch / "calls.py")
+        self._call(self._scratch / "report.xml", "-p", "calls", *self.paths)
+        try:
+            return msgspec.json.decode(found.read_bytes(), type=dict[str, tuple[str, ...]])
+        except (OSError, msgspec.DecodeError):
+            return {}
+
+    def _call(self, report: Path, *more: str) -> None:
+        options = [*OPTIONS.split(), "--tb=short", "--showlocals", f"--junitxml={report}", *more]
+        pytest = [str(self._python), "-m", "pytest", f"--basetemp={self._scratch}/tmp", *options]
+        inner = [sys.executable, "-c", _LIMITED, *pytest]
         environment = {"PATH": os.defpath, **ENVIRONMENT, "HOME": str(self._scratch)}
-        environment |= {"PYTHONPATH": str(import_root(self._folder)), "TMPDIR": str(self._scratch)}
+        places = (import_root(self._folder), self._scratch)
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, places))
+        environment |= {"TMPDIR": str(self._scratch), "CALLS": str(self._scratch / "calls.json")}
         process = subprocess.Popen(
             [*self._walls(), *inner],
             cwd=self._folder,
