@@ -26,6 +26,12 @@ _LEFT_OUT = (
 _LEFT_OUT_ON_TOP = ("build", "dist", "venv")
 """The same; deeper down, a package of the source may be called so."""
 
+_TIDY = (
+    "rm -rf build dist",
+    "find . -name __pycache__ -prune -exec rm -rf {} +",
+)
+"""Installing may compile or copy the source: that would show it as it was before a slip."""
+
 
 class PackageError(AemGymError, RuntimeError):
     """The source of a package cannot be had."""
@@ -114,7 +120,7 @@ def install_commands(python: str, package: Package) -> tuple[str, ...]:
     """Shell commands that install a package from the current folder, and what its tests need."""
     pip = f"{python} -m pip install --quiet --no-cache-dir --no-compile"
     needs = (f"{pip} {' '.join(package.requires)}",) if package.requires else ()
-    return (f"{pip} --editable .", *needs, "rm -rf build dist")
+    return (f"{pip} --editable .", *needs, *_TIDY)
 
 
 def import_root(folder: Path) -> Path:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +20,7 @@ from aem_gym.envs.swe.tasks.packages import (
     PackageError,
     image_plan,
     import_root,
+    install_commands,
     release,
     source,
 )
@@ -158,3 +162,24 @@ def test_an_image_depends_on_all_that_is_in_it(index: Index) -> None:
     assert import_root(plan.folder) == plan.folder
     (plan.folder / "src").mkdir()
     assert import_root(plan.folder) == plan.folder / "src"
+
+
+def test_installing_leaves_no_other_copy_of_the_source(index: Index, tmp_path: Path) -> None:
+    setup = SETUP.replace("from set", "import shelves\nfrom set")  # compiled as it is installed
+    index(files={**FILES, "shelves-1.0/setup.py": setup})
+    folder, site = tmp_path / "testbed", tmp_path / "site"
+    shutil.copytree(source(release("shelves==1.0")), folder)
+    install = [
+        command.replace("install", f"install --no-build-isolation --prefix {site}")
+        for command in install_commands(sys.executable, release("shelves==1.0"))
+    ]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(folder)}
+    for command in install:
+        subprocess.run(command, shell=True, cwd=folder, env=environment, check=True)
+    assert list(site.rglob("*")), "installed"
+    copies = [p for p in tmp_path.rglob("*") if p.is_file() and b"return 1" in p.read_bytes()]
+    kept = source(release("shelves==1.0"))
+    assert {path for path in copies if not path.is_relative_to(kept)} == {
+        folder / "shelves" / "__init__.py"
+    }
+    assert not list(folder.rglob("*.pyc")) and not (folder / "build").exists()
