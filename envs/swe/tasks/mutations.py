@@ -8,6 +8,7 @@ import tokenize
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from io import BytesIO
 from itertools import zip_longest
 
@@ -119,15 +120,19 @@ def mutants(
             yield mutation
 
 
+@lru_cache(maxsize=64)
 def parse(source: bytes) -> ast.Module | None:
-    """The tree of a file; None if it is not Python in UTF-8, or does not compile."""
+    """The tree of a file; None if it is not Python in UTF-8, or does not compile.
+
+    The tree is kept for the next who asks: it is not to be changed.
+    """
     try:
         if tokenize.detect_encoding(BytesIO(source).readline)[0] != "utf-8":
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `"" is x` and old escapes are no business of ours
             tree = ast.parse(source)
-            compile(source, "<mutant>", "exec", dont_inherit=True)
+            compile(tree, "<mutant>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError):
         return None
     return tree

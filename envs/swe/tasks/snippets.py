@@ -42,20 +42,19 @@ def snippet(source: bytes, test: str, line: int, values: Mapping[str, str]) -> S
     around = [node for node in _statements(function) if _holds(node, line)]
     if not around:
         return None
-    text = source.decode("utf-8")
     needed = _read(around[-1])
     setup: list[str] = []
     before = [node for node in function.body if node.lineno < around[0].lineno]
     for node in reversed(before):
         if _written(node) & needed:
             needed |= _read(node)
-            setup = [*_lines(text, node), *setup]
+            setup = [*_lines(source, node), *setup]
     if len(setup) > _MOST_LINES:
         setup = []
     written = {name for node in before for name in _written(node)}
     unset = sorted((needed & values.keys()) - written)
     given = [f"{name} = {values[name]}" for name in unset]
-    return Snippet((*given, *setup), "\n".join(_lines(text, around[-1])))
+    return Snippet((*given, *setup), "\n".join(_lines(source, around[-1])))
 
 
 def _statements(function: FunctionNode) -> Iterator[ast.stmt]:
@@ -67,9 +66,9 @@ def _holds(node: ast.stmt, line: int) -> bool:
     return node.lineno <= line <= (node.end_lineno or 0)
 
 
-def _lines(text: str, node: ast.stmt) -> list[str]:
-    found = ast.get_source_segment(text, node, padded=True) or ""
-    return textwrap.dedent(found.replace("\r\n", "\n")).splitlines()
+def _lines(source: bytes, node: ast.stmt) -> list[str]:
+    found = source.splitlines()[node.lineno - 1 : node.end_lineno]
+    return textwrap.dedent(b"\n".join(found).decode("utf-8")).split("\n")
 
 
 def _read(node: ast.AST) -> set[str]:

@@ -6,7 +6,6 @@ tasks, each a mutation with the tests that it fails.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -29,6 +28,7 @@ from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.seeding import generator
 
 _GENERATE = "python -m aem_gym.envs.swe.tasks.generate --package NAME==VERSION --out FILE.jsonl"
+_CONTEXT = 3
 
 
 class SuiteError(ConfigError):
@@ -160,14 +160,25 @@ def suite_text(packages: Iterable[PackageSpec], tasks: Iterable[TaskSpec]) -> st
 
 
 def git_diff(path: str, before: bytes, after: bytes) -> str:
-    """The change of a file as git writes it, down to a last line without an end."""
-    lines = [f"diff --git a/{path} b/{path}\n"]
+    """The change of a file as git writes it, in one piece, down to a last line without an end."""
     old, new = (re.split(r"(?<=\n)", content.decode("utf-8")) for content in (before, after))
-    for line in difflib.unified_diff(
-        [line for line in old if line], [line for line in new if line], f"a/{path}", f"b/{path}"
-    ):
-        lines.append(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
-    return "".join(lines)
+    old, new = [line for line in old if line], [line for line in new if line]
+    same = [a == b for a, b in zip(old, new, strict=False)]
+    first = same.index(False) if False in same else len(same)
+    rest = min(len(old), len(new)) - first
+    same = [a == b for a, b in zip(old[::-1], new[::-1], strict=False)][:rest]
+    last = same.index(False) if False in same else len(same)
+    start, below = max(0, first - _CONTEXT), max(0, last - _CONTEXT)
+    gone, come = old[first : len(old) - last], new[first : len(new) - last]
+    head, tail = old[start:first], old[len(old) - last : len(old) - below]
+    ranges = [f"{start + 1},{len(head) + len(lines) + len(tail)}" for lines in (gone, come)]
+    marked = [(" ", head), ("-", gone), ("+", come), (" ", tail)]
+    body = [sign + line for sign, lines in marked for line in lines]
+    ended = [ln if ln.endswith("\n") else f"{ln}\n\\ No newline at end of file\n" for ln in body]
+    return (
+        f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n"
+        f"@@ -{ranges[0]} +{ranges[1]} @@\n{''.join(ended)}"
+    )
 
 
 @dataclass(frozen=True)
