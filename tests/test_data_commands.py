@@ -15,6 +15,7 @@ def test_data_tells_what_is_there_and_how_to_get_the_rest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("WEBSHOP_DATA", str(tmp_path / "no shop"))
     status, out, _ = run(capsys, "data", "alfworld")
     assert status == 1 and "0 of 3,553" in out and "alfworld-download" in out
     make_data(tmp_path, games=3)
@@ -24,7 +25,8 @@ def test_data_tells_what_is_there_and_how_to_get_the_rest(
     assert "damaged  train/" in out and "dialect 0.4" in out and "--force" in out
     status, out, _ = run(capsys, "data")
     assert status == 0 and out.splitlines() == [
-        f"--  aem_gym/ALFWorld-v0  official games: 0 of 3,827 in {tmp_path / 'nowhere'}"
+        f"--  aem_gym/ALFWorld-v0  official games: 0 of 3,827 in {tmp_path / 'nowhere'}",
+        f"--  aem_gym/WebShop-v0   official shop: 0 of 3 in {tmp_path / 'no shop'}",
     ]
 
 

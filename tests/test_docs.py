@@ -31,7 +31,7 @@ from aem_gym.registry import ESTIMATORS, MODULATORS
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "envs" / "alfworld" / "README.md"]
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "envs").glob("*/README.md")]
     + list(DOCS.glob("*.md"))
     + list((ROOT / "examples").glob("*/README.md"))
 )

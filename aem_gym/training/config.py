@@ -117,6 +117,8 @@ class Config:
     """Demonstrations per cloning step."""
     warmstart_noise: float = 0.08
     """Share of random actions mixed into the demonstrations (fed, never imitated)."""
+    warmstart_keep: Literal["won", "all"] = "won"
+    """The expert's demonstrations to imitate: those that won, or all, as with people's."""
     warmstart_options: Options = field(default_factory=dict)
     """Further options of the warm start, such as its learning rates."""
 

@@ -26,23 +26,31 @@ _HOPELESS = 4096
 
 
 class Demonstrator:
-    """Plays episodes and keeps the winning ones.
+    """Plays episodes and keeps the winning ones, or all that came to an end.
 
     Args:
         pool: environments of the training split.
         seed: names the tasks and all randomness; the same seed gives the same demonstrations.
         noise: share of random admissible actions, which are fed but not to be imitated.
         max_turns: turn limit on top of the environment's own.
+        keep_all: keep also what the expert did not win; of random play only what was won.
     """
 
     def __init__(
-        self, pool: EnvPool, *, seed: int, noise: float = 0.0, max_turns: int | None = None
+        self,
+        pool: EnvPool,
+        *,
+        seed: int,
+        noise: float = 0.0,
+        max_turns: int | None = None,
+        keep_all: bool = False,
     ) -> None:
         self.pool, self.seed, self.noise = pool, seed, noise
+        self.keep_all = keep_all
         self.max_turns = max_turns or pool.describe().max_turns or 100
 
     def expert(self, count: int, progress: Callable[[int], None] = lambda n: None) -> list[Demo]:
-        """`count` demonstrations of the expert (fewer if it wins fewer than half of its tasks).
+        """`count` demonstrations of the expert (fewer if less than half are kept).
 
         Raises:
             NoExpertError: it has none, or won nothing.
@@ -57,8 +65,10 @@ class Demonstrator:
             "actions: raise --max-turns, lower --warmstart-noise, or start from a pretrained "
             "--model with --warmstart none"
         )
-        won = self._collect(count, 2 * count, self._expert_action, progress, mend)
-        return won[:count]
+        kept = self._collect(
+            count, 2 * count, self._expert_action, progress, mend, won_only=not self.keep_all
+        )
+        return kept[:count]
 
     def random(self, count: int, progress: Callable[[int], None] = lambda n: None) -> list[Demo]:
         """The winning ones of many random rollouts, shorter ones first, at most `count`.
@@ -70,7 +80,9 @@ class Demonstrator:
             "give the environment an expert() method, or start from a pretrained --model with "
             "--warmstart none"
         )
-        won = self._collect(count, _TRIES * count, self._random_action, progress, mend)
+        won = self._collect(
+            count, _TRIES * count, self._random_action, progress, mend, won_only=True
+        )
         return sorted(won, key=lambda demo: len(demo.steps))[:count]
 
     def _collect(
@@ -80,32 +92,36 @@ class Demonstrator:
         choose: Callable[[int, Observed, np.random.Generator], DemoStep | None],
         progress: Callable[[int], None],
         mend: str,
+        *,
+        won_only: bool,
     ) -> list[Demo]:
-        """All episodes won until there are `count`; `mend` is the advice if there is none."""
-        won: list[Demo] = []
+        """All episodes to keep until there are `count`; `mend` is the advice if there is none."""
+        kept: list[Demo] = []
         played = 0
         while played < tries:
             size = min(_BLOCK if played else _FIRST, tries - played)
-            new = [d for d in self._play(range(played, played + size), choose) if d is not None]
-            progress(min(len(new), count - len(won)))
-            won += new
+            numbers = range(played, played + size)
+            new = [d for d in self._play(numbers, choose, won_only) if d is not None]
+            progress(min(len(new), count - len(kept)))
+            kept += new
             played += size
-            if len(won) >= count or (not won and played >= _HOPELESS):
+            if len(kept) >= count or (not kept and played >= _HOPELESS):
                 break
-        if not won:
+        if not kept:
             raise NoExpertError(
                 f"none of {played} episodes succeeded, so there is nothing to clone: {mend}"
             )
-        if len(won) < count:
-            logger.warning("only %d of %d episodes succeeded: fewer to clone", len(won), played)
-        return won
+        if len(kept) < count:
+            logger.warning("only %d of %d episodes succeeded: fewer to clone", len(kept), played)
+        return kept
 
     def _play(
         self,
         numbers: Sequence[int],
         choose: Callable[[int, Observed, np.random.Generator], DemoStep | None],
+        won_only: bool,
     ) -> list[Demo | None]:
-        """One episode per number, side by side; None for those that were not won.
+        """One episode per number, side by side; None for those that are not to be kept.
 
         Raises:
             EnvironmentFailure: every one of them ended in a failure of the environment.
@@ -115,7 +131,7 @@ class Demonstrator:
         now = self.pool.reset([(slot, seed, None) for slot, seed in enumerate(seeds)])
         goals = [observed.info["goal"] for observed in now]
         steps: list[list[DemoStep]] = [[] for _ in numbers]
-        won = [False] * len(numbers)
+        keep = [False] * len(numbers)
         live = [slot for slot, observed in enumerate(now) if observed.error is None]
         while live:
             chosen = [(slot, choose(slot, now[slot], draws[slot])) for slot in live]
@@ -126,7 +142,8 @@ class Demonstrator:
                 steps[slot].append(step)
                 now[slot] = answer
                 over = answer.terminated or answer.truncated or len(steps[slot]) >= self.max_turns
-                won[slot] = over and bool(answer.info["won"]) and answer.error is None
+                won = bool(answer.info["won"]) or not won_only
+                keep[slot] = over and won and answer.error is None
                 if not over:
                     live.append(slot)
         errors = [observed.error for observed in now if observed.error is not None]
@@ -137,8 +154,8 @@ class Demonstrator:
                 "--step-timeout if it is only slow"
             )
         return [
-            Demo(goal, tuple(done)) if success else None
-            for goal, done, success in zip(goals, steps, won, strict=True)
+            Demo(goal, tuple(done)) if kept else None
+            for goal, done, kept in zip(goals, steps, keep, strict=True)
         ]
 
     def _expert_action(

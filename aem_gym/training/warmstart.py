@@ -148,6 +148,7 @@ def collect_demonstrations(config: Config, recipe: Recipe, source: str) -> list[
             seed=derive(config.seed, "warmstart"),
             noise=config.warmstart_noise,
             max_turns=recipe.max_turns,
+            keep_all=config.warmstart_keep == "all",
         )
         play = demonstrator.expert if source == "expert" else demonstrator.random
         return play(config.warmstart_episodes, lambda new: _advance(bar, new))
@@ -211,7 +212,7 @@ def _tokenized(
 _KEYS = (
     *("env", "env_args", "train_split", "model", "model_options", "context", "response_format"),
     *("max_length", "seed", "warmstart_episodes", "warmstart_steps", "warmstart_batch"),
-    *("warmstart_noise", "warmstart_options", "threads", "dtype", "device"),
+    *("warmstart_noise", "warmstart_keep", "warmstart_options", "threads", "dtype", "device"),
 )
 _KEYS_OF_ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
 
@@ -244,7 +245,7 @@ def _code_digest(env: str) -> str:
 
 
 def _env_sources(entry: str | Callable[..., Any] | None) -> list[Path]:
-    """The module of an environment, and its neighbours if it lives in a package of its own."""
+    """The module of an environment, and all below its package if it lives in one of its own."""
     import importlib.util
 
     module = entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
@@ -252,4 +253,4 @@ def _env_sources(entry: str | Callable[..., Any] | None) -> list[Path]:
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return []
     file = Path(spec.origin)
-    return list(file.parent.glob("*.py")) if (file.parent / "__init__.py").exists() else [file]
+    return list(file.parent.rglob("*.py")) if (file.parent / "__init__.py").exists() else [file]

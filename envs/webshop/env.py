@@ -71,6 +71,8 @@ class WebShopEnv(TextEnv):
         show_attributes: whether articles have a page of their attributes.
         strict_official: keep also to the original's mistakes (envs/webshop/README.md lists them).
         max_turns: turn limit; default 15, as published.
+        expert_care: how often `expert` does what is right; otherwise it opens any article, keeps
+            one that does not fit, forgets an option (0 to 1).
         render_mode: None or `ansi`.
 
     Raises:
@@ -100,6 +102,7 @@ class WebShopEnv(TextEnv):
         show_attributes: bool = False,
         strict_official: bool = False,
         max_turns: int | None = None,
+        expert_care: float = 1.0,
         render_mode: str | None = None,
     ) -> None:
         super().__init__(max_turns=max_turns, render_mode=render_mode)
@@ -110,6 +113,8 @@ class WebShopEnv(TextEnv):
         _known("goals", goals, GOAL_TYPES)
         _known("split_mode", split_mode, SPLIT_MODES)
         _known("observation", observation, OBSERVATIONS)
+        if not 0 <= expert_care <= 1:
+            raise ConfigError(f"expert_care: expected 0 to 1, got {expert_care}")
         if num_products is not None and num_products < 1:
             raise ConfigError(f"num_products: expected at least 1, got {num_products}")
         self.split, self.split_mode, self.goal_type = split, split_mode, goals
@@ -126,7 +131,7 @@ class WebShopEnv(TextEnv):
             )
         self._order = goal_order(len(self.shop.goals), split_mode, order_seed)
         self._rich, self._show_attributes = observation == "text_rich", show_attributes
-        self._strict = strict_official
+        self._strict, self._care = strict_official, expert_care
         self._session: Session | None = None
         self._oracle: Oracle | None = None
         self._facts: dict[str, Any] = {}
@@ -239,7 +244,9 @@ class WebShopEnv(TextEnv):
             strict=self._strict,
             rng=random.Random(int(self.np_random.integers(2**31))),
         )
-        self._oracle = Oracle(self._session, nouns)
+        # Drawn only where it is needed, so that episodes do not depend on who demonstrates.
+        draws = random.Random(int(self.np_random.integers(2**31))) if self._care < 1 else None
+        self._oracle = Oracle(self._session, nouns, care=self._care, draws=draws)
         self._facts = {**self.protocol, "goal_idx": number}
         task = Task(f"{self.goal_type}-{number}", goal.category or "default", goal.text)
         return task, self._outcome(self._session, Result())

@@ -3,10 +3,15 @@
 It knows the worth of every article and uses it where a customer would judge by eye: of the articles
 on a page it takes the first one that can earn the full reward, not one it was told of. Only where
 no search of the goal's own words leads to one does it look for the wanted title.
+
+For demonstrations it can be told to be careless, as people in a hurry are: to open any article, to
+keep one that does not fit, to forget an option. Who learns from that has something left to find
+out.
 """
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -36,10 +41,21 @@ class Oracle:
     Args:
         session: the visit it acts in.
         nouns: those the session is rewarded by.
+        care: how often it does what is right where somebody in a hurry may not (0 to 1).
+        draws: decides where it does not; may be left out where `care` is 1.
     """
 
-    def __init__(self, session: Session, nouns: Nouns) -> None:
+    def __init__(
+        self,
+        session: Session,
+        nouns: Nouns,
+        *,
+        care: float = 1.0,
+        draws: random.Random | None = None,
+    ) -> None:
         self._session, self._nouns = session, nouns
+        self._care, self._draws = care, draws or random.Random(0)
+        self._decided: dict[tuple[str, str], bool] = {}
         self._known: dict[str, tuple[float, dict[str, str]]] = {}
         self._query: str | None = None
 
@@ -63,19 +79,34 @@ class Oracle:
         page = place // pages.PER_PAGE + 1
         if page == session.number:
             # As it is shown: who learns from this has only to copy it.
-            return "this one fits", f"click[{session.results[place]}]"
+            return "this one fits", f"click[{self._opens(place)}]"
         other = pages.NEXT if page > session.number else pages.PREVIOUS
         return "none of these fits", f"click[{other.lower()}]"
+
+    def _opens(self, place: int) -> str:
+        """The article to open, of a page on which the one at `place` fits."""
+        results = self._session.results
+        if self._careful("open", results[place]):
+            return results[place]
+        first = place - place % pages.PER_PAGE
+        return self._draws.choice(results[first : first + pages.PER_PAGE])
+
+    def _careful(self, what: str, about: str) -> bool:
+        """Whether it does what is right; decided once."""
+        if (what, about) not in self._decided:
+            self._decided[what, about] = self._care >= 1 or self._draws.random() < self._care
+        return self._decided[what, about]
 
     def _on_item(self) -> tuple[str, str]:
         session = self._session
         worth, wanted = self._worth(session.asin)
-        if worth < self._reachable():
+        if worth < self._reachable() and self._careful("look", session.asin):
             return "not what is asked for", f"click[{pages.PREVIOUS.lower()}]"
         for label, (kind, name) in session.page.clickables.items():
             value = session.page.values.get(label, label)
             chosen = session.options.get(name.lower())
-            if kind == pages.OPTION and wanted.get(name) == value != chosen:
+            asked = kind == pages.OPTION and wanted.get(name) == value != chosen
+            if asked and self._careful("choose", name):
                 return "this is asked for", f"click[{label}]"
         return "all is chosen", f"click[{pages.BUY.lower()}]"
 

@@ -65,6 +65,15 @@ def test_demonstrations_are_won_when_played_again() -> None:
     assert won == 8
 
 
+def test_lost_demonstrations_are_kept_where_that_is_asked_for() -> None:
+    """A careless customer loses most of its visits; all of them show how people shop."""
+    careless = EnvSpec("aem_gym/WebShop-v0", {"difficulty": "easy", "expert_care": 0.3})
+    kept = collect(careless, 40, keep_all=True)
+    won = collect(careless, 40)
+    assert len(kept) == 40 > len(won) > 0
+    assert won[0] in kept
+
+
 @pytest.mark.parametrize("random", [False, True])
 def test_the_seed_decides_alone(random: bool) -> None:
     env = spec("Guess")

@@ -64,7 +64,9 @@ def read_sympy_output(output: str) -> dict[str, Status]:
     ends = {" ok": Status.PASSED, " F": Status.FAILED, " E": Status.ERROR}
     ends |= {" f": Status.XFAILED, " s": Status.SKIPPED}
     found = []
-    for line in map(str.strip, output.splitlines()):
+    for line in output.splitlines():
+        # The last test of a file shares its line with how the file went.
+        line = re.sub(r"\s*\[(OK|FAIL)\]\s*$", "", line).strip()
         if line.startswith("test_"):
             found += [(line.split()[0], s) for end, s in ends.items() if line.endswith(end)]
     # What fails is told again below a rule: `____ path/test_x.py:test_name ____`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from aem_gym.envs.swe.tasks.mutations import functions, parse
 
@@ -30,15 +30,17 @@ def cut(source: bytes, gone: Collection[str]) -> bytes | None:
     if tree is None or not nodes.keys() >= set(gone):
         return None
     cuts = sorted((nodes[name] for name in gone), key=lambda node: node.lineno, reverse=True)
-    emptied = [
-        owner.body[0]
-        for owner in ast.walk(tree)
-        if isinstance(owner, ast.ClassDef) and all(node in cuts for node in owner.body)
-    ]
+    emptied = [owner.body[0] for owner in _classes(tree) if set(owner.body) <= set(cuts)]
     lines = source.splitlines(keepends=True)
     for node in cuts:
         first = min([node.lineno, *(part.lineno for part in node.decorator_list)]) - 1
         rest = [b" " * node.col_offset + b"pass\n"] if node in emptied else []
         lines[first : node.end_lineno] = rest
-    result = b"".join(lines)
-    return result if names(result) == nodes.keys() - set(gone) else None
+    return b"".join(lines)
+
+
+def _classes(node: ast.Module | ast.ClassDef) -> Iterator[ast.ClassDef]:
+    for inner in node.body:
+        if isinstance(inner, ast.ClassDef):
+            yield inner
+            yield from _classes(inner)

@@ -120,7 +120,7 @@ def mutants(
             yield mutation
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def parse(source: bytes) -> ast.Module | None:
     """The tree of a file; None if it is not Python in UTF-8, or does not compile.
 

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from aem_gym.envs.swe.tasks.cuts import function_of
+from aem_gym.envs.swe.tasks.mutations import parse
 from aem_gym.envs.swe.tasks.snippets import Snippet, snippet
 
 _LINES = 6
@@ -23,7 +24,7 @@ _FRAME = re.compile(r"^(\S+\.py):(\d+): in ")
 _LOCAL = re.compile(r"^ {8}(\w+) += (.*)$")
 _OBJECT = re.compile(r"<(?:bound method|function|built-in function) ([\w.]+)[^<>]*(?:<[^<>]*>)?>")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-_GIVEAWAY = re.compile(r"\.py\b|/tmp|Use -v to|where (\w+) = [\w.]+\.\1$")
+_GIVEAWAY = re.compile(r"\.py\b|/tmp|/testbed|Use -v to|where (\w+) = [\w.]+\.\1$")
 _OWN = ("AssertionError", "assert", "Failed")
 """What a test raises of itself."""
 
@@ -90,7 +91,8 @@ def subject(source: bytes, path: str, function: str) -> Subject:
     parts = parts[1:] if parts[0] == "src" else parts
     parts = parts[:-1] if parts[-1] == "__init__" else parts
     docstring = ""
-    body: list[ast.stmt] = ast.parse(source).body
+    tree = parse(source)
+    body: list[ast.stmt] = tree.body if tree else []
     for name in function.split("."):
         kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
         node = next((n for n in body if isinstance(n, kinds) and n.name == name), None)

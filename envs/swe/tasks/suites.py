@@ -77,7 +77,11 @@ def load_suite(name_or_file: str | Path, split: str | None = None) -> list[SweTa
     """
     packages, tasks = read_suite(name_or_file)
     makers = {name: _Maker(spec) for name, spec in packages.items()}
-    return [makers[spec.package].task(spec) for spec in tasks if split in (None, spec.split)]
+    chosen = [spec for spec in tasks if split in (None, spec.split)]
+    # Tasks of one file are made together: it is read once.
+    by_file = sorted(chosen, key=lambda spec: (spec.package, spec.mutation.path))
+    made = {spec.task_id: makers[spec.package].task(spec) for spec in by_file}
+    return [made[spec.task_id] for spec in chosen]
 
 
 def read_suite(name_or_file: str | Path) -> tuple[dict[str, PackageSpec], list[TaskSpec]]:

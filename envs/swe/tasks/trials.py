@@ -20,7 +20,7 @@ import msgspec
 
 from aem_gym.cache import cache_folder
 from aem_gym.envs.swe.grading.reports import ReportError, Status, read_junit
-from aem_gym.envs.swe.sandbox.base import ENVIRONMENT
+from aem_gym.envs.swe.sandbox.base import ENVIRONMENT, WORKDIR
 from aem_gym.envs.swe.tasks.packages import (
     Package,
     PackageError,
@@ -104,20 +104,23 @@ class Trial:
         self._pristine = source(package)
         shutil.copytree(self._pristine, self._folder, symlinks=True)
 
-    def run(self, overlay: Mapping[str, bytes], paths: Iterable[str] = ()) -> Outcome:
+    def run(
+        self, overlay: Mapping[str, bytes], paths: Iterable[str] = (), *, frozen: bool = False
+    ) -> Outcome:
         """How the tests go with some files replaced.
 
         Args:
             overlay: path -> content.
             paths: test files to run; by default `self.paths`.
+            frozen: tests cannot write beside their files (as far as bubblewrap is installed).
         """
         for path, content in overlay.items():
             (self._folder / path).write_bytes(content)
         report = self._scratch / "report.xml"
         report.unlink(missing_ok=True)
         try:
-            self._call(report, *(paths or self.paths))
-            return _read(report)
+            self._call(report, *(paths or self.paths), frozen=frozen)
+            return _read(report, str(self._folder))
         finally:
             for path in overlay:
                 shutil.copyfile(self._pristine / path, self._folder / path)
@@ -135,7 +138,7 @@ class Trial:
         except (OSError, msgspec.DecodeError):
             return {}
 
-    def _call(self, report: Path, *more: str) -> None:
+    def _call(self, report: Path, *more: str, frozen: bool = False) -> None:
         options = [*OPTIONS.split(), "--tb=short", "--showlocals", f"--junitxml={report}", *more]
         pytest = [str(self._python), "-m", "pytest", f"--basetemp={self._scratch}/tmp", *options]
         inner = [sys.executable, "-c", _LIMITED, *pytest]
@@ -144,7 +147,7 @@ class Trial:
         environment["PYTHONPATH"] = os.pathsep.join(map(str, places))
         environment |= {"TMPDIR": str(self._scratch), "CALLS": str(self._scratch / "calls.json")}
         process = subprocess.Popen(
-            [*self._walls(), *inner],
+            [*self._walls(frozen), *inner],
             cwd=self._folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -161,7 +164,7 @@ class Trial:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def _walls(self) -> list[str]:
+    def _walls(self, frozen: bool) -> list[str]:
         """Where bubblewrap is installed a mutant can write in its own folder only.
 
         Broken code that renames and removes files would otherwise do so with the user's.
@@ -169,9 +172,10 @@ class Trial:
         bwrap = shutil.which("bwrap")
         if bwrap is None:
             return []
-        own = str(self._folder.parent)
+        own, kept = str(self._folder.parent), str(self._folder)
         system = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
-        return [bwrap, *system, "--bind", own, own, "--unshare-all", "--die-with-parent", "--"]
+        places = ["--bind", own, own, *(["--ro-bind", kept, kept] if frozen else ())]
+        return [bwrap, *system, *places, "--unshare-all", "--die-with-parent", "--"]
 
 
 @contextlib.contextmanager
@@ -188,7 +192,7 @@ def trial(package: Package, timeout: float, python: Path | None = None) -> Itera
         yield Trial(package, Path(folder), timeout, python)
 
 
-def _read(report: Path) -> Outcome:
+def _read(report: Path, folder: str) -> Outcome:
     try:
         content = report.read_bytes()
         statuses = read_junit(content)
@@ -200,7 +204,8 @@ def _read(report: Path) -> Outcome:
         failure = case.find("failure")
         if failure is not None:
             whole = ElementTree.tostring(_alone(case))
-            messages[next(iter(read_junit(whole)))] = failure.text or ""
+            # As in a sandbox, and the same in every run.
+            messages[next(iter(read_junit(whole)))] = (failure.text or "").replace(folder, WORKDIR)
     return Outcome(statuses, messages)
 
 

@@ -21,7 +21,7 @@ from tests.test_cli import run
 pytest.importorskip("selenium", reason='pip install "aem-gym[dev]"')
 
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
@@ -92,8 +92,12 @@ def browser() -> Iterator[Chrome]:
 
 
 def reads(browser: Chrome, selector: str, text: str) -> None:
-    """Wait until an element reads so; pages come and go in between."""
-    wait = WebDriverWait(browser, 20, 0.05, [StaleElementReferenceException])
+    """Wait until an element reads so.
+
+    The page may be replaced between finding an element and reading it. The driver reports that
+    under several names, not as a stale element alone.
+    """
+    wait = WebDriverWait(browser, 20, 0.05, [WebDriverException])
     wait.until(lambda _: text in [found.text for found in every(browser, selector)], f"no {text!r}")
 
 

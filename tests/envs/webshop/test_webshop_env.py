@@ -35,6 +35,16 @@ def test_the_oracle_earns_everything(difficulty: str, goals: str) -> None:
     assert sum(score == 1.0 for score in scores) >= 59
 
 
+def test_a_careless_expert_buys_worse_and_leaves_the_episodes_as_they_are() -> None:
+    means = {}
+    for care in (1.0, 0.6, 0.0):
+        env = WebShopEnv(difficulty="easy", expert_care=care)
+        scores = [play(env, seed=seed)[2]["score"] for seed in range(60)]
+        means[care] = sum(scores) / len(scores)
+        assert play(env, seed=5)[0] == play(WebShopEnv(difficulty="easy"), seed=5)[0]
+    assert means[1.0] > means[0.6] + 0.1 > means[0.0] + 0.2 > 0.3
+
+
 def test_buying_ends_the_episode_and_tells_the_parts_of_the_reward() -> None:
     env = WebShopEnv(difficulty="easy")
     _, before = env.reset(seed=1)
@@ -135,6 +145,7 @@ def test_text_rich_marks_what_was_clicked() -> None:
         ({"observation": "html"}, "text_rich"),
         ({"source": "x"}, "generated"),
         ({"num_products": 0}, "at least 1"),
+        ({"expert_care": 1.5}, "0 to 1"),
         ({"num_products": 1, "split": "test"}, "num_products"),
         ({"max_turns": 0}, "at least 1"),
     ],
