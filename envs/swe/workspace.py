@@ -14,11 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from aem_gym.envs.swe.sandbox.base import AGENT, WORKDIR, Ran, Sandbox, SandboxError
+from aem_gym.envs.swe.sandbox.base import AGENT, STORE, WORKDIR, Ran, Sandbox, SandboxError
 from aem_gym.envs.swe.tasks.base import SweTask
 
-STORE = "/tmp/.aem"
-"""Root's own folder in a sandbox: the base's objects, and what the answer is made of."""
 MAX_PATCH_BYTES = 2_000_000
 """Of an answer; more is no patch but a mistake."""
 MAX_FILE_BYTES = 10_000_000

@@ -27,6 +27,7 @@ from aem_gym.envs.swe.grading.patches import Change, read_changes, split_changes
 from aem_gym.envs.swe.grading.testrun import passes, run_tests
 from aem_gym.envs.swe.sandbox.base import (
     AGENT,
+    STORE,
     WORKDIR,
     Limits,
     Sandbox,
@@ -38,7 +39,6 @@ from aem_gym.envs.swe.tasks.base import SweTask, Verdict
 from aem_gym.envs.swe.workspace import (
     MAX_PATCH_BYTES,
     SECONDS,
-    STORE,
     Workspace,
     archive,
     end_of,

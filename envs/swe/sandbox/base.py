@@ -13,6 +13,11 @@ AGENT = 1000
 """User and group id of the agent. Process 1 and everything it must not touch belong to root."""
 WORKDIR = "/testbed"
 """Where the repository lies in a sandbox, as in SWE-bench's images."""
+PRISTINE = "/opt/aem/testbed"
+"""Where a ready image keeps the repository, for root alone: it is copied to `WORKDIR` at start."""
+HOME = "/home/agent"
+STORE = "/run/aem"
+"""A folder that only root can enter: what the answer is made of."""
 LABEL = "aem.run"
 """Every container bears it; the value names the run that made it."""
 ENVIRONMENT: Mapping[str, str] = {
@@ -37,11 +42,13 @@ class Limits:
     """What a sandbox may use."""
 
     memory_mb: int = 1024
-    """Memory, what it keeps in its writable places included."""
+    """Of its processes; what it keeps in writable places is in memory, too, and comes on top."""
     cpus: float = 1.0
     pids: int = 256
     disk_mb: int = 512
-    """Of each writable place: the repository, /tmp, the home folder."""
+    """For the repository; each other writable place (/tmp, the home folder) has half of it."""
+    inodes: int = 200_000
+    """Files and folders in each writable place."""
     output_bytes: int = 1_000_000
     """Of one command; more is cut out of the middle, and at ten times that it is killed."""
     network: bool = False

@@ -1,0 +1,1 @@
+../../../docker/swe/setup.sh

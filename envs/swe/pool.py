@@ -1,0 +1,152 @@
+"""Sandboxes made ready before they are asked for, and removed behind the asker's back."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+from aem_gym.envs.swe.sandbox.base import Limits, Sandbox, SandboxEngine, SandboxError, SandboxSpec
+from aem_gym.envs.swe.sandbox.engines import open_engine
+from aem_gym.envs.swe.tasks.base import SweTask
+from aem_gym.envs.swe.workspace import Workspace, prepare
+
+_ALIVE = 10.0
+"""Seconds for a waiting sandbox to show that it still answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A sandbox with a task's repository laid out and the agent's shell started."""
+
+    sandbox: Sandbox
+    workspace: Workspace
+
+
+class SandboxPool:
+    """Keeps sandboxes ready for the tasks it was told of. Safe to use from several threads.
+
+    Args:
+        engine: starts them.
+        size: most that wait at a time; the one that has waited longest goes first.
+        threads: how many are made or removed at a time.
+    """
+
+    def __init__(self, engine: SandboxEngine, *, size: int = 16, threads: int = 2) -> None:
+        self.engine, self._size = engine, size
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[tuple[str, Limits], Future[Ready]]] = deque()
+        self._threads = ThreadPoolExecutor(threads, "sandbox")
+
+    def expect(self, task: SweTask, limits: Limits | None = None) -> None:
+        """Make a sandbox ready for a task in the background. Returns at once; raises nothing."""
+        key = _key(task, limits)
+        with self._lock, contextlib.suppress(RuntimeError):  # closed
+            self._waiting.append((key, self._threads.submit(self.make, task, limits)))
+            old = self._waiting.popleft() if len(self._waiting) > self._size else None
+        if old:
+            self._discard(old[1])
+
+    def take(self, task: SweTask, limits: Limits | None = None) -> Ready:
+        """A ready sandbox for a task: a waiting one, or one made now.
+
+        Raises:
+            SandboxError: there is none to be had; says the mend.
+        """
+        while (waiting := self._next(_key(task, limits))) is not None:
+            # One that failed in the background, or died while it waited, is made again in view.
+            with contextlib.suppress(SandboxError):
+                ready = waiting.result()
+                try:
+                    if ready.sandbox.run(":", _ALIVE).exit_code == 0:
+                        return ready
+                except SandboxError:
+                    pass
+                self.release(ready.sandbox)
+        return self.make(task, limits)
+
+    def make(self, task: SweTask, limits: Limits | None = None) -> Ready:
+        """A ready sandbox, made now.
+
+        Raises:
+            SandboxError: it cannot be made; says the mend.
+        """
+        spec = SandboxSpec(self.engine.image(task.image), limits or Limits())
+        sandbox = self.engine.start(spec)
+        try:
+            workspace = prepare(sandbox, task)
+            sandbox.run(":", _ALIVE)  # starts the shell
+            return Ready(sandbox, workspace)
+        except BaseException:
+            sandbox.close()
+            raise
+
+    def release(self, sandbox: Sandbox) -> None:
+        """Remove a sandbox in the background. Raises nothing."""
+        try:
+            self._threads.submit(sandbox.close)
+        except RuntimeError:  # closed
+            sandbox.close()
+
+    def close(self) -> None:
+        """Remove what waits, and end. May be called twice; raises nothing."""
+        with self._lock:
+            waiting, self._waiting = list(self._waiting), deque()
+        for _, future in waiting:
+            self._discard(future)
+        self._threads.shutdown(wait=True)
+
+    def _next(self, key: tuple[str, Limits]) -> Future[Ready] | None:
+        with self._lock:
+            for place, (other, future) in enumerate(self._waiting):
+                if other == key:
+                    del self._waiting[place]
+                    return future
+        return None
+
+    def _discard(self, future: Future[Ready]) -> None:
+        if not future.cancel():
+            future.add_done_callback(_close_result)
+
+
+def shared_pool(engine: str = "auto") -> SandboxPool:
+    """The pool of this process for an engine; made when first asked for, closed at exit.
+
+    Raises:
+        SandboxError: no engine answers; says how to start it.
+    """
+    return _shared(engine, os.getpid())
+
+
+@lru_cache(maxsize=8)
+def _shared(name: str, process: int) -> SandboxPool:
+    """`process` is there so that a forked one does not share the connections of its parent."""
+    engine = open_engine(name)
+    pool = SandboxPool(engine)
+    atexit.register(_only_in(process, engine.close))
+    atexit.register(_only_in(process, pool.close))
+    return pool
+
+
+def _only_in(process: int, close: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        if os.getpid() == process:
+            close()
+
+    return run
+
+
+def _key(task: SweTask, limits: Limits | None) -> tuple[str, Limits]:
+    image = task.image if isinstance(task.image, str) else task.image.name
+    return f"{task.task_id} {image}", limits or Limits()
+
+
+def _close_result(future: Future[Ready]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().sandbox.close()

@@ -1,0 +1,218 @@
+"""What an agent may write: a shell command, or one of a few tools that are named by a first word.
+
+A tool's short arguments stand on its line, quoted as in a shell. Its long ones stand below, each
+between tags of its own, as they are: nothing in them is escaped.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from aem_gym.envs.swe.sandbox.base import WORKDIR
+
+
+@dataclass(frozen=True, slots=True)
+class Bash:
+    """A command for the shell."""
+
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Show a file, or lines `first` to `last` of it, or a folder."""
+
+    path: str
+    first: int | None = None
+    last: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Write a new file."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StrReplace:
+    """Replace the only place where `old` stands."""
+
+    path: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Put a text after a line; 0: before the first."""
+
+    path: str
+    line: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Find the lines that hold a text."""
+
+    text: str
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """The work is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """It was meant for a tool, but cannot be read."""
+
+    why: str
+
+
+Call: TypeAlias = Bash | View | Create | StrReplace | Insert | Search | Submit | Malformed
+
+USAGE = {
+    "view": "view PATH [FIRST LAST]",
+    "create": "create PATH\n<text>\nall of the file\n</text>",
+    "str_replace": (
+        "str_replace PATH\n<old>\nlines that occur once in the file\n</old>\n"
+        "<new>\nwhat takes their place\n</new>"
+    ),
+    "insert": "insert PATH LINE\n<text>\nwhat comes after that line (0: at the top)\n</text>",
+    "search": "search TEXT [PATH]",
+    "submit": "submit",
+}
+"""How each tool is written."""
+
+_FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)\n?```", re.DOTALL)
+
+
+def instructions(*, bash_only: bool) -> str:
+    """What an agent is told about its actions."""
+    head = (
+        f"A repository lies in {WORKDIR}, in a sandbox without network. Change it so that what the "
+        "issue asks for holds. Hidden tests judge the result; changes of tests and of settings of "
+        "the test runner do not count.\n\n"
+        "Each action is one shell command. It may have several lines. One bash runs them all, so "
+        "folder and variables stay; what is left running is stopped. Nobody can answer a prompt."
+    )
+    end = "submit\n    ends the work. Only then is it judged."
+    if bash_only:
+        return f"{head}\n\nWhen all is done, the action is:\n\n{end}"
+    tools = (
+        f"{USAGE['view']}\n    shows a file with line numbers, or a folder",
+        f"{USAGE['search']}\n    finds the lines that hold TEXT as it stands; quote it if it has "
+        "blanks",
+        f"{USAGE['str_replace']}\n    replaces a text that occurs exactly once, blanks included",
+        USAGE["insert"],
+        USAGE["create"],
+        end,
+    )
+    return (
+        f"{head}\n\nOr it is one of these, with PATH from {WORKDIR}, and texts as they stand, "
+        "without escapes:\n\n" + "\n\n".join(tools)
+    )
+
+
+def parse(action: str, *, bash_only: bool = False) -> Call:
+    """What an action asks for. Never raises.
+
+    A fence of three backticks around the whole is taken off.
+    """
+    text = action.strip("\n")
+    if fenced := _FENCE.fullmatch(text.strip()):
+        text = fenced[1]
+    if "\0" in text:
+        return Malformed("An action is text: it holds a NUL character.")
+    head, _, below = text.lstrip().partition("\n")
+    word = head.split(maxsplit=1)[0] if head.strip() else ""
+    if not word:
+        return Malformed("There is no action in it. Write one shell command, or one of the tools.")
+    if word not in USAGE or (bash_only and word != "submit"):
+        return Bash(text)
+    try:
+        return _tool(word, head, below)
+    except ValueError as error:
+        return Malformed(f"{word}: {error}. It is written:\n\n{USAGE[word]}")
+
+
+def _tool(word: str, head: str, below: str) -> Call:
+    """The call of a tool. Raises ValueError: says what is wrong."""
+    try:
+        arguments = shlex.split(head)[1:]
+    except ValueError as error:
+        raise ValueError(f"its line cannot be read ({str(error).lower()})") from error
+    if word in ("view", "search", "submit") and below.strip():
+        raise ValueError("expected one line and nothing below it: one action at a time")
+    match word:
+        case "submit":
+            _count(arguments, 0)
+            return Submit()
+        case "view":
+            return _view(arguments)
+        case "search":
+            _count(arguments, 1, 2)
+            if not arguments[0]:
+                raise ValueError("the text is empty")
+            return Search(*arguments)
+        case "create":
+            _count(arguments, 1)
+            return Create(arguments[0], _between(below, "text"))
+        case "insert":
+            _count(arguments, 2)
+            return Insert(arguments[0], _number(arguments[1]), _between(below, "text"))
+    _count(arguments, 1)
+    old, new = _two(below)
+    if not old:
+        raise ValueError("there is nothing between <old> and </old>")
+    return StrReplace(arguments[0], old, new)
+
+
+def _view(arguments: list[str]) -> View:
+    _count(arguments, 1, 3)
+    if len(arguments) == 2:
+        raise ValueError("expected two line numbers, FIRST and LAST, or none; got one")
+    return View(arguments[0], *map(_number, arguments[1:]))
+
+
+def _count(arguments: list[str], *counts: int) -> None:
+    least, most = counts[0], counts[-1]
+    if not least <= len(arguments) <= most:
+        wanted = f"{least}" if least == most else f"{least} to {most}"
+        raise ValueError(
+            f"expected {wanted} words after it, got {len(arguments)} (quote what has blanks)"
+        )
+
+
+def _number(word: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", word):
+        raise ValueError(f"expected a line number, got {word[:40]!r}")
+    return int(word)
+
+
+def _between(below: str, tag: str) -> str:
+    found = re.fullmatch(rf"\s*<{tag}>(.*)</{tag}>\s*", below, re.DOTALL)
+    if not found:
+        raise ValueError(f"expected a text between <{tag}> and </{tag}>, and nothing after it")
+    return _inner(found[1])
+
+
+def _two(below: str) -> tuple[str, str]:
+    found = re.fullmatch(r"\s*<old>(.*?)</old>\s*<new>(.*)</new>\s*", below, re.DOTALL)
+    if not found:
+        raise ValueError(
+            "expected <old>, a text, </old>, <new>, a text, </new>, and nothing after it"
+        )
+    return _inner(found[1]), _inner(found[2])
+
+
+def _inner(text: str) -> str:
+    """The text between two tags: the ends of the lines on which they stand are not part of it."""
+    return text.removeprefix("\n").removesuffix("\n")
