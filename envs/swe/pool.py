@@ -8,7 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -70,6 +70,12 @@ class SandboxPool:
                     pass
                 self.release(ready.sandbox)
         return self.make(task, limits)
+
+    def wait(self) -> None:
+        """Return when everything that was expected is ready, or has failed."""
+        with self._lock:
+            waiting = [future for _, future in self._waiting]
+        wait(waiting)
 
     def make(self, task: SweTask, limits: Limits | None = None) -> Ready:
         """A ready sandbox, made now.

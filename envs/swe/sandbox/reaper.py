@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 _LOOK = 0.5
 """Seconds between looks at who the parent is."""
-_PATIENCE = 600.0
+_PATIENCE, _ORDERLY = 600.0, 5.0
 """Seconds to go on trying where the engine is gone as well."""
+_TURNS = 4
 
 
 class Reaper:
@@ -49,27 +50,37 @@ class Reaper:
 
 def main(argv: Sequence[str]) -> int:
     """Wait for the parent's end, then remove what it left."""
-    from aem_gym.envs.swe.sandbox.base import SandboxError
-    from aem_gym.envs.swe.sandbox.connect import find
-    from aem_gym.envs.swe.sandbox.removal import remove_run
-
     url, run, parent = argv[0], argv[1], int(argv[2])
     closed = False
     while os.getppid() == parent and not closed:
         ready, _, _ = select.select([sys.stdin], [], [], _LOOK)
         closed = bool(ready) and not os.read(0, 1)
     os.environ["DOCKER_HOST"] = url
-    until = time.monotonic() + (5.0 if closed else _PATIENCE)
-    while True:
-        try:
-            found = find(timeout=60)
-            remove_run(found.client, run)
-            found.client.close()
-            return 0
-        except SandboxError:
+    until = time.monotonic() + (_ORDERLY if closed else _PATIENCE)
+    # A container that was just being made when its maker was killed may come a little later.
+    for turn in range(1 if closed else _TURNS):
+        time.sleep(turn)
+        while not _removed(run):
             if time.monotonic() > until:
                 return 1
             time.sleep(1)
+    return 0
+
+
+def _removed(run: str) -> bool:
+    from aem_gym.envs.swe.sandbox.base import SandboxError
+    from aem_gym.envs.swe.sandbox.connect import find
+    from aem_gym.envs.swe.sandbox.removal import remove_run
+
+    try:
+        client = find().client
+        try:
+            remove_run(client, run)
+        finally:
+            client.close()
+    except SandboxError:
+        return False
+    return True
 
 
 if __name__ == "__main__":
