@@ -100,6 +100,7 @@ AGENTS = Registry(
 _BUILTIN_ENVS = {
     "aem_gym/ALFWorld-v0": "aem_gym.envs.alfworld.env:ALFWorldEnv",
     "aem_gym/WebShop-v0": "aem_gym.envs.webshop.env:WebShopEnv",
+    "aem_gym/SWE-v0": "aem_gym.envs.swe.env:SWEEnv",
 }
 
 

@@ -76,7 +76,7 @@ def load_suite(name_or_file: str | Path, split: str | None = None) -> list[SweTa
         MutationError: a source is another than the one that the suite was made from.
     """
     packages, tasks = read_suite(name_or_file)
-    makers = {name: _Maker(spec) for name, spec in packages.items()}
+    makers = {name: TaskMaker(spec) for name, spec in packages.items()}
     chosen = [spec for spec in tasks if split in (None, spec.split)]
     # Tasks of one file are made together: it is read once.
     by_file = sorted(chosen, key=lambda spec: (spec.package, spec.mutation.path))
@@ -186,7 +186,7 @@ def git_diff(path: str, before: bytes, after: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class _Maker:
+class TaskMaker:
     """Makes the tasks of one package."""
 
     spec: PackageSpec

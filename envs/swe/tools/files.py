@@ -26,7 +26,7 @@ _READ = rf"""{_SAY}
 [ -f "$1" ] || say "is no regular file"
 [ -r "$1" ] || say "may not be read by you"
 size=$(stat -L -c %s -- "$1")
-[ "$size" -le "$2" ] || say "has $size bytes, more than is shown: use the shell (head, sed -n, grep)"
+[ "$size" -le "$2" ] || say "has $size bytes, too many: use the shell (head, sed -n, grep)"
 printf '\002='; base64 -w 0 < "$1"; printf '\003'
 """
 # The new content is made beside the old one and takes its place whole.
@@ -51,11 +51,14 @@ find -- "$1" -mindepth 1 -maxdepth "$2" -name '.*' -prune -o -printf '%y%P\0' 2>
     | LC_ALL=C sort -z -k 1.2 | head -c "$3" | base64 -w 0
 printf '\003'
 """
-_SEARCH = r"""
+_SEARCH = rf"""{_SAY}
+[ -e "$2" ] || say "does not exist"
+what=.
+[ -d "$2" ] || what=./$(basename -- "$2")
+cd -- "$2" 2> /dev/null || cd -- "$(dirname -- "$2")" 2> /dev/null || say "may not be read by you"
 printf '\002='
-cd -- "$2" 2> /dev/null || cd -- "$(dirname -- "$2")" || exit 1
-[ -d "$2" ] && what=. || what=$(basename -- "$2")
-find "./$what" -name '.*' ! -name . -prune -o -type f -print0 2> /dev/null | LC_ALL=C sort -z \
+find "$what" ! -path "$what" -name '.*' -prune -o -type f -print0 2> /dev/null \
+    | LC_ALL=C sort -z \
     | LC_ALL=C xargs -0 -r grep -nIFH --color=never -e "$1" -- /dev/null 2> /dev/null \
     | head -c "$3" | base64 -w 0
 printf '\003'

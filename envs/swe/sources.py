@@ -1,0 +1,168 @@
+"""Where tasks come from: a generated suite, rows of SWE-bench, or a file about the user's own.
+
+Opening a source reads its file, and nothing else. A task is made when it is first asked for: that
+may fetch the source of a package, or check a repository out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+
+from aem_gym.envs.swe.tasks.base import SweTask
+from aem_gym.envs.swe.tasks.split import SPLITS
+from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.seeding import derive
+
+logger = logging.getLogger(__name__)
+
+_EVAL = 6
+"""Of tasks that belong to no split, one in so many is for evaluation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A task that can be made."""
+
+    task_id: str
+    repo: str
+    split: str
+    """Empty: it belongs to none."""
+    make: Callable[[], SweTask]
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """The tasks of one source, by id, in its order."""
+
+    name: str
+    digest: str
+    """Of what the source holds, for protocols."""
+    entries: Mapping[str, Entry]
+    _made: dict[str, SweTask] = field(default_factory=dict, repr=False)
+
+    def ids(self, split: str, repos: Iterable[str] = ()) -> tuple[str, ...]:
+        """The tasks of a split, only those of `repos` if any are named.
+
+        Tasks that belong to no split are dealt out: `test` has all of them, one in six is for
+        `eval`, the rest for `train`; a single one is for all.
+
+        Raises:
+            ConfigError: there are none.
+            UnknownNameError: no task is of such a repository.
+        """
+        wanted = set(repos)
+        known = {entry.repo for entry in self.entries.values()}
+        for repo in sorted(wanted - known):
+            raise UnknownNameError("repository", repo, known, f"(Of the tasks of {self.name}.)")
+        entries = [e for e in self.entries.values() if not wanted or e.repo in wanted]
+        dealt = _dealt([e.task_id for e in entries if not e.split], split)
+        chosen = tuple(e.task_id for e in entries if e.split == split or e.task_id in dealt)
+        if not chosen:
+            counts = {name: sum(e.split == name for e in entries) for name in SPLITS}
+            told = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise ConfigError(
+                f"split: expected one that has tasks, got {split!r} ({self.name}, "
+                f"{', '.join(sorted(wanted)) or 'all repositories'}: {told})"
+            )
+        return chosen
+
+    def task(self, task_id: str) -> SweTask:
+        """The task of an id; made when first asked for.
+
+        Raises:
+            UnknownNameError: there is none.
+            AemGymError: it cannot be made; says the mend.
+        """
+        if task_id not in self._made:
+            entry = self.entries.get(task_id)
+            if entry is None:
+                raise UnknownNameError("task", task_id, self.entries, f"(Of {self.name}.)")
+            self._made[task_id] = entry.make()
+        return self._made[task_id]
+
+
+def _dealt(ids: Sequence[str], split: str) -> frozenset[str]:
+    """Those of tasks without a split that a split has."""
+    if split == "test" or len(ids) < 2:
+        return frozenset(ids)
+    order = sorted(ids, key=lambda name: derive("swe", "deal", name))
+    held = max(1, len(order) // _EVAL)
+    return frozenset(order[:held] if split == "eval" else order[held:])
+
+
+@lru_cache(maxsize=8)
+def open_source(tasks: str, mirrors: str | None = None) -> TaskSource:
+    """The source that `tasks` names; shared by all environments of a process.
+
+    Args:
+        tasks: a shipped suite (`default`) or its `.jsonl` file; rows of SWE-bench as a `.jsonl`
+            file, a folder or a dataset's id (`owner/name`); a `.yaml` or `.json` file about a
+            repository of the user's.
+        mirrors: folder of bare clones that rows' images are built from; without it they are
+            pulled.
+
+    Raises:
+        ConfigError: there is no such thing, or it is malformed; says what was expected.
+    """
+    path = Path(tasks).expanduser()
+    if path.suffix in (".yaml", ".yml", ".json"):
+        return _own(path)
+    if path.is_dir() or (path.is_file() and not _is_suite(path)) or _is_hub_id(tasks, path):
+        return _rows(tasks, path, Path(mirrors).expanduser() if mirrors else None)
+    return _suite(tasks)
+
+
+def _suite(name: str) -> TaskSource:
+    from aem_gym.envs.swe.tasks.suites import TaskMaker, read_suite
+
+    packages, specs = read_suite(Path(name).expanduser() if name.endswith(".jsonl") else name)
+    makers = {name: TaskMaker(package) for name, package in packages.items()}
+    entries = [
+        Entry(s.task_id, s.package, s.split, partial(makers[s.package].task, s)) for s in specs
+    ]
+    return _source(name, entries, repr((packages, specs)))
+
+
+def _rows(name: str, path: Path, mirrors: Path | None) -> TaskSource:
+    from aem_gym.envs.swe.tasks.rows import read_rows
+    from aem_gym.envs.swe.tasks.swebench import make_task
+
+    found = read_rows(path if path.exists() else name)
+    for message in found.malformed:
+        logger.warning("a row is skipped: %s", message)
+    if not found.rows:
+        raise ConfigError(
+            f"tasks: expected rows of SWE-bench with hidden tests in {name}, got none "
+            f"({len(found.incomplete)} without tests, {len(found.malformed)} malformed)"
+        )
+    entries = [Entry(r.instance_id, r.repo, "", partial(make_task, r, mirrors)) for r in found.rows]
+    return _source(name, entries, repr(found.rows))
+
+
+def _own(path: Path) -> TaskSource:
+    from aem_gym.envs.swe.tasks.own import read_own
+
+    own = read_own(path)
+    entries = [Entry(t.task_id, own.repo, t.split, partial(own.task, t)) for t in own.tasks]
+    return _source(str(path), entries, repr(own))
+
+
+def _source(name: str, entries: Sequence[Entry], content: str) -> TaskSource:
+    digest = hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()[:16]
+    return TaskSource(name, digest, {entry.task_id: entry for entry in entries})
+
+
+def _is_suite(path: Path) -> bool:
+    """Whether a file's first line is one of a suite, not a row."""
+    with path.open("rb") as file:
+        line = file.readline()
+    return b'"instance_id"' not in line and (b'"tests"' in line or b'"mutation"' in line)
+
+
+def _is_hub_id(name: str, path: Path) -> bool:
+    return name.count("/") == 1 and path.suffix != ".jsonl" and name[0] not in "./~"
