@@ -189,6 +189,9 @@ class Outcome:
     """Graded result in 0..1; None means 1 if won, else 0."""
     admissible_actions: tuple[str, ...] | list[str] = ()
     action_valid: bool = True
+    error: str = ""
+    """Why the episode cannot go on, where what it runs on has failed: it ends as truncated, and is
+    left out of results and training."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further info keys of this environment."""
 

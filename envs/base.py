@@ -24,9 +24,9 @@ class TextEnv(gym.Env[str, str]):
 
     Class attributes a subclass may set: `instructions` (tells an agent the goal's form and the
     action grammar), `recipes` (ways of showing the environment to an agent; the first is the
-    default), `max_turns` (the default of the argument), `run_defaults` and `tiny_defaults`
-    (settings of training runs, keys of `Config`, where the user sets none: with any model, and
-    with the tiny one).
+    default), `max_turns` (the default of the argument), `run_defaults`, `tiny_defaults` and
+    `smollm2_defaults` (settings of training runs, keys of `Config`, where the user sets none: with
+    any model, and with these two).
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
@@ -35,6 +35,7 @@ class TextEnv(gym.Env[str, str]):
     max_turns: int = 50
     run_defaults: ClassVar[Mapping[str, Any]] = {}
     tiny_defaults: ClassVar[Mapping[str, Any]] = {}
+    smollm2_defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, *, max_turns: int | None = None, render_mode: str | None = None) -> None:
         max_turns = type(self).max_turns if max_turns is None else max_turns
@@ -67,6 +68,9 @@ class TextEnv(gym.Env[str, str]):
 
     # Optional: `def expert(self) -> tuple[str, str]`, the (thought, action) a competent agent
     # would give now. Environments with it can warm-start a policy.
+    #
+    # Optional: `def expect(self, seed, options)`, called when it is known that
+    # `reset(seed=seed, options=options)` comes: what takes long can be begun in the background.
 
     # Gymnasium ------------------------------------------------------------------------------
 
@@ -84,7 +88,8 @@ class TextEnv(gym.Env[str, str]):
         """Answer `action`.
 
         Returns:
-            observation, reward, terminated (the task is over), truncated (the turn limit), info.
+            observation, reward, terminated (the task is over), truncated (the turn limit, or a
+            failure of what the environment runs on: `info["error"]`), info.
 
         Raises:
             gym.error.ResetNeeded: before `reset`, or after the episode has ended.
@@ -93,7 +98,8 @@ class TextEnv(gym.Env[str, str]):
             raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
         self._last = self.act(str(action))
         self._turn += 1
-        truncated = not self._last.terminated and self._turn >= self.max_turns
+        failed = bool(self._last.error)
+        truncated = not self._last.terminated and (failed or self._turn >= self.max_turns)
         self._over = self._last.terminated or truncated
         if self.render_mode:
             self._lines += [f"> {action}", self._last.observation]
@@ -108,6 +114,7 @@ class TextEnv(gym.Env[str, str]):
         last = self._last
         return {
             **last.extra,
+            **({"error": last.error} if last.error else {}),
             "task_id": self._task.task_id,
             "task_type": self._task.task_type,
             "goal": self._task.goal,

@@ -21,7 +21,7 @@ from aem_gym.rollout.collector import Collector, CollectorSettings, tickets_for
 from aem_gym.rollout.pool import EnvDescription, EnvPool, EnvSpec
 from aem_gym.training.checkpoint import CheckpointStore
 from aem_gym.training.config import Config
-from aem_gym.training.config_check import check_ranges, env_kwargs
+from aem_gym.training.config_check import check_ranges, env_kwargs, pool_limits
 from aem_gym.training.config_io import load_config
 from aem_gym.training.files import atomic_write, explained
 from aem_gym.types import Episode, Recipe
@@ -138,11 +138,11 @@ def evaluate_run(
     agent.sampling(config.eval_temperature)
     agents: dict[str, Agent] = {_label(folder): agent}
     spec = EnvSpec(config.env, kwargs)
-    with EnvPool(spec, workers=config.workers, step_timeout=config.step_timeout) as pool:
+    with EnvPool(spec, **pool_limits(config)) as pool:
         protocol = eval_protocol(config, recipe, pool.describe())
         agents |= _baselines(pool) if baselines else {}
         results = {
-            name: evaluate_agent(who, pool, protocol, recipe, label=name)
+            name: evaluate_agent(who, pool, protocol, recipe, label=name, live=config.max_live)
             for name, who in agents.items()
         }
     evaluation = Evaluation(protocol, results)
@@ -164,10 +164,19 @@ def _baselines(pool: EnvPool) -> dict[str, Agent]:
 
 
 def evaluate_agent(
-    agent: Agent, pool: EnvPool, protocol: Protocol, recipe: Recipe, *, label: str = "evaluation"
+    agent: Agent,
+    pool: EnvPool,
+    protocol: Protocol,
+    recipe: Recipe,
+    *,
+    label: str = "evaluation",
+    live: int = 0,
 ) -> Result:
-    """Scores of one agent under a protocol; with a progress bar called `label`."""
-    settings = CollectorSettings(recipe, protocol.context, protocol.max_turns)
+    """Scores of one agent under a protocol; with a progress bar called `label`.
+
+    `live` is the most episodes at once; 0: all.
+    """
+    settings = CollectorSettings(recipe, protocol.context, protocol.max_turns, live)
     return play(Collector(pool, agent, settings), protocol, label)
 
 

@@ -51,7 +51,7 @@ class CollectorSettings:
     max_turns: int | None = None
     """Turn limit on top of the environment's own; None: the recipe's."""
     live: int = 0
-    """Most episodes at once (a GPU's memory); 0: all."""
+    """Most episodes at once (memory of a GPU, or of sandboxes); 0: all."""
 
 
 class Collector:
@@ -76,14 +76,24 @@ class Collector:
         wave = self.settings.live or max(1, len(tickets))
         episodes: list[Episode] = []
         for first in range(0, len(tickets), wave):
-            episodes += self._run_wave(tickets[first : first + wave], on_end)
+            coming = tickets[first + wave : first + 2 * wave]
+            episodes += self._run_wave(tickets[first : first + wave], coming, on_end)
         return episodes
 
+    def expect(self, tickets: Sequence[Ticket]) -> None:
+        """Tell the environments which tickets are run next."""
+        first = tickets[: self.settings.live or None]
+        self.pool.expect([(i, t.seed, t.options) for i, t in enumerate(first)])
+
     def _run_wave(
-        self, tickets: Sequence[Ticket], on_end: Callable[[Episode], None] | None
+        self,
+        tickets: Sequence[Ticket],
+        coming: Sequence[Ticket],
+        on_end: Callable[[Episode], None] | None,
     ) -> list[Episode]:
         clock = time.perf_counter()
         answers = self.pool.reset([(i, t.seed, t.options) for i, t in enumerate(tickets)])
+        self.expect(coming)
         self.env_seconds += time.perf_counter() - clock
         rows = [_Live(t, i, now) for i, (t, now) in enumerate(zip(tickets, answers, strict=True))]
         for row in rows:

@@ -7,7 +7,7 @@ way, which is why the number of workers cannot change a result.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 TextGym = gym.Env[str, str]
 CLOSE_SECONDS = 5.0
 """How long an environment may take to close before it is left alone."""
+AHEAD = 8
+"""Most resets to come that the environments of one process are told of: what they make ready for
+them is held in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class EnvDescription:
     lexicon: tuple[str, ...] = ()
     max_turns: int | None = None
     has_expert: bool = False
+    expects: bool = False
+    """It has a method `expect`, and can begin what a reset needs before it comes."""
     task_types: tuple[str, ...] = ()
     """In the order in which results are shown."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
@@ -86,6 +91,7 @@ class LiveEnvs:
         self._envs: dict[int, TextGym] = {}
         self._spare: TextGym | None = None
         self._condemned: list[TextGym] = []
+        self._about: EnvDescription | None = None
 
     def describe(self) -> EnvDescription:
         """Make one environment, ask it, and keep it for the first slot.
@@ -93,18 +99,25 @@ class LiveEnvs:
         Raises:
             ConfigError: it cannot be made.
         """
-        if self._spare is None:
-            self._spare = self.spec.make()
-        return _description(self._spare)
+        if self._about is None:
+            self._spare = self._spare or self.spec.make()
+            self._about = _description(self._spare)
+        return self._about
+
+    def expect(self, slot: int, seed: int, options: dict[str, Any] | None) -> None:
+        """Tell the environment of `slot` which reset comes next, if it wants to know."""
+        try:
+            inner: Any = self._env(slot).unwrapped
+            if callable(getattr(inner, "expect", None)):
+                bounded(lambda: inner.expect(seed, options), self.step_timeout, "expect")
+        except (Exception, SystemExit) as error:  # the reset itself will tell
+            logger.debug("%s, slot %d: expect: %s", self.spec.env_id, slot, describe(error))
 
     def reset(self, slot: int, seed: int, options: dict[str, Any] | None) -> Observed:
         """Start an episode in `slot`. Never raises on account of the environment."""
 
         def call() -> Observed:
-            if slot not in self._envs:
-                env, self._spare = self._spare or self.spec.make(), None
-                self._envs[slot] = env
-            return observed_reset(self._envs[slot].reset(seed=seed, options=options))
+            return observed_reset(self._env(slot).reset(seed=seed, options=options))
 
         return self._guarded(slot, call, self.reset_timeout, f"reset(seed={seed})")
 
@@ -137,6 +150,16 @@ class LiveEnvs:
             logger.warning("the expert of %s failed: %s", self.spec.env_id, describe(error))
             return None
 
+    def answer(self, method: str, requests: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """`method(*request)` of each request; resets are told of a few ahead, if that helps."""
+        ahead = method == "reset" and self.describe().expects
+        for request in requests[:AHEAD] if ahead else ():
+            self.expect(*request)
+        for place, request in enumerate(requests):
+            yield getattr(self, method)(*request)
+            for coming in requests[place + AHEAD : place + AHEAD + 1] if ahead else ():
+                self.expect(*coming)
+
     def sweep(self) -> None:
         """Close the environments that failed. Apart from `step`: closing may take its time."""
         while self._condemned:
@@ -154,6 +177,12 @@ class LiveEnvs:
             self._condemned.append(self._spare)
             self._spare = None
         self.sweep()
+
+    def _env(self, slot: int) -> TextGym:
+        if slot not in self._envs:
+            env, self._spare = self._spare or self.spec.make(), None
+            self._envs[slot] = env
+        return self._envs[slot]
 
     def _guarded(
         self, slot: int, call: Callable[[], Observed], seconds: float | None, what: str
@@ -189,6 +218,7 @@ def _description(env: TextGym) -> EnvDescription:
         lexicon=tuple(map(str, lexicon)) if isinstance(lexicon, list | tuple) else (),
         max_turns=turns,
         has_expert=callable(getattr(inner, "expert", None)),
+        expects=callable(getattr(inner, "expect", None)),
         task_types=tuple(map(str, types)) if isinstance(types, list | tuple) else (),
         protocol=dict(protocol) if isinstance(protocol, Mapping) else {},
     )

@@ -57,6 +57,10 @@ def observed_step(answer: Any) -> Observed:
     if not math.isfinite(value):
         raise ValueError(f"step: expected a finite reward, got {value}")
     filled = _info(info, won=bool(terminated) and value > 0)
+    error = filled.get("error") if truncated and not terminated else None
+    if error and isinstance(error, str):
+        # What the environment runs on has failed (a container, a server), and it says so.
+        return Observed("", truncated=True, info=filled, error=f"EnvironmentFailure: {error}")
     return Observed(_text(observation), value, bool(terminated), bool(truncated), filled)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import pickle
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -19,7 +20,7 @@ import gymnasium as gym
 
 from aem_gym.errors import ConfigError, EnvironmentFailure
 from aem_gym.registry import find_env
-from aem_gym.rollout.live import EnvDescription, EnvSpec, LiveEnvs
+from aem_gym.rollout.live import AHEAD, EnvDescription, EnvSpec, LiveEnvs
 from aem_gym.rollout.observed import Observed
 from aem_gym.rollout.workers import Worker, WorkerSettings
 
@@ -62,7 +63,8 @@ class EnvPool:
     ) -> None:
         if workers < 0:
             raise ConfigError(f"workers: expected 0 (this process) or more, got {workers}")
-        self._limits = {"step": step_timeout, "ask_expert": step_timeout, "reset": reset_timeout}
+        self._limits = {"reset": reset_timeout}
+        self._limits |= dict.fromkeys(("step", "ask_expert", "expect"), step_timeout)
         self._workers: list[Worker] = []
         self._local: LiveEnvs | None = None
         spec = replace(spec, env_id=find_env(spec.env_id))
@@ -89,6 +91,26 @@ class EnvPool:
             One `Observed` per request, in their order. Failures are in `Observed.error`.
         """
         return [_observed(a) for a in self._call("reset", requests)]
+
+    def expect(self, requests: Sequence[tuple[int, int, dict[str, Any] | None]]) -> None:
+        """Tell environments which resets come next: the first `AHEAD` of each process.
+
+        Costs nothing where environments have no `expect`. The reset itself is to follow; another
+        one may come instead.
+
+        Args:
+            requests: as for `reset`.
+        """
+        if not self._description.expects:
+            return
+        chosen: list[tuple[Any, ...]] = []
+        counts = Counter[int]()
+        for request in requests:
+            process = request[0] % max(1, len(self._workers))
+            counts[process] += 1
+            if counts[process] <= AHEAD:
+                chosen.append(request)
+        self._call("expect", chosen)
 
     def step(self, actions: Sequence[tuple[int, str]]) -> list[Observed]:
         """Act in the given slots, and in no others.
@@ -138,7 +160,7 @@ class EnvPool:
         if self._local is None:
             return _Round(self._workers, method, requests, self._limits[method]).run()
         try:
-            return [getattr(self._local, method)(*request) for request in requests]
+            return list(self._local.answer(method, requests))
         finally:
             self._local.sweep()
 
@@ -147,7 +169,7 @@ class EnvPool:
             worker.start()
         first = self._workers[0]
         try:
-            first.send([("describe", ())])
+            first.send("describe", [()])
             answer = first.receive()
         except (EOFError, OSError):
             answer = RuntimeError(f"the worker process died (exit code {first.exit_code()})")
@@ -192,7 +214,7 @@ class _Round:
         for worker, indices in self.due.items():
             fresh = worker.start()
             self._extend(worker, START_SECONDS if fresh else 0.0)
-            worker.send([(self.method, self.requests[i]) for i in indices])
+            worker.send(self.method, [self.requests[i] for i in indices])
 
     def _gather(self) -> None:
         waiting = {worker.connection: worker for worker in self.due}

@@ -16,7 +16,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -27,8 +27,6 @@ from aem_gym.rollout.live import CLOSE_SECONDS, EnvSpec, LiveEnvs
 from aem_gym.rollout.observed import describe
 
 logger = logging.getLogger(__name__)
-Request = tuple[str, tuple[Any, ...]]
-"""(method of LiveEnvs, its arguments)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +59,8 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
     )
     try:
         while True:
-            for method, arguments in connection.recv():
-                _send(connection, _answer(live, method, arguments))
+            for answer in _answers(live, *connection.recv()):
+                _send(connection, answer)
             live.sweep()
     except (EOFError, OSError):
         pass  # the pipe is closed: the pool was closed, or the parent is gone
@@ -70,12 +68,12 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
         live.close()
 
 
-def _answer(live: LiveEnvs, method: str, arguments: tuple[Any, ...]) -> Any:
+def _answers(live: LiveEnvs, method: str, requests: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
     try:
-        return getattr(live, method)(*arguments)
+        yield from live.answer(method, requests)
     except Exception as error:
         # Only `describe` raises, and not every exception survives pickling: its text does.
-        return RuntimeError(describe(error))
+        yield RuntimeError(describe(error))
 
 
 def _send(connection: Connection, answer: Any) -> None:
@@ -136,11 +134,14 @@ class Worker:
         assert self._connection is not None, "start() comes first"
         return self._connection
 
-    def send(self, requests: Sequence[Request]) -> None:
-        """Hand over requests. A worker that died meanwhile is noticed when its answers are due."""
+    def send(self, method: str, requests: Sequence[tuple[Any, ...]]) -> None:
+        """Hand over requests: for each the arguments of a method of `LiveEnvs`.
+
+        A worker that died meanwhile is noticed when its answers are due.
+        """
         self.start()
         try:
-            self.connection.send(list(requests))
+            self.connection.send((method, list(requests)))
         except OSError:
             logger.debug("the worker died before it got its requests")
 

@@ -213,6 +213,10 @@ class Config:
     """Processes that step environments; 0: in this process (a debugger works)."""
     step_timeout: float = 60.0
     """Seconds an environment may take for one step; one that hangs in C code needs workers."""
+    reset_timeout: float = 120.0
+    """Seconds an environment may take for one reset, its making included."""
+    max_live: int = 0
+    """Most episodes that run at once, of a step or an evaluation; 0: all of them."""
     save_every: int = 10
     """RL steps between checkpoints; there is one at the end in any case."""
     keep_checkpoints: int = 2

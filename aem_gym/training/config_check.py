@@ -25,11 +25,11 @@ _AT_LEAST = {
     **dict.fromkeys(("steps", "lr_warmup", "weight_decay", "grad_clip", "eval_every"), 0),
     **dict.fromkeys(("eval_seed", "seed", "threads", "workers", "token_samples"), 0),
     **dict.fromkeys(("eval_temperature", "invalid_penalty", "kl_coef", "history"), 0),
-    **dict.fromkeys(("warmstart_steps", "lora_dropout", "warmstart_noise"), 0),
+    **dict.fromkeys(("warmstart_steps", "lora_dropout", "warmstart_noise", "max_live"), 0),
 }
 _ABOVE = {
     **dict.fromkeys(("temperature", "lr", "lora_alpha", "clip_low", "clip_high"), 0),
-    **dict.fromkeys(("reward_scale", "step_timeout"), 0),
+    **dict.fromkeys(("reward_scale", "step_timeout", "reset_timeout"), 0),
     "dual_clip": 1,
 }
 _BELOW = {"lora_dropout": 1, "clip_low": 1}
@@ -230,9 +230,16 @@ def env_kwargs(config: Config, split: str) -> dict[str, Any]:
     return kwargs
 
 
+def pool_limits(config: Config) -> dict[str, Any]:
+    """How the environments of a run are held, as arguments of `EnvPool`."""
+    names = ("workers", "step_timeout", "reset_timeout")
+    return {name: getattr(config, name) for name in names}
+
+
 _MAY_CHANGE = {
     *("out", "resume", "steps", "device", "threads", "workers", "step_timeout", "save_every"),
     *("keep_checkpoints", "tensorboard", "micro_batch", "gradient_checkpointing"),
+    *("reset_timeout", "max_live"),
 }
 
 

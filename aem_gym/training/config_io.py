@@ -226,14 +226,15 @@ def _choose_env(values: dict[str, Any], asked: Any) -> None:
 
 
 def _suggest(values: dict[str, Any], model: Any) -> None:
-    """Fill in what the environment suggests for runs in it (`run_defaults`, `tiny_defaults`)."""
-    from aem_gym.training.config_check import env_factory
+    """Fill in what the environment suggests for runs in it, with the model first of all."""
+    from aem_gym.training.config_check import MODELS, env_factory
 
     env = values["env"]
     if not isinstance(env, str):
         return  # from_dict tells what is wrong with it
     factory = env_factory(env)
-    for name in ("tiny_defaults", "run_defaults") if model == "tiny" else ("run_defaults",):
+    of_model = (f"{model}_defaults",) if model in MODELS else ()
+    for name in (*of_model, "run_defaults"):
         suggested = getattr(factory, name, None)
         for key, value in suggested.items() if isinstance(suggested, Mapping) else ():
             values.setdefault(key, value)

@@ -31,6 +31,8 @@ def step_figures(
         figures["score_mean"] = _mean([e.score for e in counted])
         figures["turns_mean"] = _mean([len(e.turns) for e in counted])
         figures["truncated_rate"] = _mean([e.truncated for e in counted])
+    trained = len(step.episodes) if step is not None else 0
+    figures["episodes_masked"] = float(len(episodes) - trained)
     if turns:
         figures["invalid_format_rate"] = _mean([not t.format_valid for t in turns])
         figures["invalid_action_rate"] = _mean([not t.action_valid for t in turns])

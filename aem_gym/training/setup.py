@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -22,7 +21,7 @@ from aem_gym.rollout.collector import Collector, CollectorSettings
 from aem_gym.rollout.pool import EnvPool, EnvSpec
 from aem_gym.training.assignment import estimator_defaults
 from aem_gym.training.config import Config
-from aem_gym.training.config_check import env_kwargs
+from aem_gym.training.config_check import env_kwargs, pool_limits
 from aem_gym.training.files import atomic_folder, atomic_write
 from aem_gym.training.warmstart import WarmStart, choose_recipe, warm_start
 from aem_gym.types import Recipe
@@ -59,7 +58,7 @@ def prepare_torch(config: Config) -> None:
 @contextmanager
 def open_parts(config: Config, run: Path) -> Iterator[Parts]:
     """Make the parts, warm start included; environments are closed at the end."""
-    limits: dict[str, Any] = {"workers": config.workers, "step_timeout": config.step_timeout}
+    limits = pool_limits(config)
     train = EnvSpec(config.env, env_kwargs(config, config.train_split))
     held_out = EnvSpec(config.env, env_kwargs(config, config.eval_split))
     with EnvPool(train, **limits) as pool, EnvPool(held_out, **limits) as eval_pool:
@@ -69,7 +68,7 @@ def open_parts(config: Config, run: Path) -> Iterator[Parts]:
         with quiet_loading():
             warm = warm_start(config, description, recipe)
             agent = make_agent(config, recipe, warm, run)
-        settings = CollectorSettings(recipe, config.context, recipe.max_turns)
+        settings = CollectorSettings(recipe, config.context, recipe.max_turns, config.max_live)
         yield Parts(
             agent=agent,
             recipe=recipe,

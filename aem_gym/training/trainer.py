@@ -20,7 +20,7 @@ from aem_gym.rollout.collector import grouped, tickets_for
 from aem_gym.rollout.recorder import EPISODES, Recorder
 from aem_gym.seeding import derive
 from aem_gym.training.assignment import Assigner, Credit, check_assignment
-from aem_gym.training.batching import Rewards, Step, make_step
+from aem_gym.training.batching import Rewards, Step, make_step, usable
 from aem_gym.training.checkpoint import Checkpoint, CheckpointStore
 from aem_gym.training.config import Config
 from aem_gym.training.config_check import check_resume, validate
@@ -174,6 +174,7 @@ class Trainer:
         clock = time.perf_counter()
         groups, dropped = self._collect()
         collected = time.perf_counter() - clock
+        self._expect(number + 1)
         step = make_step(groups, self.rewards, mask_truncated=self.config.mask_truncated)
         everything = [e for group in (*groups, *dropped) for e in group.episodes]
         figures = {"seconds/rollout": collected, "groups_dropped": float(len(dropped))}
@@ -211,7 +212,7 @@ class Trainer:
         dropped: list[Group] = []
         for _ in range(config.max_rounds if self.learner.drops_equal_groups else 1):
             wanted = config.groups - len(kept)
-            seeds = [derive(config.seed, "task", progress.cursor + i) >> 31 for i in range(wanted)]
+            seeds = self._seeds(wanted)
             progress.cursor += wanted
             size = config.group_size
             tickets = tickets_for(seeds, size, config.seed, "rollout", progress.cursor)
@@ -222,8 +223,20 @@ class Trainer:
                 break
         return kept, dropped
 
+    def _seeds(self, count: int) -> list[int]:
+        """The tasks that are next."""
+        cursor = self.progress.cursor
+        return [derive(self.config.seed, "task", cursor + i) >> 31 for i in range(count)]
+
+    def _expect(self, step: int) -> None:
+        """Let the environments prepare for a step while the learner works."""
+        if step < self.config.steps:
+            tickets = tickets_for(self._seeds(self.config.groups), self.config.group_size, 0)
+            self.parts.collector.expect(tickets)
+
     def _equal_returns(self, group: Group) -> bool:
-        counted = [episode for episode in group.episodes if episode.error is None]
+        mask = self.config.mask_truncated
+        counted = [episode for episode in group.episodes if usable(episode, mask_truncated=mask)]
         return len({sum(self.rewards.of(episode)) for episode in counted}) <= 1
 
     def _evaluate(self) -> None:

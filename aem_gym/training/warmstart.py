@@ -21,7 +21,7 @@ from aem_gym.rollout.pool import EnvDescription, EnvPool, EnvSpec
 from aem_gym.seeding import derive
 from aem_gym.training.cloning import CloningSettings, clone
 from aem_gym.training.config import Config
-from aem_gym.training.config_check import env_kwargs
+from aem_gym.training.config_check import env_kwargs, pool_limits
 from aem_gym.training.demonstrations import Demonstrator
 from aem_gym.training.files import atomic_folder, atomic_write, exclusive
 from aem_gym.types import Demo, LabelledRow, Recipe
@@ -138,9 +138,8 @@ def _make(
 def collect_demonstrations(config: Config, recipe: Recipe, source: str) -> list[Demo]:
     """Demonstrations on the training split, of the expert or of random play."""
     spec = EnvSpec(config.env, env_kwargs(config, config.train_split))
-    limits: dict[str, Any] = {"workers": config.workers, "step_timeout": config.step_timeout}
     with (
-        EnvPool(spec, **limits) as pool,
+        EnvPool(spec, **pool_limits(config)) as pool,
         tqdm(total=config.warmstart_episodes, desc="demonstrations", unit="ep") as bar,
     ):
         demonstrator = Demonstrator(
