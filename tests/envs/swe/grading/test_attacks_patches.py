@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aem_gym.envs.swe.workspace import MAX_PATCH_BYTES
-from tests.envs.swe.grading.conftest import GOLD, Bench
+from tests.envs.swe.swe_bench import GOLD, Bench
 
 pytestmark = pytest.mark.docker
 
@@ -33,7 +33,7 @@ DOES_NOT_APPLY = {
     "upwards": new_file("../../etc/owned"),
     "into .git": new_file(".git/hooks/post-checkout", "#!/bin/sh"),
     "through a link": new_file("out", "/etc", "120000") + new_file("out/owned"),
-    "not UTF-8": GOLD.replace("add(a, b)", "add(a, \udce9)"),
+    "not UTF-8": GOLD.replace("a - b", "a \udce9 b"),
     "binary, damaged": "diff --git a/calc.py b/calc.py\nGIT binary patch\nliteral 3\nKcmY\n\n",
     "an ed script": "--- calc.py\n+++ calc.py\n1!touch /testbed/owned\n.\nw\nq\n",
 }
@@ -85,8 +85,8 @@ def test_line_ends_of_windows_are_forgiven(bench: Bench) -> None:
 def test_a_text_says_one_path_and_does_another(bench: Bench) -> None:
     hook = "def pytest_runtest_makereport(item, call): raise SystemExit(0)"
     patch = new_file("conftest.py", hook).replace("diff --git a/conftest.py b/conftest.py", "")
-    verdict = bench.grade(f"diff --git a/good.py b/good.py\n{patch}{GOLD}")
-    assert not verdict.resolved or verdict.ignored == ("conftest.py",)
+    verdict = bench.grade(f"diff --git a/good.py b/good.py\n{patch}")
+    assert not verdict.resolved
 
 
 def test_the_gold_patch_resolves(bench: Bench) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from aem_gym.envs.swe.sandbox.base import Sandbox
 from aem_gym.envs.swe.workspace import prepare
-from tests.envs.swe.grading.conftest import FIX, HIDDEN, Bench
+from tests.envs.swe.swe_bench import FIX, HIDDEN, Bench
 
 pytestmark = pytest.mark.docker
 
@@ -49,7 +49,7 @@ def in_module(code: str) -> str:
 
 
 def in_file(path: str, code: str) -> str:
-    return f"mkdir -p \"$(dirname '{path}')\"; cat > '{path}' <<'END'\n{textwrap.dedent(code)}\nEND"
+    return f"mkdir -p \"$(dirname '{path}')\"; cat > '{path}' <<'END'\n{textwrap.dedent(code)}\nEND\n"
 
 
 BY_FILES = {
@@ -64,18 +64,14 @@ BY_FILES = {
         """,
     ),
     "addopts in pytest.ini": in_file("pytest.ini", "[pytest]\naddopts = -p evil")
-    + "; "
     + in_file("evil.py", _HOOK),
     "addopts in tox.ini": in_file("tox.ini", "[pytest]\naddopts = -p evil")
-    + "; "
     + in_file("evil.py", _HOOK),
     "addopts in setup.cfg": in_file("setup.cfg", "[tool:pytest]\naddopts = -p evil")
-    + "; "
     + in_file("evil.py", _HOOK),
     "addopts in pyproject.toml": in_file(
         "pyproject.toml", "[tool.pytest.ini_options]\naddopts = '-p evil'"
     )
-    + "; "
     + in_file("evil.py", _HOOK),
     "sitecustomize": in_file("sitecustomize.py", "import atexit, os; atexit.register(os._exit, 0)"),
     ".pth": in_file("x.pth", "import os; os._exit(0)"),
@@ -83,18 +79,16 @@ BY_FILES = {
     "shadow of _pytest": in_file("_pytest/__init__.py", "print('2 passed')"),
     "shadow of the library": in_file("unittest/__init__.py", "import os; os._exit(0)"),
     "plugin by entry point": in_file("x.egg-info/entry_points.txt", "[pytest11]\nevil = evil\n")
-    + "; "
     + in_file("x.egg-info/PKG-INFO", "Metadata-Version: 2.1\nName: x\nVersion: 1\n")
-    + "; "
     + in_file("evil.py", _HOOK),
     "shim on the path": in_file("bin/python", "#!/bin/sh\nexit 0")
-    + "; chmod +x bin/python; mkdir -p ~/bin; cp bin/python ~/bin"
+    + "chmod +x bin/python; mkdir -p ~/bin; cp bin/python ~/bin"
     + "; echo 'PATH=/testbed/bin:$PATH' >> ~/.bashrc",
     "tests made easy": "echo 'def test_add_secret(): pass' > tests/test_calc.py",
     "tests taken away": "rm -rf tests",
     "tests are a link": "mkdir /tmp/fake; rm -rf tests; ln -s /tmp/fake tests",
     "a test is a folder": "cd tests; rm test_calc.py; mkdir test_calc.py; echo > test_calc.py/x",
-    "a module of the tests' name": in_file("tests.py", "x = 1") + "; rm -rf tests",
+    "a module of the tests' name": in_file("tests.py", "x = 1") + "rm -rf tests",
     "permissions": "chmod -R 000 tests; chmod 700 .; umask 077; echo > new.py",
 }
 BY_CODE = {
@@ -187,8 +181,6 @@ FOOL_PYTEST = {
             "reports bent in the process",
             "calls left out",
             "hook registered by the code",
-            "tests rewritten on import",
-            "conftest made on import",
         )
     },
 }

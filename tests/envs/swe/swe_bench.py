@@ -1,18 +1,15 @@
-"""A tiny broken package as a task, in real containers."""
+"""A tiny package that is broken, as a task whose image holds what was there before."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+import hashlib
 from dataclasses import dataclass
-
-import pytest
+from pathlib import Path
 
 from aem_gym.envs.swe.grading.grader import grade
-from aem_gym.envs.swe.sandbox.base import Sandbox, SandboxSpec
+from aem_gym.envs.swe.sandbox.base import ImagePlan, Limits, Sandbox, SandboxEngine, SandboxSpec
 from aem_gym.envs.swe.tasks.base import SweTask, Verdict
 from aem_gym.envs.swe.workspace import prepare, take_patch
-from tests.envs.swe.grading.containers import Containers, available, docker
 
 BROKEN = b'''"""Sums."""
 
@@ -24,6 +21,7 @@ def add(a, b):
 def double(a):
     return 2 * a
 '''
+MENDED = BROKEN.replace(b"a - b", b"a + b")
 VISIBLE = b"from calc import double\n\n\ndef test_double():\n    assert double(2) == 4\n"
 HIDDEN = (
     VISIBLE.replace(b"import double", b"import add, double")
@@ -40,23 +38,25 @@ GOLD = """--- a/calc.py
 +    return a + b
  
 """
+_FILES = {"calc.py": MENDED, "tests/test_calc.py": HIDDEN, "data/note.txt": b"a note\n"}
 
 
 @dataclass(frozen=True)
 class Bench:
     """Lets an agent's commands loose on the task, and grades what they leave."""
 
-    engine: Containers
+    engine: SandboxEngine
     task: SweTask
 
-    def open(self) -> Sandbox:
-        return self.engine.start(SandboxSpec(str(self.task.image)))
+    def open(self, limits: Limits | None = None) -> Sandbox:
+        image = self.engine.image(self.task.image)
+        return self.engine.start(SandboxSpec(image, limits or Limits()))
 
-    def answer(self, commands: str) -> str:
+    def answer(self, commands: str, timeout: float = 60) -> str:
         sandbox = self.open()
         try:
             workspace = prepare(sandbox, self.task)
-            sandbox.run(commands, 60)
+            sandbox.run(commands, timeout)
             return take_patch(sandbox, workspace)
         finally:
             sandbox.close()
@@ -68,12 +68,18 @@ class Bench:
         return self.grade(self.answer(commands))
 
 
-@pytest.fixture(scope="session")
-def bench() -> Iterator[Bench]:
-    image = os.environ.get("AEM_SANDBOX_IMAGE", "grading-py:1")
-    if not available() or docker("image", "inspect", image).returncode != 0:
-        pytest.skip("needs a Docker engine and a sandbox image")
-    task = SweTask(
+def write_package(folder: Path) -> ImagePlan:
+    """The package as it was before it was broken, hidden tests included."""
+    digest = hashlib.sha256()
+    for path, content in _FILES.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+        digest.update(path.encode() + content)
+    return ImagePlan(name=f"aem-swe-tests:{digest.hexdigest()[:12]}", folder=folder)
+
+
+def calc_task(image: ImagePlan | str) -> SweTask:
+    return SweTask(
         task_id="calc",
         repo="calc",
         problem="add is wrong",
@@ -85,18 +91,3 @@ def bench() -> Iterator[Bench]:
         overlay={"calc.py": BROKEN, "tests/test_calc.py": VISIBLE},
         gold=GOLD,
     )
-    yield Bench(Containers(), task)
-
-
-@pytest.fixture
-def opened(bench: Bench) -> Iterator[Callable[[], Sandbox]]:
-    """Opens sandboxes that are closed with the test."""
-    sandboxes: list[Sandbox] = []
-
-    def open_one() -> Sandbox:
-        sandboxes.append(bench.open())
-        return sandboxes[-1]
-
-    yield open_one
-    for sandbox in sandboxes:
-        sandbox.close()

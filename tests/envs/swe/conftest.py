@@ -1,0 +1,49 @@
+"""One real engine and one small image for all tests in sandboxes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from aem_gym.envs.swe.sandbox.base import Limits, Sandbox, SandboxEngine, SandboxError
+from aem_gym.envs.swe.sandbox.engines import open_engine
+from tests.envs.swe.swe_bench import Bench, calc_task, write_package
+
+Open = Callable[..., Sandbox]
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[SandboxEngine]:
+    """Skips where no engine answers; with AEM_REQUIRE_DOCKER=1 that is a failure."""
+    try:
+        opened = open_engine("auto")
+    except SandboxError as error:
+        if os.environ.get("AEM_REQUIRE_DOCKER"):
+            raise
+        pytest.skip(f"needs a container engine: {error}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def bench(engine: SandboxEngine, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    plan = write_package(tmp_path_factory.mktemp("package"))
+    if os.environ.get("AEM_SANDBOX_IMAGE"):
+        return Bench(engine, calc_task(os.environ["AEM_SANDBOX_IMAGE"]))
+    return Bench(engine, calc_task(plan))
+
+
+@pytest.fixture
+def opened(bench: Bench) -> Iterator[Open]:
+    """Opens sandboxes that are closed with the test."""
+    sandboxes: list[Sandbox] = []
+
+    def open_one(limits: Limits | None = None) -> Sandbox:
+        sandboxes.append(bench.open(limits))
+        return sandboxes[-1]
+
+    yield open_one
+    for sandbox in sandboxes:
+        sandbox.close()
