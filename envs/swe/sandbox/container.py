@@ -1,4 +1,4 @@
-"""One sandbox in a container: the agent's shell, root's warden, and programs beside them."""
+"""One sandbox: the agent's shell, what ends the things it leaves running, programs beside it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from aem_gym.envs.swe.sandbox.attach import Attached
 from aem_gym.envs.swe.sandbox.base import AGENT, Limits, Ran, SandboxError
 from aem_gym.envs.swe.sandbox.output import Capture
 from aem_gym.envs.swe.sandbox.shell import Shell, ShellOver
-from aem_gym.envs.swe.sandbox.streams import EngineStream
-from aem_gym.envs.swe.sandbox.warden import Warden
+from aem_gym.envs.swe.sandbox.streams import Stream
 
-_BASH = ("/bin/bash", "--noprofile", "--norc")
+BASH = ("/bin/bash", "--noprofile", "--norc")
 _SECONDS = 60.0
 """For reading and writing a file, and for a shell to start."""
 _KILLED = 137
@@ -32,27 +31,58 @@ class _Ended:
     timed_out: bool = False
 
 
-class ContainerSandbox:
-    """A running sandbox (the role `Sandbox`).
+class Programs(Protocol):
+    """Runs programs in a sandbox."""
+
+    def start(self, argv: Sequence[str], user: int) -> tuple[str, Stream]:
+        """Start a program; its id, and the stream to it. Raises SandboxError."""
+        ...
+
+    def exit_code(self, program: str, deadline: float) -> int | None:
+        """The exit code of a program whose output has ended; None: it goes on all the same."""
+        ...
+
+
+class Sweeper(Protocol):
+    """Ends what programs leave running. All but `close` raise SandboxError: it goes on."""
+
+    def sweep(self, spared: int = 0) -> None:
+        """End the agent's processes, but the one with this number."""
+        ...
+
+    def clear(self) -> None:
+        """End root's programs, too."""
+        ...
+
+    def close(self) -> None:
+        """It is not needed any more."""
+        ...
+
+
+class RunningSandbox:
+    """A running sandbox (the role `Sandbox`), of any engine.
 
     Args:
-        name: of the container.
-        attached: runs programs in it.
+        name: of the sandbox.
+        programs: runs programs in it.
+        warden: ends what they leave.
         limits: what it may print.
-        remove: removes the container; raises nothing.
-
-    Raises:
-        SandboxError: its repository is not in place.
+        remove: removes the sandbox; raises nothing.
     """
 
     def __init__(
-        self, name: str, attached: Attached, limits: Limits, remove: Callable[[], None]
+        self,
+        name: str,
+        programs: Programs,
+        warden: Sweeper,
+        limits: Limits,
+        remove: Callable[[], None],
     ) -> None:
         self.name = name
-        self._attached, self._limit, self._remove = attached, limits.output_bytes, remove
+        self._programs, self._limit, self._remove = programs, limits.output_bytes, remove
         self._shell: Shell | None = None
         self._pid = 0
-        self._warden = Warden(Shell(attached.start(_BASH, 0)[1]))
+        self._warden = warden
 
     def run(self, command: str, timeout: float) -> Ran:
         """Run a command of the agent in its one persistent shell."""
@@ -104,7 +134,7 @@ class ContainerSandbox:
         self._remove()
 
     def _open_shell(self) -> Shell:
-        shell = Shell(self._attached.start(_BASH, AGENT)[1])
+        shell = Shell(self._programs.start(BASH, AGENT)[1])
         try:
             self._pid = int(shell.run(_GREET, _SECONDS, 1000).output)
         except (ShellOver, ValueError) as error:
@@ -122,11 +152,11 @@ class ContainerSandbox:
         self, argv: Sequence[str], timeout: float, user: int, stdin: bytes, limit: int
     ) -> _Ended:
         deadline = time.monotonic() + timeout
-        program, stream = self._attached.start(argv, user)
+        program, stream = self._programs.start(argv, user)
         output = Capture(limit)
         try:
             whole = _exchange(stream, stdin, output, deadline)
-            code = self._attached.exit_code(program, deadline) if whole else None
+            code = self._programs.exit_code(program, deadline) if whole else None
             if code is None:
                 self._end_programs()
             elif code == _KILLED:
@@ -144,7 +174,7 @@ class ContainerSandbox:
         self._warden.clear()
 
 
-def _exchange(stream: EngineStream, stdin: bytes, output: Capture, deadline: float) -> bool:
+def _exchange(stream: Stream, stdin: bytes, output: Capture, deadline: float) -> bool:
     """Give a program its input and take its output; False: it printed without end."""
     with contextlib.suppress(EOFError):  # it does not read all of it
         stream.send(stdin, deadline)

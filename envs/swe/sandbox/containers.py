@@ -25,11 +25,12 @@ from aem_gym.envs.swe.sandbox.base import (
     SandboxSpec,
 )
 from aem_gym.envs.swe.sandbox.connect import Found, explained
-from aem_gym.envs.swe.sandbox.container import ContainerSandbox
+from aem_gym.envs.swe.sandbox.container import BASH, RunningSandbox
 from aem_gym.envs.swe.sandbox.reaper import Reaper
 from aem_gym.envs.swe.sandbox.removal import remove, remove_left_over, remove_run
 from aem_gym.envs.swe.sandbox.runs import new_run
-from aem_gym.envs.swe.sandbox.warden import READY
+from aem_gym.envs.swe.sandbox.shell import Shell
+from aem_gym.envs.swe.sandbox.warden import READY, Warden
 
 _LIFETIME = 24 * 3600
 """Seconds after which a container ends by itself, whoever is left to remove it."""
@@ -78,7 +79,7 @@ class ContainerEngine:
             self._images[wanted] = ensure(self._client, plan)
         return self._images[wanted]
 
-    def start(self, spec: SandboxSpec) -> ContainerSandbox:
+    def start(self, spec: SandboxSpec) -> RunningSandbox:
         """A fresh sandbox, with the image's repository in its place.
 
         Raises:
@@ -109,7 +110,10 @@ class ContainerEngine:
             with explained(f"start a sandbox of {spec.image}"):
                 api.start(made["Id"])
             attached = Attached(self._client, made["Id"], spec.workdir)
-            return ContainerSandbox(name, attached, spec.limits, lambda: self._remove(made["Id"]))
+            warden = Warden(Shell(attached.start(BASH, 0)[1]))
+            return RunningSandbox(
+                name, attached, warden, spec.limits, lambda: self._remove(made["Id"])
+            )
         except BaseException:
             self._remove(made["Id"])
             raise
