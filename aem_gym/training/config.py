@@ -119,6 +119,9 @@ class Config:
     """Share of random actions mixed into the demonstrations (fed, never imitated)."""
     warmstart_keep: Literal["won", "all"] = "won"
     """The expert's demonstrations to imitate: those that won, or all, as with people's."""
+    warmstart_env_args: Options = field(default_factory=dict)
+    """Arguments of the environment for the demonstrations alone, over `env_args`: how its expert
+    behaves, say."""
     warmstart_options: Options = field(default_factory=dict)
     """Further options of the warm start, such as its learning rates."""
 

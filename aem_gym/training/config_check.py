@@ -172,13 +172,13 @@ def _check_tiny_options(config: Config) -> None:
 
 
 def check_env(config: Config) -> None:
-    """Does the environment exist, and does it take `env_args`?
+    """Does the environment exist, and does it take `env_args` and `warmstart_env_args`?
 
     Raises:
         UnknownNameError: no such environment, or no such argument of it.
     """
     names, takes_any = env_parameters(config.env)
-    for key in config.env_args:
+    for key in (*config.env_args, *config.warmstart_env_args):
         if key not in names and not takes_any:
             raise UnknownNameError(f"argument of {config.env}:", key, names)
 

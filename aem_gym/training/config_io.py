@@ -216,7 +216,7 @@ def _choose_env(values: dict[str, Any], asked: Any) -> None:
     before = _full_id(values.get("env", DEFAULT_ENV))
     env = _full_id(asked) if asked is not None else before
     if env != before:
-        for key in ("env_args", "train_split", "eval_split"):
+        for key in ("env_args", "warmstart_env_args", "train_split", "eval_split"):
             values.pop(key, None)
     values["env"] = env
     if isinstance(env, str):

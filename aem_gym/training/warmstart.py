@@ -137,7 +137,8 @@ def _make(
 
 def collect_demonstrations(config: Config, recipe: Recipe, source: str) -> list[Demo]:
     """Demonstrations on the training split, of the expert or of random play."""
-    spec = EnvSpec(config.env, env_kwargs(config, config.train_split))
+    arguments = env_kwargs(config, config.train_split) | config.warmstart_env_args
+    spec = EnvSpec(config.env, arguments)
     with (
         EnvPool(spec, **pool_limits(config)) as pool,
         tqdm(total=config.warmstart_episodes, desc="demonstrations", unit="ep") as bar,
@@ -211,7 +212,8 @@ def _tokenized(
 _KEYS = (
     *("env", "env_args", "train_split", "model", "model_options", "context", "response_format"),
     *("max_length", "seed", "warmstart_episodes", "warmstart_steps", "warmstart_batch"),
-    *("warmstart_noise", "warmstart_keep", "warmstart_options", "threads", "dtype", "device"),
+    *("warmstart_noise", "warmstart_keep", "warmstart_env_args", "warmstart_options"),
+    *("threads", "dtype", "device"),
 )
 _KEYS_OF_ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
 

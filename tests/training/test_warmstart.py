@@ -22,8 +22,9 @@ from aem_gym.errors import (  # noqa: E402
 from aem_gym.rollout.pool import EnvDescription, EnvPool, EnvSpec  # noqa: E402
 from aem_gym.training import warmstart  # noqa: E402
 from aem_gym.training.config import Config  # noqa: E402
+from aem_gym.training.config_check import check_env  # noqa: E402
 from aem_gym.training.warmstart import WarmStart, choose_recipe, warm_start  # noqa: E402
-from aem_gym.types import Recipe  # noqa: E402
+from aem_gym.types import Demo, Recipe  # noqa: E402
 
 GUESS = Config(
     env="tests.training.guess_env:guess-test/Guess-v0",
@@ -75,6 +76,22 @@ def test_made_twice_it_is_the_same(cache: Path, monkeypatch: pytest.MonkeyPatch)
     assert content(first.base) == content(second.base)
 
 
+def test_the_demonstrations_may_have_arguments_of_their_own() -> None:
+    def played(**settings: Any) -> list[Demo]:
+        config = replace(GUESS, **settings)
+        with EnvPool(EnvSpec(config.env)) as pool:
+            recipe = choose_recipe(config, pool.describe())
+        return warmstart.collect_demonstrations(config, recipe, "expert")
+
+    hinted = {"hint": True}
+    demos = played(warmstart_env_args=hinted)
+    assert demos == played(env_args=hinted) != played()
+    assert demos == played(env_args={"hint": False}, warmstart_env_args=hinted)
+    wrong = Config(env="aem_gym/WebShop-v0", warmstart_env_args={"expert_car": 0.5})
+    with pytest.raises(UnknownNameError, match="expert_car.*expert_care"):
+        check_env(wrong)
+
+
 CHANGES: list[dict[str, Any]] = [
     {"env": "tests.training.guess_env:guess-test/NoExpert-v0"},
     {"env_args": {"hint": True}},
@@ -92,6 +109,8 @@ CHANGES: list[dict[str, Any]] = [
     {"warmstart_steps": 6},
     {"warmstart_batch": 5},
     {"warmstart_noise": 0.5},
+    {"warmstart_keep": "all"},
+    {"warmstart_env_args": {"hint": True}},
     {"warmstart_options": {"muon_lr": 0.1}},
     {"dtype": "float32"},
     {"device": "cuda"},
