@@ -30,6 +30,8 @@ from aem_gym.types import Outcome, Task
 
 _OPTIONS = ("task_id",)
 _LONGEST_ACTION = 200_000
+_ALWAYS = ("git diff", "ls", "submit")
+"""Some of the actions that are possible at any time, of endlessly many."""
 
 
 class SWEEnv(TextEnv):
@@ -201,7 +203,13 @@ class SWEEnv(TextEnv):
     def _outcome(self, text: str, taken: int, *, valid: bool = True, error: str = "") -> Outcome:
         left = self.max_turns - taken
         text = f"{text}\n[{left} step{'s' * (left != 1)} left]" if not error else text
-        return Outcome(text, action_valid=valid, error=error, extra=_facts())
+        return Outcome(
+            text,
+            admissible_actions=_ALWAYS,
+            action_valid=valid,
+            error=error,
+            extra=_facts(),
+        )
 
     def _drop(self) -> None:
         """Give the sandbox back, to be removed."""

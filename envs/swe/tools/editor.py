@@ -34,10 +34,10 @@ class Editor:
             lines = shown(self.files.read(call.path))
         except IsFolder:
             return self._folder(call.path)
-        first, last = call.first or 1, min(call.last or len(lines), len(lines))
+        first, last = call.first or 1, call.last or len(lines)
         if not lines:
             return f"{call.path} is empty."
-        if first > last:
+        if first > min(last, len(lines)):
             raise FileError(f"has {len(lines)} lines: there are none from {first} to {last}")
         chosen = lines[first - 1 : last]
         fit = fitting(chosen, self.limit - 200)
@@ -83,10 +83,12 @@ class Editor:
             lines = _lines(content)
             if call.line > len(lines):
                 raise FileError(f"has {len(lines)} lines: nothing can come after {call.line}")
-            new = _as_in(content, call.text + "\n")
+            new, end = _as_in(content, call.text), _as_in(content, "\n")
             before = b"".join(lines[: call.line])
-            if before and not before.endswith(b"\n"):
-                before, new = before + b"\n", new.removesuffix(b"\n")
+            if before and not before.endswith(b"\n"):  # nor will the last line have an end now
+                before += end
+            else:
+                new += end
             return before + new + b"".join(lines[call.line :]), call.line + 1, new.count(b"\n")
 
         return self._change(call.path, change)

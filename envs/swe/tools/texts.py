@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 _LONGEST_LINE = 2000
-# Wall-clock times of test runners: the same run is to read the same, whenever it runs.
+# What differs although the same is done: times that test runners took, and how many lines the shell
+# has read so far.
 _RULED = re.compile(r"^=+ (.*?) in \d+\.\d+s(?: \([^)]*\))? =+$", re.MULTILINE)
+_LINE = re.compile(r"^/bin/bash: (?:eval: )?line \d+: ", re.MULTILINE)
 _TIMED = re.compile(
     r"^((?:Ran \d+ tests?|(?:\d+ \w+(?:, )?)+|no tests ran)) in \d+\.\d+s(?: \([^)]*\))?$",
     re.MULTILINE,
@@ -28,9 +30,9 @@ def shortened(text: str, limit: int, *, left_out: int = 0) -> str:
     return f"{text[:head]}\n[... {gone:,} characters left out ...]\n{text[len(text) - tail :]}"
 
 
-def timeless(text: str) -> str:
-    """Without the times that pytest and unittest say they took."""
-    return _TIMED.sub(r"\1", _RULED.sub(r"=== \1 ===", text))
+def steady(text: str) -> str:
+    """What a command prints, without times that pytest and unittest took, or lines of the shell."""
+    return _LINE.sub("bash: ", _TIMED.sub(r"\1", _RULED.sub(r"=== \1 ===", text)))
 
 
 def numbered(lines: list[str], first: int) -> str:

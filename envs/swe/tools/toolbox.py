@@ -20,7 +20,7 @@ from aem_gym.envs.swe.tools.grammar import (
     View,
     parse,
 )
-from aem_gym.envs.swe.tools.texts import cut, fitting, shortened, timeless
+from aem_gym.envs.swe.tools.texts import cut, fitting, shortened, steady
 
 _MATCH = 200
 """Characters of a line that is found."""
@@ -85,7 +85,7 @@ class Toolbox:
 
     def _bash(self, command: str) -> str:
         ran = self.sandbox.run(command, self.timeout)
-        text = shortened(timeless(ran.output).rstrip("\n"), self.limit, left_out=ran.elided)
+        text = shortened(steady(ran.output).rstrip("\n"), self.limit, left_out=ran.elided)
         return f"{text}\n{self._end(ran)}" if text else f"(no output)\n{self._end(ran)}"
 
     def _end(self, ran: Ran) -> str:
