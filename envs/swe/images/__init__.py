@@ -1,0 +1,1 @@
+"""Images of sandboxes: bases, packages, what is derived from prebuilt ones; registry or none."""
