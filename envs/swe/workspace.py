@@ -148,10 +148,11 @@ def take_patch(sandbox: Sandbox, workspace: Workspace) -> str:
     Raises:
         SandboxError: the sandbox is gone.
     """
+    sandbox.halt()
     ran = stage(sandbox, workspace, _TAKE)
     if not ran.output.rstrip().endswith("taken"):
         return ""
-    content = sandbox.read(f"{STORE}/patch", MAX_PATCH_BYTES + 1)
+    content = sandbox.read(f"{STORE}/patch", MAX_PATCH_BYTES + 1, user=0)
     return content.decode("utf-8", errors="replace")
 
 

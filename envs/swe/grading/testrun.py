@@ -56,6 +56,7 @@ def run_tests(sandbox: Sandbox, task: SweTask, canaries: Canaries, folder: str) 
     ran = sandbox.execute(["/bin/bash", "-c", command], task.timeout, user=AGENT)
     if ran.timed_out:
         return TestRun({}, f"the tests gave no result in {task.timeout:g} s", ran.output)
+    sandbox.halt()  # what the tests left running does not write the report
     try:
         statuses = _read(sandbox, task, ran, report)
     except (ReportError, OSError) as error:

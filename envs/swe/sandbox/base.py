@@ -115,8 +115,15 @@ class Sandbox(Protocol):
         """Run a program outside the agent's shell, as root unless said otherwise."""
         ...
 
-    def read(self, path: str, limit: int = 10_000_000) -> bytes:
-        """A file's content, at most so many bytes.
+    def halt(self) -> None:
+        """End everything that runs for the agent, its shell too; the next `run` starts a new one.
+
+        Before root looks at what the agent can change: nobody is there to change it meanwhile.
+        """
+        ...
+
+    def read(self, path: str, limit: int = 10_000_000, *, user: int = AGENT) -> bytes:
+        """A file's content, at most so many bytes, as far as a user may read it.
 
         Raises FileNotFoundError, and OSError for what is no regular file.
         """

@@ -104,15 +104,20 @@ class RunningSandbox:
         output = ended.output
         return Ran(output.text(), ended.exit_code, ended.timed_out, output.elided)
 
-    def read(self, path: str, limit: int = 10_000_000) -> bytes:
-        """A file's content, at most so many bytes.
+    def halt(self) -> None:
+        """End everything that runs for the agent, its shell too; the next `run` starts a new one."""
+        self._close_shell()
+        self._warden.sweep()
+
+    def read(self, path: str, limit: int = 10_000_000, *, user: int = AGENT) -> bytes:
+        """A file's content, at most so many bytes, as far as a user may read it.
 
         Raises:
             FileNotFoundError: there is none.
             OSError: it is no regular file.
         """
         argv = ["/bin/sh", "-c", _READ, "sh", path, str(limit)]
-        ended = self._execute(argv, _SECONDS, 0, b"", 2 * limit + 10_000)
+        ended = self._execute(argv, _SECONDS, user, b"", 2 * limit + 10_000)
         if ended.exit_code == _MISSING:
             raise FileNotFoundError(path)
         if ended.exit_code != 0:

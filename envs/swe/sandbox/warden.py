@@ -14,10 +14,14 @@ from aem_gym.envs.swe.sandbox.shell import Shell, ShellOver
 READY = "/run/ready"
 """Written by the container's first command when the repository is in place, or why it is not."""
 
+_PATIENCE = 40
+"""Seconds until what does not end makes the sandbox useless."""
+
 # `status` and not the owner of /proc/PID tells whose a process is: one that may not be traced
 # seems to be root's. What is stopped cannot fork, and fills the places of what could.
 _SCRIPT = f"""
 set +m
+mkfifo /run/never && exec {{never}}<>/run/never && rm /run/never # nothing comes: a sleep without a fork
 own=" 1 $$ "
 examine() {{
     local key value rest
@@ -43,8 +47,14 @@ pass() {{ # SIGNAL SPARED ROOT: how many were signalled
 sweep() {{ # SPARED ROOT
     local turn
     for turn in 1 2 3; do pass KILL "$1" "$2"; ((count == 0)) && return 0; done
-    for turn in {{1..50}}; do pass STOP "$1" "$2"; ((count == 0)) && break; done
-    for turn in {{1..50}}; do pass KILL "$1" "$2"; ((count == 0)) && return 0; done
+    local until=$((SECONDS + {_PATIENCE}))
+    while ((SECONDS < until)); do
+        for turn in {{1..50}}; do pass STOP "$1" "$2"; ((count == 0)) && break; done
+        for turn in {{1..10}}; do
+            pass KILL "$1" "$2"; ((count == 0)) && return 0
+            read -t 0.02 -u "$never" # what held gigabytes takes its time to go
+        done
+    done
     return 1
 }}
 while [[ ! -e {READY} ]]; do sleep 0.01; done
