@@ -29,6 +29,7 @@ from aem_gym.envs.swe.sandbox.container import BASH, RunningSandbox
 from aem_gym.envs.swe.sandbox.reaper import Reaper
 from aem_gym.envs.swe.sandbox.removal import remove, remove_left_over, remove_run
 from aem_gym.envs.swe.sandbox.runs import new_run
+from aem_gym.envs.swe.sandbox.seccomp import profile
 from aem_gym.envs.swe.sandbox.shell import Shell
 from aem_gym.envs.swe.sandbox.warden import READY, Warden
 
@@ -168,7 +169,7 @@ def _host(limits: Limits, engine: str) -> dict[str, Any]:
         "pids_limit": limits.pids,
         "cap_drop": ["ALL"],
         "cap_add": list(_CAPABILITIES),
-        "security_opt": ["no-new-privileges"],
+        "security_opt": ["no-new-privileges", f"seccomp={profile()}"],
         # Shared memory of System V goes with its last process, as all other memory does.
         "sysctls": {"kernel.shm_rmid_forced": "1"},
         "ulimits": [
