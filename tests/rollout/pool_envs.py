@@ -42,6 +42,25 @@ class Counter(TextEnv):
         return f"turn {self.turn}", "one"
 
 
+class Told(Counter):
+    """Says which resets it was told of beforehand, and fails as an environment itself reports."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.told: list[str] = []
+
+    def expect(self, seed: int, options: Mapping[str, Any] | None) -> None:
+        if seed == 13:
+            raise ValueError("cannot be expected")
+        self.told.append(f"{seed}:{sorted(options or {})}")
+
+    def act(self, action: str) -> Outcome:
+        if action == "report":
+            return Outcome("", error="the engine is gone")
+        told, self.told = self.told, []
+        return Outcome(" ".join(told), terminated=action == "end")
+
+
 def fail(action: str) -> Any:
     """Fail in the way the action names; None for all others."""
     if action == "raise":
@@ -94,7 +113,7 @@ class Unmakeable(gym.Env[str, str]):
 
 
 def register() -> None:
-    for name in ("Counter", "Faulty", "Unmakeable"):
+    for name in ("Counter", "Faulty", "Told", "Unmakeable"):
         if f"pool-test/{name}-v0" not in gym.registry:
             gym.register(f"pool-test/{name}-v0", f"{__name__}:{name}", disable_env_checker=True)
 

@@ -16,11 +16,13 @@ import pytest
 
 import aem_gym
 from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.rollout.live import AHEAD
 from aem_gym.rollout.pool import EnvPool, EnvSpec, Observed
 from aem_gym.types import INFO_DEFAULTS, Recipe
 
 COUNTER = EnvSpec("pool-test/Counter-v0")
 FAULTY = EnvSpec("pool-test/Faulty-v0")
+TOLD = EnvSpec("pool-test/Told-v0")
 
 
 @pytest.fixture(scope="module", params=[0, 2], ids=["here", "workers"])
@@ -49,6 +51,35 @@ def test_results_do_not_depend_on_workers_nor_on_the_company() -> None:
         assert play(here, [3])[3][:2] == together[3][:2]  # reused environments, same bytes
         assert here.describe() == there.describe()
     assert together[3][-1].terminated and together[3][-1].info["won"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_environments_are_told_of_resets_to_come(workers: int) -> None:
+    with EnvPool(TOLD, workers=workers) as pool:
+        assert pool.describe().expects
+        requests = [(slot, 100 + slot, {"task_id": "t"}) for slot in range(40)]
+        pool.reset(requests)
+        told = pool.step([(slot, "say") for slot in range(40)])
+        assert [a.observation for a in told] == [f"{100 + s}:['task_id']" for s in range(40)]
+        pool.expect([(slot, 200 + slot, None) for slot in range(40)])
+        told = pool.step([(slot, "say") for slot in range(40)])
+        count = AHEAD * max(1, workers)
+        assert [a.observation for a in told] == [
+            f"{200 + s}:[]" if s < count else "" for s in range(40)
+        ]
+        assert pool.reset([(0, 13, None)])[0].error is None
+    with EnvPool(COUNTER) as pool:
+        assert not pool.describe().expects
+        pool.expect(requests)
+
+
+def test_a_failure_that_an_environment_reports_ends_its_episode() -> None:
+    with EnvPool(TOLD) as pool:
+        pool.reset([(0, 1, None), (1, 2, None)])
+        failed, fine = pool.step([(0, "report"), (1, "say")])
+        assert failed.error == "EnvironmentFailure: the engine is gone"
+        assert failed.truncated and not failed.terminated and fine.error is None
+        assert pool.reset([(0, 1, None)])[0].error is None
 
 
 def test_description_and_expert() -> None:
@@ -215,6 +246,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.path[:0] = {folders!r}
 import pool_envs
+from aem_gym.rollout.live import AHEAD
 from aem_gym.rollout.pool import EnvPool, EnvSpec
 
 if __name__ == "__main__":

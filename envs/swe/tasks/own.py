@@ -137,7 +137,9 @@ def read_own(path: Path) -> OwnTasks:
     try:
         settings = msgspec.convert(content, _File)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"tasks: {path}: {error}. {_HELP}") from error
+        raise ConfigError(
+            f"tasks: {path}: {error} (texts that look like numbers need quotes). {_HELP}"
+        ) from error
     if not settings.tasks:
         raise ConfigError(f"tasks: {path}: expected at least one task, got none. {_HELP}")
     for own in settings.tasks:
