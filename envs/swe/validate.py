@@ -14,6 +14,7 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -25,10 +26,9 @@ import msgspec
 from aem_gym.envs.swe.grading.grader import grade
 from aem_gym.envs.swe.sandbox.base import SandboxEngine
 from aem_gym.envs.swe.tasks.base import SweTask
-from aem_gym.envs.swe.tasks.mirrors import find_mirror
 from aem_gym.envs.swe.tasks.rows import read_rows
 from aem_gym.envs.swe.tasks.specs import RECIPES
-from aem_gym.envs.swe.tasks.swebench import make_task
+from aem_gym.envs.swe.tasks.swebench import buildable, make_task
 from aem_gym.errors import AemGymError, ConfigError
 from aem_gym.seeding import generator
 from aem_gym.training.files import atomic_write
@@ -90,9 +90,8 @@ def from_rows(source: str, mirrors: Path | None) -> Source:
     for message in found.malformed:
         logger.warning("a row is skipped: %s", message)
     left = {"incomplete": len(found.incomplete), "malformed": len(found.malformed)}
-    buildable = {row.repo: mirrors is None or _buildable(row.repo, mirrors) for row in found.rows}
-    rows = [row for row in found.rows if buildable[row.repo]]
-    left["without mirror or recipe"] = len(found.rows) - len(rows)
+    rows, reasons = (found.rows, {}) if mirrors is None else buildable(found.rows, mirrors)
+    left |= Counter(reasons.values())
     if not rows:
         raise ConfigError(
             f"expected rows that can be built, got none in {source} "
@@ -168,15 +167,6 @@ def _same(task: SweTask) -> SweTask:
     return task
 
 
-def _buildable(repo: str, mirrors: Path) -> bool:
-    try:
-        find_mirror(mirrors, repo)
-    except ConfigError as error:
-        logger.debug("%s", error)
-        return False
-    return repo in RECIPES
-
-
 def _validate(engine: SandboxEngine, candidate: Candidate, known: Result | None) -> Result:
     began = time.perf_counter()
     mark = ""
@@ -220,6 +210,8 @@ def _run(arguments: argparse.Namespace) -> int:
     open_engine = importlib.import_module("aem_gym.envs.swe.sandbox.engines").open_engine
     rows = arguments.tasks is not None
     source = from_rows(arguments.tasks, arguments.mirrors) if rows else from_suite(arguments.suite)
+    for what, number in source.left_out.items():
+        print(f"{number} rows left out: {what}", flush=True)
     chosen = list(source.candidates)
     if arguments.limit is not None:
         chosen = sample(chosen, arguments.limit, arguments.seed)
@@ -238,8 +230,6 @@ def _run(arguments: argparse.Namespace) -> int:
         engine.close()
     valid = sum(result.valid for result in results)
     print("\n".join(_table(sorted(results, key=lambda r: r.task_id))))
-    for what, number in source.left_out.items():
-        print(f"{number} rows left out: {what}")
     print(json.dumps({"tasks": len(results), "valid": valid, "left_out": dict(source.left_out)}))
     return 0 if results and valid == len(results) else 1
 

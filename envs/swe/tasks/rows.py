@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import cast
 
-from aem_gym.errors import ConfigError, MissingDependencyError
+from aem_gym.envs.swe.grading.patches import touched
+from aem_gym.envs.swe.tasks.records import MAX_RECORD, records
+from aem_gym.envs.swe.workspace import is_inside
+from aem_gym.errors import ConfigError
 
 _COLUMNS = {
     "instance_id": "instance_id",
@@ -22,7 +26,14 @@ _COLUMNS = {
     "fail_to_pass": "FAIL_TO_PASS",
     "pass_to_pass": "PASS_TO_PASS",
 }
-_HIDDEN = ("test_patch", "FAIL_TO_PASS", "PASS_TO_PASS")
+_MEND = "Take the row from SWE-bench anew"
+# What ends up in names of images, in paths and in a shell.
+_FORMS = {
+    "instance_id": (r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", "letters, digits, -_."),
+    "repo": (r"[A-Za-z0-9][A-Za-z0-9_-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*", "owner/name"),
+    "base_commit": (r"[0-9a-f]{40}", "40 hex digits"),
+    "version": (r"[A-Za-z0-9][A-Za-z0-9_.+-]*", "a version, as 1.2"),
+}
 
 
 class RowError(ConfigError):
@@ -53,37 +64,40 @@ class Rows:
     incomplete: tuple[str, ...] = ()
     """Ids of rows without hidden tests: nothing can be graded by them."""
     malformed: tuple[str, ...] = ()
-    """Of each row that was skipped: where it is, what was expected, what came."""
+    """Of each row that was skipped: where it is, what was expected, what came, the mend."""
 
 
 def read_rows(source: str | Path, *, split: str = "test", strict: bool = False) -> Rows:
     """The rows of a source. Of rows with the same id the first complete one counts.
 
     Args:
-        source: a `.jsonl` file, a folder of them, or the id of a dataset on the hub.
-        split: of the dataset on the hub.
+        source: a `.jsonl` file, a `.json` list, a folder of such files or of a dataset's parquet
+            files, or the id of a dataset on the hub.
+        split: of the dataset.
         strict: raise at the first malformed row instead of skipping it.
 
     Raises:
         ConfigError: there is no such file, folder or dataset, or it has no row.
         RowError: a row is malformed, and `strict`.
-        MissingDependencyError: a dataset of the hub, without the package `datasets`.
+        MissingDependencyError: a dataset of the hub or a parquet file, without `datasets`.
     """
     rows: dict[str, Row] = {}
     incomplete: dict[str, None] = {}
     malformed: list[str] = []
-    for place, content in _records(source, split):
+    for place, content in records(source, split):
         try:
             row = read_row(content, place)
+            if isinstance(row, str):
+                incomplete[row] = None
+            elif rows.setdefault(row.instance_id, row) != row:
+                raise RowError(
+                    f"{place}: expected one row of {row.instance_id}, got another one that says "
+                    "something else; the first counts. Take one of them away"
+                )
         except RowError as error:
             if strict:
                 raise
             malformed.append(str(error))
-            continue
-        if isinstance(row, Row):
-            rows.setdefault(row.instance_id, row)
-        else:
-            incomplete[row] = None
     if not (rows or incomplete or malformed):
         raise ConfigError(
             f"expected rows of SWE-bench in {source}, got none. Is it the right file?"
@@ -100,79 +114,57 @@ def read_row(content: object, place: str) -> Row | str:
         place: where it stands, for messages.
 
     Raises:
-        RowError: a column is missing or of another type.
+        RowError: a column is missing, of another type, or malformed.
     """
-    if isinstance(content, str | bytes):
-        try:
-            content = json.loads(content)
-        except ValueError as error:
-            raise RowError(f"{place}: expected a JSON object a line, got {error}") from error
-    if not isinstance(content, dict):
-        raise RowError(f"{place}: expected a JSON object, got {type(content).__name__}")
-    record = cast("dict[str, object]", content)
-    hidden = {name: record.get(name) for name in _HIDDEN}
-    if not hidden["test_patch"] or hidden["FAIL_TO_PASS"] in (None, "", "[]", []):
+    record = _decode(content, place)
+    if any(_is_empty(record.get(name)) for name in ("test_patch", "FAIL_TO_PASS")):
         return _text(record, "instance_id", place)
     values: dict[str, object] = {}
     for field in fields(Row):
         column = _COLUMNS[field.name]
         read = _tests if column.endswith("_PASS") else _text
         values[field.name] = read(record, column, place)
-    _check(values, place)
+    for column in ("patch", "test_patch"):
+        paths = touched(str(values[column]))
+        if not paths or not all(map(is_inside, paths)):
+            told = f"one of {reprlib.repr(sorted(paths))}" if paths else _short(values[column])
+            raise RowError(
+                f"{place}, column {column}: expected a diff of files in the repository, got "
+                f"{told}. {_MEND}"
+            )
     return Row(**values)  # type: ignore[arg-type]
 
 
-def _records(source: str | Path, split: str) -> Iterable[tuple[str, object]]:
-    path = Path(source)
-    if path.is_dir():
-        files = sorted(path.glob("*.jsonl"))
-        if not files:
-            raise ConfigError(f"expected a folder with *.jsonl files, got none in {path}")
-    elif path.is_file():
-        files = [path]
-    else:
-        yield from _from_hub(str(source), split)
-        return
-    for file in files:
+def _decode(content: object, place: str) -> Mapping[str, object]:
+    if isinstance(content, str | bytes):
+        if len(content) > MAX_RECORD:
+            raise RowError(f"{place}: expected at most {MAX_RECORD:,} bytes, got more. {_MEND}")
         try:
-            lines = file.read_bytes().splitlines()
-        except OSError as error:
-            raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield f"{file}, line {number}", line
-
-
-def _from_hub(source: str, split: str) -> Iterable[tuple[str, object]]:
-    if source.count("/") != 1 or source.endswith((".json", ".jsonl")) or source[0] in "./~":
-        raise ConfigError(
-            f"expected a .jsonl file, a folder, or a dataset's id (owner/name), got {source!r}: "
-            "there is no such file. Give one with --tasks FILE.jsonl"
+            content = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise RowError(
+                f"{place}: expected a JSON object a line, got {_short(content)} ({error}). {_MEND}"
+            ) from error
+    if not isinstance(content, dict):
+        raise RowError(
+            f"{place}: expected a JSON object a line, got {type(content).__name__}. {_MEND}"
         )
-    try:
-        datasets = importlib.import_module("datasets")
-    except ImportError as error:
-        purpose = f"the dataset {source!r} of the hub (--tasks FILE.jsonl needs no download)"
-        raise MissingDependencyError("datasets", "swebench", purpose) from error
-    try:
-        table = datasets.load_dataset(source, split=split)
-    except Exception as error:  # of many libraries
-        raise ConfigError(
-            f"the dataset {source!r} (split {split!r}) cannot be loaded: {error}. "
-            "Without a network give a file of its rows: --tasks FILE.jsonl"
-        ) from error
-    for number, record in enumerate(table):
-        yield f"{source}, row {number}", dict(record)
+    return cast("dict[str, object]", content)
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a column says nothing, as in rows whose hidden tests are not published."""
+    return value is None or value == [] or (isinstance(value, str) and value.strip() in ("", "[]"))
 
 
 def _text(record: Mapping[str, object], column: str, place: str) -> str:
     value = record.get(column)
-    if not isinstance(value, str) or not value.strip():
-        came = "nothing" if column not in record else repr(value)[:60]
-        raise RowError(
-            f"{place}, column {column}: expected a text, got {came}. "
-            "Take the row from SWE-bench anew"
-        )
+    if not isinstance(value, str) or not value.strip() or not _is_plain(value):
+        came = "nothing" if column not in record else _short(value)
+        raise RowError(f"{place}, column {column}: expected a text, got {came}. {_MEND}")
+    form, told = _FORMS.get(column, ("", ""))
+    if form and not re.fullmatch(form, value):
+        raise RowError(f"{place}, column {column}: expected {told}, got {_short(value)}. {_MEND}")
     return value
 
 
@@ -182,23 +174,27 @@ def _tests(record: Mapping[str, object], column: str, place: str) -> tuple[str, 
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = record[column]
-    if not isinstance(value, list) or not all(isinstance(test, str) for test in value):
+    if not isinstance(value, list) or not all(map(_is_test, value)):
+        came = "nothing" if column not in record else _short(value)
         raise RowError(
             f"{place}, column {column}: expected a list of tests (or JSON of one), got "
-            f"{repr(value)[:60]}. Take the row from SWE-bench anew"
+            f"{came}. {_MEND}"
         )
+    if not value and column == "FAIL_TO_PASS":
+        raise RowError(f"{place}, column {column}: expected at least one test, got none. {_MEND}")
     return tuple(dict.fromkeys(value))
 
 
-def _check(values: Mapping[str, object], place: str) -> None:
-    """What would only show later, in a shell or a path."""
-    commit, repo, name = (str(values[k]) for k in ("base_commit", "repo", "instance_id"))
-    if len(commit) != 40 or set(commit) - set("0123456789abcdef"):
-        raise RowError(f"{place}, column base_commit: expected 40 hex digits, got {commit!r}")
-    plain = all(c.isalnum() or c in "-_./" for c in repo) and ".." not in repo
-    if repo.count("/") != 1 or not plain or repo[0] == "/" or repo[-1] == "/":
-        raise RowError(f"{place}, column repo: expected owner/name, got {repo!r}")
-    if not all(c.isalnum() or c in "-_." for c in name):
-        raise RowError(f"{place}, column instance_id: expected letters, digits, -_., got {name!r}")
+def _is_test(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and _is_plain(value)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text can be written to a file that is read again: no NUL, no half characters."""
+    return "\0" not in text and not re.search("[\ud800-\udfff]", text)
+
+
+def _short(value: object) -> str:
+    return reprlib.repr(value)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,26 +14,18 @@ from aem_gym.cache import cache_folder
 from aem_gym.envs.swe.grading.patches import touched
 from aem_gym.envs.swe.sandbox.base import ImagePlan
 from aem_gym.envs.swe.tasks.base import SweTask
-from aem_gym.envs.swe.tasks.mirrors import checkout, find_mirror
+from aem_gym.envs.swe.tasks.mirrors import checkout, find_mirror, lacking
 from aem_gym.envs.swe.tasks.rows import Row
 from aem_gym.envs.swe.tasks.specs import RECIPES, find_recipe, official_command
+from aem_gym.errors import ConfigError
 
 _PREBUILT = "swebench/sweb.eval.x86_64.{}:latest"
 # Where prebuilt images keep the Python that belongs to the repository.
 _ACTIVATE = ". /opt/miniconda3/bin/activate testbed && "
 _NO_TEST = (
-    ".json",
-    ".png",
-    ".csv",
-    ".txt",
-    ".md",
-    ".jpg",
-    ".jpeg",
-    ".pkl",
-    ".yml",
-    ".yaml",
-    ".toml",
+    *(".json", ".png", "csv", ".txt", ".md", ".jpg", ".jpeg", ".pkl", ".yml", ".yaml", ".toml"),
 )
+"""Files of a hidden patch that hold no tests, by their end."""
 _TIMEOUT = 1800.0
 
 
@@ -65,6 +58,43 @@ def make_task(row: Row, mirrors: Path | None = None) -> SweTask:
     return replace(task, image=_plan(row, mirrors), test_command=_command(row))
 
 
+def buildable(rows: Iterable[Row], mirrors: Path) -> tuple[tuple[Row, ...], dict[str, str]]:
+    """(rows whose images can be built, why the others cannot by id). Builds nothing.
+
+    Raises:
+        ConfigError: there is no such folder of mirrors.
+        SandboxError: a mirror cannot be read.
+    """
+    kept: list[Row] = []
+    reasons: dict[str, str] = {}
+    by_repo: dict[str, list[Row]] = {}
+    for row in rows:
+        by_repo.setdefault(row.repo, []).append(row)
+    for repo, group in by_repo.items():
+        lost = _lost(repo, group, mirrors)
+        reasons |= lost
+        kept += [row for row in group if row.instance_id not in lost]
+    return tuple(kept), reasons
+
+
+def _lost(repo: str, rows: Sequence[Row], mirrors: Path) -> dict[str, str]:
+    """Why rows of a repository cannot be built, by id."""
+    known = RECIPES.get(repo, {})
+    if not known:
+        return dict.fromkeys((row.instance_id for row in rows), "no recipe for the repository")
+    try:
+        mirror = find_mirror(mirrors, repo)
+    except ConfigError:
+        if not mirrors.is_dir():
+            raise
+        return dict.fromkeys((row.instance_id for row in rows), "no mirror of the repository")
+    absent = lacking(mirror, (row.base_commit for row in rows))
+    lost = {r.instance_id: "the mirror lacks the commit" for r in rows if r.base_commit in absent}
+    return lost | {
+        r.instance_id: "no recipe for the version" for r in rows if r.version not in known
+    }
+
+
 def _plan(row: Row, mirrors: Path) -> ImagePlan:
     recipe = find_recipe(row.repo, row.version)
     folder = cache_folder() / "swe" / "checkouts" / row.repo.replace("/", "__") / row.base_commit
@@ -84,10 +114,16 @@ def _command(row: Row) -> str:
         command = official_command(row.repo, row.version)
         if re.match(r"pytest\b", command):
             command = f"python -m {command} --junitxml={{report}}"
-    files = [path for path in sorted(touched(row.test_patch)) if not path.endswith(_NO_TEST)]
+    files = test_files(row.test_patch)
     if row.repo == "django/django":
         files = [f.removeprefix("tests/").removesuffix(".py").replace("/", ".") for f in files]
     return " ".join([command, *map(shlex.quote, files)])
+
+
+def test_files(patch: str) -> list[str]:
+    """The files of a hidden patch that the tests are run with: in its order, as SWE-bench does."""
+    named = re.findall(r"^diff --git a/.* b/(.*)$", patch, re.M) or sorted(touched(patch))
+    return [path for path in dict.fromkeys(named) if not path.endswith(_NO_TEST)]
 
 
 def _real_tests(row: Row) -> tuple[str, ...]:
