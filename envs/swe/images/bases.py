@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING
 from aem_gym.envs.swe.images.debian import SUITES, root_file_system
 from aem_gym.envs.swe.images.host import FOLDER
 from aem_gym.envs.swe.images.interpreters import PLACE, find_interpreter, pack
-from aem_gym.envs.swe.images.labels import RECIPE, WAY, recipe, setup_files
+from aem_gym.envs.swe.images.labels import NAME, RECIPE, WAY, recipe, setup_files
+from aem_gym.envs.swe.images.layout import SETTLE
 from aem_gym.envs.swe.images.locks import one_at_a_time
 from aem_gym.envs.swe.images.pull import find_or_pull, inspect, labels
 from aem_gym.envs.swe.images.workshop import Log, Workshop
@@ -83,7 +84,8 @@ def ensure_base(
 
 def is_ready(client: docker.DockerClient, name: str) -> bool:
     """Whether an image of ours is there, made as it would be made now."""
-    return labels(inspect(client, name)).get(RECIPE) == recipe()
+    told = labels(inspect(client, name))
+    return told.get(RECIPE) == recipe() and told.get(NAME) == name
 
 
 def _ground(client: docker.DockerClient, python: str, way: str, log: Log) -> Ground:
@@ -142,5 +144,6 @@ def _build(client: docker.DockerClient, name: str, ground: Ground, log: Log) -> 
         shop.put_files(FOLDER, setup_files())
         environment = {"AEM_PYTHON": ground.python} if ground.python else {}
         shop.run(f"sh {FOLDER}/setup.sh", f"{name}: setup.sh", env=environment)
+        shop.run(SETTLE, f"{name}: lay out")
         told = [f"WORKDIR {WORKDIR}", "ENV PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"]
         shop.commit(name, "base", {WAY: ground.way}, told)

@@ -10,65 +10,21 @@ import hashlib
 import re
 import tarfile
 import tempfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from aem_gym.envs.swe.images.bases import ensure_base, is_ready
-from aem_gym.envs.swe.images.labels import IMAGE, PARENT, RECIPE, WAY, recipe
+from aem_gym.envs.swe.images.labels import NAME, PARENT, RECIPE, WAY, recipe
+from aem_gym.envs.swe.images.layout import FINISH, SETTLE, TOOLS, USER
 from aem_gym.envs.swe.images.locks import one_at_a_time
 from aem_gym.envs.swe.images.pull import find_or_pull, inspect, labels
 from aem_gym.envs.swe.images.workshop import Log, Workshop
-from aem_gym.envs.swe.sandbox.base import AGENT, HOME, PRISTINE, WORKDIR, ImagePlan, SandboxError
+from aem_gym.envs.swe.sandbox.base import AGENT, WORKDIR, ImagePlan, SandboxError
 
 if TYPE_CHECKING:
     import docker
 
-_PRIVATE = PurePosixPath(PRISTINE).parent.as_posix()
 _DISTANCE = 12
-
-# What ran as root may have left compiled copies of the source, which show it before a slip.
-# Site-packages are compiled instead: where nothing can be written, every import would do it anew.
-_FINISH = f"""
-find {WORKDIR} -name __pycache__ -prune -exec rm -rf {{}} +
-[ -n "$KEEP_BUILD" ] || rm -rf {WORKDIR}/build
-for site in /usr/local/lib/python3*/site-packages; do
-    [ ! -d "$site" ] || python -m compileall -q "$site" > /dev/null || true
-done
-"""
-_SETTLE = f"""
-chown -R {AGENT}:{AGENT} {WORKDIR}
-rm -rf {_PRIVATE}
-mkdir -p {_PRIVATE}
-chown 0:0 {_PRIVATE}
-chmod 700 {_PRIVATE}
-mv {WORKDIR} {PRISTINE}
-mkdir {WORKDIR}
-chown {AGENT}:{AGENT} {WORKDIR}
-find /tmp /var/tmp {HOME} -mindepth 1 -delete
-"""
-_USER = f"""
-for file in passwd group; do
-    sed -i -e '/^agent:/d' -e '/^[^:]*:[^:]*:{AGENT}:/d' "/etc/$file"
-done
-echo 'agent:x:{AGENT}:{AGENT}:agent:{HOME}:/bin/bash' >> /etc/passwd
-echo 'agent:x:{AGENT}:' >> /etc/group
-mkdir -p {HOME} {WORKDIR}
-chown {AGENT}:{AGENT} {HOME}
-"""
-_TOOLS = """
-missing=""
-for tool in bash git tar find patch python3 mv; do
-    command -v "$tool" > /dev/null || missing="$missing $tool"
-done
-[ -n "$missing" ] || exit 0
-if command -v apt-get > /dev/null; then
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends bash coreutils findutils git patch python3 tar
-else
-    echo "the image lacks$missing, and apt-get to install it: build one on it that has them"
-    exit 1
-fi
-"""
 
 
 def ensure(client: docker.DockerClient, plan: ImagePlan | str, *, log: Log | None = None) -> str:
@@ -107,14 +63,14 @@ def _build(client: docker.DockerClient, plan: ImagePlan, log: Log) -> None:
         for command in plan.install:
             shop.run(command, f"{plan.name}: {command}", folder=WORKDIR)
         keep = "yes" if (plan.folder / "build").exists() else ""
-        shop.run(_FINISH + _SETTLE, f"{plan.name}: tidy up", env={"KEEP_BUILD": keep})
+        shop.run(FINISH + SETTLE, f"{plan.name}: tidy up", env={"KEEP_BUILD": keep})
         shop.commit(plan.name, "package", {WAY: way})
 
 
 def _derived(client: docker.DockerClient, image: str, log: Log) -> str:
     """A ready image from one that is not ours; made anew when that has changed."""
     parent = find_or_pull(client, image, log)
-    if IMAGE in labels(inspect(client, image)):
+    if labels(inspect(client, image)).get(NAME) == image:
         return image
     name = derived_name(image)
     if _fits(client, name, parent):
@@ -123,8 +79,8 @@ def _derived(client: docker.DockerClient, image: str, log: Log) -> str:
         if not _fits(client, name, parent):
             log(f"derive {name} from {image}")
             with Workshop(client, image, log) as shop:
-                shop.run(_TOOLS, f"{image}: look for tools")
-                shop.run(_USER + _SETTLE, f"{image}: lay out")
+                shop.run(TOOLS, f"{image}: look for tools")
+                shop.run(USER + SETTLE, f"{image}: lay out")
                 shop.commit(name, "derived", {WAY: f"image: {image}"})
     return name
 

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aem_gym.envs.swe.images.labels import IMAGE, WAY
-from aem_gym.envs.swe.images.pull import image_id
+from aem_gym.envs.swe.images.labels import IMAGE, NAME, WAY
+from aem_gym.envs.swe.images.pull import image_id, inspect, labels
 from aem_gym.envs.swe.sandbox.base import SandboxError
 from aem_gym.envs.swe.sandbox.connect import explained
 
@@ -39,7 +39,7 @@ def root_file_system(client: docker.DockerClient, suite: str, log: Log) -> str:
         SandboxError: it cannot be made here; says what is missing.
     """
     name = f"aem-swe/debian:{suite}"
-    if image_id(client, name):
+    if labels(inspect(client, name)).get(NAME) == name:
         return name
     _check_tools(suite)
     with tempfile.TemporaryDirectory(prefix="aem-debian-") as temporary:
@@ -56,7 +56,10 @@ def root_file_system(client: docker.DockerClient, suite: str, log: Log) -> str:
                 str(archive),
                 repository="aem-swe/debian",
                 tag=suite,
-                changes=[f"LABEL {IMAGE}=root", f'LABEL {WAY}="debootstrap {suite} {mirror}"'],
+                changes=[
+                    f"LABEL {IMAGE}=root {NAME}={name}",
+                    f'LABEL {WAY}="debootstrap {suite} {mirror}"',
+                ],
             )
     if not image_id(client, name):
         raise SandboxError(f"{name} was imported, and is not there. Is the engine's disk full?")

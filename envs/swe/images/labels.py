@@ -7,6 +7,8 @@ from pathlib import Path
 
 IMAGE = "aem.image"
 """On every image of ours; the value says of what kind: `root`, `base`, `package`, `derived`."""
+NAME = "aem.image.name"
+"""The name it was made under: what is built on an image of ours inherits its labels, and is not."""
 RECIPE = "aem.image.recipe"
 """A hash of how such images are made: one that bears another is made anew."""
 PARENT = "aem.image.parent"
@@ -14,7 +16,7 @@ PARENT = "aem.image.parent"
 WAY = "aem.image.way"
 """Where its Python came from, in words."""
 
-_LAYOUT = "1"
+_LAYOUT = "2"
 """Counts up when images have to be laid out differently from before."""
 
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
 from aem_gym.envs.swe.images.host import FOLDER, HostSettings, host_settings
-from aem_gym.envs.swe.images.labels import IMAGE, PARENT, RECIPE, recipe
+from aem_gym.envs.swe.images.labels import IMAGE, NAME, PARENT, RECIPE, recipe
 from aem_gym.envs.swe.images.pull import image_id
 from aem_gym.envs.swe.sandbox.base import LABEL, SandboxError
 from aem_gym.envs.swe.sandbox.connect import explained
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import docker
 
 Log = Callable[[str], None]
-"""Takes a line of a build's output."""
+"""Takes what a build does, line by line; what its commands print begins with `  | `."""
 
 _SECONDS = 3600
 """Until a build that has not ended is given up: its container ends by itself."""
@@ -155,7 +155,7 @@ class Workshop:
             )
             for line in _lines(api.exec_start(made["Id"], stream=True)):
                 tail.append(line)
-                self._log(line)
+                self._log(f"  | {line}")
             code = api.exec_inspect(made["Id"])["ExitCode"]
         if code != 0:
             raise SandboxError(_failed(doing, code, tail))
@@ -170,7 +170,7 @@ class Workshop:
         """
         self.run(f"rm -rf {FOLDER} /root/.cache /var/lib/apt/lists/*", "tidy up")
         repository, _, tag = name.rpartition(":")
-        own = {IMAGE: kind, RECIPE: recipe(), PARENT: self._parent, LABEL: ""}
+        own = {IMAGE: kind, NAME: name, RECIPE: recipe(), PARENT: self._parent, LABEL: ""}
         told = [f'LABEL {key}="{value}"' for key, value in {**labels, **own}.items()]
         before = image_id(self._client, name)
         with explained(f"make the image {name}"):
