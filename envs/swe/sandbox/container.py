@@ -14,6 +14,8 @@ from aem_gym.envs.swe.sandbox.shell import Shell, ShellOver
 from aem_gym.envs.swe.sandbox.streams import Stream
 
 BASH = ("/bin/bash", "--noprofile", "--norc")
+_NICE = ("nice", "-n", "19")
+"""Among each other only, within a sandbox: so hundreds that spin do not keep the warden waiting."""
 _SECONDS = 60.0
 """For reading and writing a file, and for a shell to start."""
 _KILLED = 137
@@ -105,7 +107,7 @@ class RunningSandbox:
         return Ran(output.text(), ended.exit_code, ended.timed_out, output.elided)
 
     def halt(self) -> None:
-        """End everything that runs for the agent, its shell too; the next `run` starts a new one."""
+        """End all that runs for the agent, its shell too; the next `run` starts a new one."""
         self._close_shell()
         self._warden.sweep()
 
@@ -139,7 +141,7 @@ class RunningSandbox:
         self._remove()
 
     def _open_shell(self) -> Shell:
-        shell = Shell(self._programs.start(BASH, AGENT)[1])
+        shell = Shell(self._programs.start((*_NICE, *BASH), AGENT)[1])
         try:
             self._pid = int(shell.run(_GREET, _SECONDS, 1000).output)
         except (ShellOver, ValueError) as error:

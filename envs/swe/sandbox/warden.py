@@ -21,7 +21,8 @@ _PATIENCE = 40
 # seems to be root's. What is stopped cannot fork, and fills the places of what could.
 _SCRIPT = f"""
 set +m
-mkfifo /run/never && exec {{never}}<>/run/never && rm /run/never # nothing comes: a sleep without a fork
+# Nothing ever comes out of it: reading from it is a sleep without a fork.
+mkfifo /run/never && exec {{never}}<>/run/never && rm /run/never
 own=" 1 $$ "
 examine() {{
     local key value rest
