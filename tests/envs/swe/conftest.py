@@ -9,7 +9,8 @@ import pytest
 
 from aem_gym.envs.swe.sandbox.base import Limits, Sandbox, SandboxEngine, SandboxError
 from aem_gym.envs.swe.sandbox.engines import open_engine
-from tests.envs.swe.swe_bench import Bench, calc_task, write_package
+from aem_gym.envs.swe.workspace import prepare
+from tests.envs.swe.swe_bench import Bench, Episode, calc_task, write_package
 
 Open = Callable[..., Sandbox]
 
@@ -47,3 +48,10 @@ def opened(bench: Bench) -> Iterator[Open]:
     yield open_one
     for sandbox in sandboxes:
         sandbox.close()
+
+
+@pytest.fixture
+def episode(bench: Bench, opened: Open) -> Episode:
+    """The agent's sandbox, with the task laid out in it."""
+    sandbox = opened()
+    return Episode(sandbox, prepare(sandbox, bench.task))

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 from aem_gym.envs.swe.grading.grader import grade
-from aem_gym.envs.swe.sandbox.base import ImagePlan, Limits, Sandbox, SandboxEngine, SandboxSpec
+from aem_gym.envs.swe.sandbox.base import (
+    AGENT,
+    WORKDIR,
+    ImagePlan,
+    Limits,
+    Ran,
+    Sandbox,
+    SandboxEngine,
+    SandboxSpec,
+)
 from aem_gym.envs.swe.tasks.base import SweTask, Verdict
-from aem_gym.envs.swe.workspace import prepare, take_patch
+from aem_gym.envs.swe.workspace import Workspace, prepare, take_patch
 
 BROKEN = b'''"""Sums."""
 
@@ -66,6 +76,49 @@ class Bench:
 
     def attempt(self, commands: str) -> Verdict:
         return self.grade(self.answer(commands))
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An agent's sandbox, with the task laid out."""
+
+    sandbox: Sandbox
+    workspace: Workspace
+
+    def run(self, command: str, timeout: float = 30) -> str:
+        """What a command prints; it may fail."""
+        return self.sandbox.run(command, timeout).output
+
+    def python(self, code: str, timeout: float = 30) -> Ran:
+        """Run Python code as the agent."""
+        script = textwrap.dedent(code)
+        return self.sandbox.run(f"python - <<'END'\n{script}\nEND", timeout)
+
+    def take(self) -> str:
+        return take_patch(self.sandbox, self.workspace)
+
+    def processes(self) -> list[str]:
+        """What runs as the agent, its one shell aside. Read by root, from the kernel."""
+        script = 'cat /proc/[0-9]*/status 2>/dev/null | grep -E "^(Name|State|Uid):"'
+        lines = self.sandbox.execute(["/bin/sh", "-c", script], 20).output.splitlines()
+        names, states, uids = (
+            [line.split()[1] for line in lines if line.startswith(key)]
+            for key in ("Name:", "State:", "Uid:")
+        )
+        alive = zip(names, states, uids, strict=True)
+        found = [name for name, state, uid in alive if uid == str(AGENT) and state not in "ZX"]
+        if "bash" in found:
+            found.remove("bash")
+        return found
+
+    def is_well(self) -> None:
+        """The episode can go on and be graded, whatever was done."""
+        assert self.run("echo alive") == "alive\n"
+        assert self.sandbox.execute(["/bin/echo", "alive"], 20).output == "alive\n"
+        assert self.processes() == []
+        self.run(f"cd {WORKDIR}; {FIX}")
+        assert "+    return a + b" in self.take()
+        assert self.processes() == []
 
 
 def write_package(folder: Path) -> ImagePlan:
