@@ -1,6 +1,7 @@
 """Does the default job learn? Runs it per modulator and seed, on shared warm starts.
 
     python -m benchmarks.learning --out runs/learning [--seeds 0 1 2] [--modulators aem none]
+    python -m benchmarks.learning --out runs/webshop --env aem_gym/WebShop-v0 --figure score
 
 Finished runs are kept and not made again; interrupted ones are resumed. Prints a table; the last
 line is one JSON object. Further arguments go to train.py.
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--modulators", nargs="+", default=["aem", "none"])
+    parser.add_argument("--figure", default="success", choices=("success", "score"))
     arguments, rest = parser.parse_known_args()
     table: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.modulators}
     for seed in arguments.seeds:
@@ -35,8 +37,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for i, seed in enumerate(arguments.seeds):
         for name in arguments.modulators:
-            print(row(seed, name, table[name][i]))
-    gains = {name: [r["success_gain"] for r in rows] for name, rows in table.items()}
+            print(row(seed, name, table[name][i], arguments.figure))
+    gains = {name: [r[f"{arguments.figure}_gain"] for r in rows] for name, rows in table.items()}
     for name, values in gains.items():
         print(f"mean gain with {name}: {interval(values)}")
     if {"aem", "none"} <= set(gains):
@@ -54,9 +56,9 @@ def run(out: Path, modulator: str, seed: int, rest: list[str]) -> dict[str, floa
     return summary
 
 
-def row(seed: int, name: str, summary: dict[str, float]) -> str:
+def row(seed: int, name: str, summary: dict[str, float], figure: str) -> str:
     """One line of the table."""
-    figures = [f"{summary[f'success_{key}']:.3f}" for key in ("before", "after", "gain")]
+    figures = [f"{summary[f'{figure}_{key}']:.3f}" for key in ("before", "after", "gain")]
     share = f"{100 * summary['aem_share']:.3f}%" if name == "aem" else ""
     minutes = f"{summary['seconds'] / 60:.1f}"
     return f"| {seed} | {name} | {' | '.join(figures)} | {minutes} | {share} |"

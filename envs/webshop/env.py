@@ -58,7 +58,7 @@ class WebShopEnv(TextEnv):
         data_dir: the folder with the official files, or with what `aem-gym data webshop import`
             made of them; default `$WEBSHOP_DATA`.
         difficulty: of generated articles: `full` (they read like a shop's) or `easy` (few words).
-        num_products: how many articles (generated; default 1,000, or 300 easy ones), or only the
+        num_products: how many articles (generated; default 1,000, or 480 easy ones), or only the
             first so many rows (official; default all).
         goals: `human` (people's instructions, or such as are worded like theirs) or `synthetic`
             (made from attributes and every combination of options).
@@ -84,7 +84,12 @@ class WebShopEnv(TextEnv):
     recipes = RECIPES
     max_turns = 15
     run_defaults: ClassVar[Mapping[str, Any]] = {"eval_split": "test"}
-    tiny_defaults: ClassVar[Mapping[str, Any]] = {"env_args": {"difficulty": "easy"}}
+    tiny_defaults: ClassVar[Mapping[str, Any]] = {
+        "env_args": {"difficulty": "easy"},
+        "warmstart_env_args": {"expert_care": 0.4},
+        "warmstart_keep": "all",
+        "steps": 90,
+    }
 
     def __init__(
         self,

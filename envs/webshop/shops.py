@@ -27,7 +27,7 @@ _SMALL = 2000
 _LARGE = 500_000_000
 """Bytes of articles; the official 1,000 have 4.5 million."""
 _WORD = re.compile(r"[^\W_]+")
-SIZES = {"full": 1000, "easy": 300}
+SIZES = {"full": 1000, "easy": 480}
 """Articles of a generated shop, unless said otherwise."""
 
 

@@ -51,9 +51,10 @@ def make_listings(seed: int = 0, products: int = 1000, level: str = "full") -> L
     rng = random.Random(seed)
     shop = Listings([], {}, {})
     for article in islice(_ARTICLES[level](rng), products):
-        asin = _asin(rng)
+        make_id = _number if level == "easy" else _asin
+        asin = make_id(rng, len(shop.items))
         while asin in shop.attributes:
-            asin = _asin(rng)
+            asin = make_id(rng, len(shop.items))
         shop.items.append(_row(article, asin))
         shop.attributes[asin] = _attributes(article)
         if article.human:
@@ -61,8 +62,13 @@ def make_listings(seed: int = 0, products: int = 1000, level: str = "full") -> L
     return shop
 
 
-def _asin(rng: random.Random) -> str:
+def _asin(rng: random.Random, made: int) -> str:
     return "B0" + "".join([rng.choice(_LETTERS) for _ in range(8)])
+
+
+def _number(rng: random.Random, made: int) -> str:
+    """An id of few digits: a small vocabulary has room for all of them, each a single token."""
+    return f"B{rng.randrange(max(1000, 10 ** len(str(2 * made)))):09d}"
 
 
 def _row(article: Article, asin: str) -> dict[str, Any]:
