@@ -17,7 +17,11 @@ from aem_gym.training.policy_loss import check_loss  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = sorted((ROOT / "configs").glob("*.yaml"))
 MODELS = ROOT / "tests" / "data" / "model_configs"
-BILLIONS = {"Qwen/Qwen2.5-1.5B-Instruct": 1.544, "Qwen/Qwen2.5-7B-Instruct": 7.616}
+BILLIONS = {
+    "Qwen/Qwen2.5-1.5B-Instruct": 1.544,
+    "Qwen/Qwen2.5-7B-Instruct": 7.616,
+    "Qwen/Qwen3-8B": 8.191,
+}
 PROJECTIONS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 
 

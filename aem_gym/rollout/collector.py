@@ -6,34 +6,25 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from aem_gym.protocols import Agent, EpisodeStart, Response, Situation
 from aem_gym.rollout.observed import Observed, describe, well_formed
 from aem_gym.rollout.pool import EnvPool
+from aem_gym.rollout.queue import Queue, Ticket
 from aem_gym.seeding import derive
 from aem_gym.types import Episode, Group, Recipe, Turn
 
+__all__ = ["Collector", "CollectorSettings", "Ticket", "grouped", "tickets_for"]
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """One episode to run: which task, which rollout of it, and its own randomness."""
-
-    seed: int
-    """Given to `env.reset`: names the task."""
-    rollout: int
-    """Which rollout of the task."""
-    key: int
-    """Seed of the agent's draws in this episode."""
-    options: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
 class _Live:
     ticket: Ticket
     slot: int
+    place: int
+    """Of its ticket among all."""
     now: Observed
     turns: list[Turn] = field(default_factory=list)
     begun: bool = False
@@ -73,43 +64,45 @@ class Collector:
         self, tickets: Sequence[Ticket], on_end: Callable[[Episode], None] | None = None
     ) -> list[Episode]:
         """One episode per ticket, in their order. `on_end` hears of each as it ends."""
-        wave = self.settings.live or max(1, len(tickets))
-        episodes: list[Episode] = []
-        for first in range(0, len(tickets), wave):
-            coming = tickets[first + wave : first + 2 * wave]
-            episodes += self._run_wave(tickets[first : first + wave], coming, on_end)
-        return episodes
+        queue = Queue(tickets, self.settings.live, self.pool.processes)
+        limit = self.settings.max_turns or self.settings.recipe.max_turns
+        episodes: dict[int, Episode] = {}
+        live: list[_Live] = []
+        while live or queue.waiting:
+            live += self._reset(queue)
+            for row in live:
+                if row.done:
+                    self._end(row)
+                    queue.free.append(row.slot)
+                    episode = episodes[row.place] = self._episode(row)
+                    if on_end is not None:
+                        on_end(episode)
+            live = [row for row in live if not row.done]
+            if live and not (queue.free and queue.waiting):
+                self._turn(live, limit)
+        return [episodes[place] for place in range(len(tickets))]
 
     def expect(self, tickets: Sequence[Ticket]) -> None:
         """Tell the environments which tickets are run next."""
         first = tickets[: self.settings.live or None]
         self.pool.expect([(i, t.seed, t.options) for i, t in enumerate(first)])
 
-    def _run_wave(
-        self,
-        tickets: Sequence[Ticket],
-        coming: Sequence[Ticket],
-        on_end: Callable[[Episode], None] | None,
-    ) -> list[Episode]:
+    def _reset(self, queue: Queue) -> list[_Live]:
+        """Begin an episode in every free slot."""
+        begun = queue.take()
+        if not begun:
+            return []
         clock = time.perf_counter()
-        answers = self.pool.reset([(i, t.seed, t.options) for i, t in enumerate(tickets)])
-        self.expect(coming)
+        answers = self.pool.reset([(slot, t.seed, t.options) for slot, _, t in begun])
+        self.pool.expect([(slot, t.seed, t.options) for slot, t in queue.tell()])
         self.env_seconds += time.perf_counter() - clock
-        rows = [_Live(t, i, now) for i, (t, now) in enumerate(zip(tickets, answers, strict=True))]
+        rows = [
+            _Live(ticket, slot, place, now)
+            for (slot, place, ticket), now in zip(begun, answers, strict=True)
+        ]
         for row in rows:
             self._begin(row)
-        limit = self.settings.max_turns or self.settings.recipe.max_turns
-        live = rows
-        while live:
-            for row in live:
-                if row.done:
-                    self._end(row)
-                    if on_end is not None:
-                        on_end(self._episode(row))
-            live = [row for row in live if not row.done]
-            if live:
-                self._turn(live, limit)
-        return [self._episode(row) for row in rows]
+        return rows
 
     def _begin(self, row: _Live) -> None:
         row.error = row.now.error

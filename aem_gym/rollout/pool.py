@@ -77,6 +77,11 @@ class EnvPool:
             self._workers = [Worker(settings) for _ in range(workers)]
             self._description = self._describe_remotely()
 
+    @property
+    def processes(self) -> int:
+        """In how many processes the environments live: slot n in number n modulo this."""
+        return max(1, len(self._workers))
+
     def describe(self) -> EnvDescription:
         """What the environment says about itself (read once, when the pool was made)."""
         return self._description
@@ -106,7 +111,7 @@ class EnvPool:
         chosen: list[tuple[Any, ...]] = []
         counts = Counter[int]()
         for request in requests:
-            process = request[0] % max(1, len(self._workers))
+            process = request[0] % self.processes
             counts[process] += 1
             if counts[process] <= AHEAD:
                 chosen.append(request)

@@ -282,15 +282,14 @@ def test_closing_leaves_nothing(env: SWEEnv) -> None:
 
 
 @docker
-def test_a_reset_that_was_told_of_is_quick(env: SWEEnv) -> None:
+def test_a_reset_that_was_told_of_has_its_sandbox_waiting(env: SWEEnv) -> None:
+    pool, before = shared_pool("auto"), len(shared_pool("auto")._waiting)
     env.expect(7, {"task_id": "add"})
     env.expect(7, {"task_id": "add"})  # the same one: no second sandbox
-    pool = shared_pool("auto")
-    time.sleep(3)
-    assert len(pool._waiting) == 1
-    clock = time.perf_counter()
+    assert len(pool._waiting) == before + 1
+    waiting = pool._waiting[-1][1].result().sandbox.name
     begin(env, seed=7)
-    assert time.perf_counter() - clock < 0.5 and not pool._waiting
+    assert container(env) == waiting and len(pool._waiting) == before
 
 
 @docker
