@@ -42,8 +42,12 @@ class Recipe:
         )
 
 
+# Later ones warn where `pkg_resources` is imported, and tests take warnings for errors.
+_SETUPTOOLS = "setuptools==68.0.0"
+
+
 def _pytest(*pins: str, before: tuple[str, ...] = ()) -> Recipe:
-    return Recipe("3.9", pins, _PYTEST_RUN, before, scm_version=True)
+    return Recipe("3.9", (_SETUPTOOLS, *pins), _PYTEST_RUN, before, scm_version=True)
 
 
 def _flask(python: str, click: str, jinja: str, markup: str) -> Recipe:
@@ -61,8 +65,8 @@ _SIX = (_ATTRS, _INI, _PACKAGING, _PLUGGY, _PY)
 _EIGHT = (_INI, _PACKAGING, "pluggy==1.3.0", "exceptiongroup==1.1.3", "tomli==2.0.1", _ATTRS)
 
 _PYTEST: dict[str, Recipe] = {
-    "4.4": _pytest(*_OLD, _PLUGGY, "setuptools==68.0.0"),
-    "4.5": _pytest(*_OLD, "pluggy==0.11.0", "setuptools==68.0.0", _WCWIDTH),
+    "4.4": _pytest(*_OLD, _PLUGGY),
+    "4.5": _pytest(*_OLD, "pluggy==0.11.0", _WCWIDTH),
     "4.6": _pytest(*_OLD, _PLUGGY, _PACKAGING, _WCWIDTH),
     **dict.fromkeys(("5.0", "5.1", "5.2"), _pytest(*_FIVE, "atomicwrites==1.4.1", _WCWIDTH)),
     "5.3": _pytest(*_FIVE, _WCWIDTH),
@@ -74,7 +78,7 @@ _PYTEST: dict[str, Recipe] = {
     **dict.fromkeys(("7.1", "7.2"), _pytest(*_SIX, "tomli==2.0.1")),
     **dict.fromkeys(("7.4", "8.0", "8.1", "8.2", "8.3", "8.4"), _pytest(*_EIGHT)),
 }
-_SYMPY = Recipe("3.9", ("mpmath==1.3.0",), _SYMPY_RUN)
+_SYMPY = Recipe("3.9", (_SETUPTOOLS, "mpmath==1.3.0"), _SYMPY_RUN)
 _NEW_FLASK = _flask("3.11", "8.1.3", "3.1.2", "2.1.1")
 
 RECIPES: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
