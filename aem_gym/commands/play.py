@@ -57,7 +57,8 @@ def play(
     from aem_gym.errors import ConfigError
     from aem_gym.rollout.pool import EnvPool, EnvSpec
     from aem_gym.training.config import Config
-    from aem_gym.training.config_check import check_env
+    from aem_gym.training.config_check import check_env, pool_limits
+    from aem_gym.training.config_io import resolve
 
     kwargs = parse_env_args(env_arg)
     check_env(Config(env=env, env_args=kwargs))
@@ -71,7 +72,7 @@ def play(
     if port is not None or no_open:
         raise ConfigError(f"{'--no-open' if no_open else '--port'}: only with --web")
     agent, recipe = _open_agent(who)
-    with EnvPool(EnvSpec(env, kwargs)) as pool:
+    with EnvPool(EnvSpec(env, kwargs), **pool_limits(resolve(flags={"env": env}))) as pool:
         recipe = recipe or next(iter(pool.describe().recipes.values()))
         _episode(pool, agent, recipe, seed)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from aem_gym.errors import EnvironmentFailure
 from aem_gym.evaluation.runner import play
 from aem_gym.registry import import_object
 from aem_gym.rollout.collector import grouped, tickets_for
@@ -32,7 +33,7 @@ from aem_gym.training.learner import Learner
 from aem_gym.training.policy_loss import check_loss
 from aem_gym.training.setup import Parts, open_parts, prepare_torch
 from aem_gym.training.state import ADAPTER, Progress, restore_state, save_state
-from aem_gym.types import Group
+from aem_gym.types import Episode, Group
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +178,7 @@ class Trainer:
         self._expect(number + 1)
         step = make_step(groups, self.rewards, mask_truncated=self.config.mask_truncated)
         everything = [e for group in (*groups, *dropped) for e in group.episodes]
+        self._check_begun(everything)
         figures = {"seconds/rollout": collected, "groups_dropped": float(len(dropped))}
         credit: Credit | None = None
         if step is None:
@@ -222,6 +224,14 @@ class Trainer:
             if len(kept) == config.groups:
                 break
         return kept, dropped
+
+    def _check_begun(self, episodes: list[Episode]) -> None:
+        """Stop a run in which nothing works from the start; later on it may come back."""
+        errors = [episode.error for episode in episodes if episode.error is not None]
+        if self.progress.step == 0 and errors and len(errors) == len(episodes):
+            raise EnvironmentFailure(
+                f"each of the first {len(errors)} episodes failed, the last one with: {errors[-1]}"
+            )
 
     def _seeds(self, count: int) -> list[int]:
         """The tasks that are next."""
