@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -52,15 +53,18 @@ def root_file_system(client: docker.DockerClient, suite: str, log: Log) -> str:
         _run(["tar", "--numeric-owner", "-C", str(root), "-cf", str(archive), "."])
         shutil.rmtree(root)
         with explained(f"import {name}"):
-            client.api.import_image(
+            told = client.api.import_image(
                 str(archive),
                 repository="aem-swe/debian",
                 tag=suite,
                 changes=[
-                    f"LABEL {IMAGE}=root {NAME}={name}",
+                    f"LABEL {IMAGE}=root",
+                    f"LABEL {NAME}={name}",
                     f'LABEL {WAY}="debootstrap {suite} {mirror}"',
                 ],
             )
+            # podman calls it `latest`, whatever it is to be called.
+            client.api.tag(json.loads(told.splitlines()[-1])["status"], "aem-swe/debian", suite)
     if not image_id(client, name):
         raise SandboxError(f"{name} was imported, and is not there. Is the engine's disk full?")
     return name

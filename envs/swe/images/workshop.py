@@ -20,6 +20,7 @@ from aem_gym.envs.swe.images.labels import IMAGE, NAME, PARENT, RECIPE, recipe
 from aem_gym.envs.swe.images.pull import image_id
 from aem_gym.envs.swe.sandbox.base import LABEL, SandboxError
 from aem_gym.envs.swe.sandbox.connect import explained
+from aem_gym.envs.swe.sandbox.containers import ulimits
 from aem_gym.envs.swe.sandbox.removal import remove, remove_left_over
 from aem_gym.envs.swe.sandbox.runs import new_run
 
@@ -96,7 +97,10 @@ class Workshop:
                 user="0:0",
                 labels={LABEL: new_run()},
                 host_config=api.create_host_config(
-                    init=True, auto_remove=True, network_mode=network
+                    init=True,
+                    auto_remove=True,
+                    network_mode=network,
+                    ulimits=ulimits("podman"),  # which has to be told; Docker takes them as well
                 ),
             )
         self._id = made["Id"]

@@ -7,6 +7,7 @@ there is no disk to fill, and what an episode leaves is gone with its container.
 from __future__ import annotations
 
 import contextlib
+import resource
 import secrets
 import threading
 from typing import Any
@@ -29,7 +30,7 @@ from aem_gym.envs.swe.sandbox.container import BASH, RunningSandbox
 from aem_gym.envs.swe.sandbox.reaper import Reaper
 from aem_gym.envs.swe.sandbox.removal import remove, remove_left_over, remove_run
 from aem_gym.envs.swe.sandbox.runs import new_run
-from aem_gym.envs.swe.sandbox.seccomp import profile
+from aem_gym.envs.swe.sandbox.seccomp import option
 from aem_gym.envs.swe.sandbox.shell import Shell
 from aem_gym.envs.swe.sandbox.warden import READY, Warden
 
@@ -38,7 +39,10 @@ _LIFETIME = 24 * 3600
 _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 """Root's, for laying out files and ending processes; the agent has none."""
 _SMALL_MB = 64
+_PODMAN_PROCESSES = 32_768
+"""What its service may have itself."""
 _FIRST = (
+    f"chown {AGENT}:{AGENT} {HOME} {WORKDIR}; "
     f"cp -a {PRISTINE}/. {WORKDIR}/ 2>/run/told && echo ready >/run/told; "
     f"[ -s /run/told ] || echo 'no {PRISTINE} in the image' >/run/told; mv /run/told {READY}; "
     f"exec sleep {_LIFETIME}"
@@ -103,7 +107,8 @@ class ContainerEngine:
                 environment={**ENVIRONMENT, **spec.environment},
                 labels={LABEL: self.run},
                 host_config=host,
-                healthcheck={"test": ["NONE"]},
+                # podman would run `NONE`, by a timer of systemd.
+                healthcheck=None if self.name == "podman" else {"test": ["NONE"]},
             )
         with self._lock:
             self._open.add(made["Id"])
@@ -146,20 +151,22 @@ class ContainerEngine:
 def _host(limits: Limits, engine: str) -> dict[str, Any]:
     """The walls and limits of a container."""
     places = {
-        WORKDIR: (limits.disk_mb, f"uid={AGENT},gid={AGENT},mode=755,exec"),
+        WORKDIR: (limits.disk_mb, "mode=755,exec"),
         "/run": (limits.disk_mb, "mode=755"),
         "/tmp": (limits.disk_mb // 2, "mode=1777,exec"),
-        HOME: (limits.disk_mb // 2, f"uid={AGENT},gid={AGENT},mode=755,exec"),
+        HOME: (limits.disk_mb // 2, "mode=755,exec"),
         "/var/tmp": (_SMALL_MB, "mode=1777,exec"),
         "/dev/shm": (_SMALL_MB, "mode=1777"),
     }
     memory = limits.memory_mb + sum(size for size, _ in places.values())
+    # podman knows no such option: what files and folders need then counts as memory only.
+    inodes = "" if engine == "podman" else f"nr_inodes={limits.inodes},"
     return {
         "init": True,
         "auto_remove": True,
         "read_only": True,
         "tmpfs": {
-            place: f"rw,nosuid,nodev,size={size}m,nr_inodes={limits.inodes},{options}"
+            place: f"rw,nosuid,nodev,size={size}m,{inodes}{options}"
             for place, (size, options) in places.items()
         },
         "network_mode": "bridge" if limits.network else "none",
@@ -169,12 +176,22 @@ def _host(limits: Limits, engine: str) -> dict[str, Any]:
         "pids_limit": limits.pids,
         "cap_drop": ["ALL"],
         "cap_add": list(_CAPABILITIES),
-        "security_opt": ["no-new-privileges", f"seccomp={profile()}"],
+        "security_opt": ["no-new-privileges", option(engine)],
         # Shared memory of System V goes with its last process, as all other memory does.
         "sysctls": {"kernel.shm_rmid_forced": "1"},
-        "ulimits": [
-            {"Name": "core", "Soft": 0, "Hard": 0},
-            {"Name": "nofile", "Soft": 4096, "Hard": 4096},
-        ],
+        "ulimits": ulimits(engine),
         "log_config": {"Type": "none", "Config": {}},
     }
+
+
+def ulimits(engine: str) -> list[dict[str, Any]]:
+    """Limits of each process, as the SDK takes them.
+
+    That of processes counts a user's in all containers; `pids_limit` is what holds. But podman's
+    own choice may be more than it is allowed to give.
+    """
+    limits = {"core": 0, "nofile": 4096}
+    if engine == "podman":
+        most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        limits["nproc"] = _PODMAN_PROCESSES if most < 0 else min(most, _PODMAN_PROCESSES)
+    return [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.items()]

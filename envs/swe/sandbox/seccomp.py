@@ -8,8 +8,12 @@ anything that needs a capability, makes namespaces, or is there for debugging th
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
+
+from aem_gym.atomic import replace_file
+from aem_gym.cache import cache_folder
 
 _ALLOWED = """
     accept accept4 access alarm arch_prctl bind brk capget capset chdir chmod chown clock_getres
@@ -55,8 +59,28 @@ _NOT_IMPLEMENTED = 38
 """ENOSYS: the C library then does without."""
 
 
+def option(engine: str) -> str:
+    """The filter as an engine takes it in `security_opt`.
+
+    Docker takes the profile itself. podman wants the name of a file where it runs: that is here,
+    unless DOCKER_HOST leads to another machine.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = profile()
+    if engine != "podman":
+        return f"seccomp={text}"
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    file = cache_folder().absolute() / "swe" / f"seccomp-{name}.json"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, text.encode())
+    return f"seccomp={file}"
+
+
 def profile() -> str:
-    """The filter in the form that Docker and podman take in `security_opt`."""
+    """The filter, as the Open Container Initiative writes it."""
     rules: list[dict[str, Any]] = [_allow(*_ALLOWED.split())]
     rules += [_allow("socket", op="SCMP_CMP_EQ", value=n) for n in _FAMILIES.values()]
     rules += [_allow("personality", op="SCMP_CMP_EQ", value=n) for n in _PERSONALITIES]
