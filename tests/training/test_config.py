@@ -226,6 +226,22 @@ def test_presets_are_valid(file: Path) -> None:
     validate(config_io.resolve(file))
 
 
+def test_an_environment_suggests_settings_by_model() -> None:
+    """Those for a small model come before those for any; what is set holds against both."""
+    tiny, small, large = (
+        config_io.resolve(flags={"env": "aem_gym/SWE-v0", "model": model})
+        for model in ("tiny", "smollm2", "Qwen/Qwen3-8B")
+    )
+    assert tiny.mask_truncated and small.mask_truncated and large.mask_truncated
+    assert tiny.env_args == small.env_args == {**tiny.env_args, "repos": "inflection"}
+    assert (large.env_args, large.steps) == ({}, Config().steps)
+    assert (small.warmstart, large.warmstart) == ("expert", "auto")
+    chosen = config_io.resolve(
+        flags={"env": "aem_gym/SWE-v0"}, overrides=["steps=9", "env_args.repos=toolz"]
+    )
+    assert chosen.steps == 9 and chosen.env_args["repos"] == "toolz"
+
+
 def test_cpu_preset_is_the_default() -> None:
     assert config_io.resolve(ROOT / "configs" / "cpu.yaml") == Config()
     assert set(config_io.load_values(ROOT / "configs" / "cpu.yaml")) == set(config_io.field_names())
