@@ -8,7 +8,6 @@ The last line printed is JSON with `tasks` and `valid`; the exit status is 1 if 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib
 import json
 import logging
@@ -17,13 +16,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from aem_gym.envs.swe.grading.grader import grade
+from aem_gym.envs.swe.results import Result, fingerprint, read_results, table, write_results
 from aem_gym.envs.swe.sandbox.base import SandboxEngine
 from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.envs.swe.tasks.rows import read_rows
@@ -43,27 +41,6 @@ class Candidate:
     task_id: str
     repo: str
     make: Callable[[], SweTask]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What validating one task came to."""
-
-    task_id: str
-    repo: str
-    fingerprint: str
-    """Of the task: a result counts for the very same one only."""
-    gold: bool
-    """Its gold patch resolves it."""
-    empty: bool
-    """It is resolved without any patch."""
-    reason: str = ""
-    seconds: float = 0.0
-
-    @property
-    def valid(self) -> bool:
-        """Whether it is what it claims to be."""
-        return self.gold and not self.empty and not self.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,38 +108,6 @@ def validate(
                 future.cancel()
 
 
-def read_results(path: Path) -> dict[str, Result]:
-    """The results in a file by task; none if there is no such file.
-
-    Raises:
-        ConfigError: the file holds something else.
-    """
-    try:
-        results = msgspec.json.decode(path.read_bytes(), type=dict[str, list[Result]])["results"]
-    except FileNotFoundError:
-        return {}
-    except (msgspec.DecodeError, msgspec.ValidationError, KeyError) as error:
-        raise ConfigError(
-            f"expected results of this command in {path}, got something else ({error}). "
-            "Choose another file with --out"
-        ) from error
-    return {result.task_id: result for result in results}
-
-
-def write_results(path: Path, results: Mapping[str, Result]) -> None:
-    """Replace the file of results."""
-    rows = [asdict(results[name]) for name in sorted(results)]
-    atomic_write(path, json.dumps({"results": rows}, indent=1) + "\n")
-
-
-def fingerprint(task: SweTask) -> str:
-    """A hash of all that a task's validity depends on."""
-    image = task.image if isinstance(task.image, str) else task.image.name
-    tests = (task.fail_to_pass, task.pass_to_pass, task.test_command, task.test_patch)
-    files = (sorted(task.hidden.items()), sorted(task.overlay.items()), task.removed)
-    return hashlib.sha256(repr((image, tests, files, task.gold)).encode()).hexdigest()[:16]
-
-
 def _same(task: SweTask) -> SweTask:
     return task
 
@@ -187,21 +132,6 @@ def _validate(engine: SandboxEngine, candidate: Candidate, known: Result | None)
     return Result(
         candidate.task_id, candidate.repo, mark, gold.resolved, empty.resolved, reason, seconds
     )
-
-
-def _table(results: Sequence[Result]) -> Iterator[str]:
-    heads = f"{'tasks':>7}{'valid':>7}{'gold fails':>12}{'empty passes':>14}{'s':>8}"
-    yield f"{'repository':<24}{heads}"
-    for repo in sorted({result.repo for result in results}):
-        group = [result for result in results if result.repo == repo]
-        seconds = sum(result.seconds for result in group) / len(group)
-        yield (
-            f"{repo:<24}{len(group):>7}{sum(r.valid for r in group):>7}"
-            f"{sum(not r.gold for r in group):>12}{sum(r.empty for r in group):>14}{seconds:>8.1f}"
-        )
-    for result in results:
-        if not result.valid:
-            yield f"{result.task_id}: {result.reason or 'resolved without a patch'}"
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -229,7 +159,12 @@ def _run(arguments: argparse.Namespace) -> int:
     finally:
         engine.close()
     valid = sum(result.valid for result in results)
-    print("\n".join(_table(sorted(results, key=lambda r: r.task_id))))
+    if arguments.keep_valid and valid:
+        from aem_gym.envs.swe.tasks.suites import suite_of
+
+        text = suite_of(arguments.suite, {result.task_id for result in results if result.valid})
+        atomic_write(arguments.keep_valid, text)
+    print("\n".join(table(sorted(results, key=lambda r: r.task_id))))
     print(json.dumps({"tasks": len(results), "valid": valid, "left_out": dict(source.left_out)}))
     return 0 if results and valid == len(results) else 1
 
@@ -246,10 +181,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="tasks at the same time")
     parser.add_argument("--out", type=Path, default=Path("validated.json"))
     parser.add_argument("--again", action="store_true", help="also what --out already holds")
+    parser.add_argument("--keep-valid", type=Path, help="write a suite of the valid tasks (.jsonl)")
     parser.add_argument("--engine", default="auto", help="docker, podman, bubblewrap or process")
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1 or (arguments.limit is not None and arguments.limit < 1):
         parser.error("--jobs and --limit are at least 1")
+    if arguments.keep_valid and (arguments.tasks or arguments.keep_valid.suffix != ".jsonl"):
+        parser.error("--keep-valid FILE.jsonl is for a --suite")
     try:
         return _run(arguments)
     except AemGymError as error:

@@ -11,12 +11,21 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from aem_gym.envs.swe.grading.grader import grade
+from aem_gym.envs.swe.sandbox.base import SandboxEngine
+from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.envs.swe.tasks.cuts import cut, function_of, names
 from aem_gym.envs.swe.tasks.mutations import Mutation, functions, mutants, parse
-from aem_gym.envs.swe.tasks.packages import Package, PackageError, import_root, source
+from aem_gym.envs.swe.tasks.packages import (
+    Package,
+    PackageError,
+    image_plan,
+    import_root,
+    source,
+)
 from aem_gym.envs.swe.tasks.problem import Failure, read_failure
 from aem_gym.envs.swe.tasks.snippets import snippet
-from aem_gym.envs.swe.tasks.trials import Outcome, Trial
+from aem_gym.envs.swe.tasks.trials import Outcome, Trial, test_command
 
 MOST_FAIL = 0.2
 """A slip that more of the tests notice is too easy to find, and too unlike an issue."""
@@ -83,6 +92,37 @@ def baseline(package: Package, trial: Trial) -> Baseline:
     failing = first.failed | second.failed
     others = passed - counted
     return Baseline(frozenset(counted), others, failing, files, trial.calls(), seconds)
+
+
+def graded(engine: SandboxEngine, package: Package, before: Baseline) -> Baseline:
+    """The same without tests that fail in grading, where they and their folders belong to root.
+
+    Raises:
+        PackageError: none of them pass there.
+        SandboxError: the engine fails.
+    """
+    probe = SweTask(
+        task_id=package.name,
+        repo=package.name,
+        problem="",
+        image=image_plan(package),
+        fail_to_pass=(),
+        pass_to_pass=tuple(sorted(before.tests)),
+        test_command=test_command(before.files),
+        hidden=before.files,
+    )
+    lost: frozenset[str] = frozenset()
+    for _ in range(2):
+        verdict = grade(engine, probe, "", run_empty=True)
+        lost |= frozenset(verdict.failed)
+        if verdict.reason or lost >= before.tests:
+            reason = verdict.reason or f"{len(lost)} tests fail, {sorted(lost)[0]} first"
+            raise PackageError(
+                f"{package.name} {package.version}: expected tests that pass in a sandbox as they "
+                f"do here, got none: {reason}. What they need is given with --require "
+                "NAME==VERSION; --engine none does without the sandbox"
+            )
+    return replace(before, tests=before.tests - lost, others=before.others | lost)
 
 
 def places(package: Package) -> Iterator[tuple[str, str]]:
@@ -182,12 +222,13 @@ def _clearest(before: Baseline, outcome: Outcome, failing: frozenset[str]) -> Fa
         for failure in found
     }
 
-    def obscurity(failure: Failure) -> tuple[bool, int]:
+    def obscurity(failure: Failure) -> tuple[bool, bool, int, int]:
         code = codes[failure.test]
         if code is None or not failure.said:
-            return True, 0
+            return True, True, 0, 0
         of_a_helper = code.statement.startswith("raise")
-        return of_a_helper, sum(map(len, (*failure.said, *code.setup, code.statement)))
+        length = sum(map(len, (*failure.said, *code.setup, code.statement)))
+        return False, of_a_helper, len(code.unknown), length
 
     best = min(found, key=obscurity)
     code = codes[best.test]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import sys
 from collections import Counter, deque
@@ -26,13 +27,17 @@ import msgspec
 from tqdm.auto import tqdm
 
 from aem_gym.atomic import replace_file
-from aem_gym.envs.swe.tasks.candidates import Baseline, Candidate, baseline, places, search
+from aem_gym.envs.swe.sandbox.base import SandboxEngine, SandboxError
+from aem_gym.envs.swe.sandbox.engines import open_engine
+from aem_gym.envs.swe.tasks.candidates import Baseline, Candidate, baseline, graded, places, search
 from aem_gym.envs.swe.tasks.packages import Package, PackageError, release
 from aem_gym.envs.swe.tasks.split import SPLITS, split_of, test_packages
 from aem_gym.envs.swe.tasks.suites import package_spec, suite_text, task_spec
 from aem_gym.envs.swe.tasks.trials import Trial, trial
 from aem_gym.errors import AemGymError, OutputError
 from aem_gym.seeding import generator
+
+logger = logging.getLogger(__name__)
 
 PYTEST = "pytest==9.2.0"
 """A pinned test runner: node ids and messages differ between versions."""
@@ -104,6 +109,7 @@ def generate(
     out: Path,
     jobs: int,
     python: Path | None = None,
+    engine: SandboxEngine | None = None,
 ) -> Counter[str]:
     """Make a suite; how many tasks each split has.
 
@@ -114,15 +120,22 @@ def generate(
         out: the file.
         jobs: tests that run at the same time. The suite does not depend on it.
         python: has what the packages and their tests need; by default one is made for each.
+        engine: tests that do not pass in its sandboxes do not count.
 
     Raises:
         PackageError: a package cannot be installed, or its tests do not pass.
+        SandboxError: the engine fails.
     """
-    key = json.dumps([[p.name, p.sha256, p.requires] for p in packages] + [seed, TRIES])
+    graded_in = engine.name if engine else "none"
+    known = [[p.name, p.sha256, p.requires] for p in packages]
+    key = json.dumps([*known, seed, TRIES, graded_in])
     journal = Journal(out.with_name(f"{out.name}.journal"), key)
     found: list[tuple[Workshop, Candidate]] = []
     with contextlib.ExitStack() as stack:
-        shops = [open_workshop(package, jobs, python, stack) for package in packages]
+        shops = [
+            open_workshop(package, jobs, python, engine, stack)
+            for package in tqdm(packages, desc="packages", unit="package", disable=None)
+        ]
         progress = stack.enter_context(tqdm(desc="tasks", total=tasks, unit="task", disable=None))
         pool = ThreadPoolExecutor(jobs)
         stack.callback(pool.shutdown, cancel_futures=True)
@@ -145,11 +158,17 @@ def generate(
 
 
 def open_workshop(
-    package: Package, jobs: int, python: Path | None, stack: contextlib.ExitStack
+    package: Package,
+    jobs: int,
+    python: Path | None,
+    engine: SandboxEngine | None,
+    stack: contextlib.ExitStack,
 ) -> Workshop:
     """Install a package and see how its tests go; what it needs on disk goes with the stack."""
     benches = [stack.enter_context(trial(package, _FIRST, python)) for _ in range(jobs)]
     before = baseline(package, benches[0])
+    if engine is not None:
+        before = graded(engine, package, before)
     trials: SimpleQueue[Trial] = SimpleQueue()
     for bench in benches:
         bench.paths = benches[0].paths
@@ -185,6 +204,25 @@ def _candidates(
             yield shop, candidate
 
 
+def _engine(name: str, stack: contextlib.ExitStack) -> SandboxEngine | None:
+    """An engine, closed with the stack; None if none is wanted, or none is there."""
+    if name == "none":
+        return None
+    try:
+        engine = open_engine(name)
+    except SandboxError as error:
+        if name != "auto":
+            raise
+        logger.warning(
+            "no sandbox to try the tests in: some may fail in grading. Validate the suite where "
+            "there is one, or see: aem-gym doctor (%s)",
+            error,
+        )
+        return None
+    stack.callback(engine.close)
+    return engine
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
@@ -201,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="the suite's file (.jsonl)")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="tests at a time (all cores)")
     add("--require", action="extend", nargs="+", default=[], help="what tests need, pinned")
+    add("--engine", default="auto", help="of sandboxes to try the tests in (auto); or: none")
     add("--python", type=Path, help="has all that is needed installed (one is made)")
     return parser
 
@@ -215,8 +254,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         packages = [release(spec, requires) for spec in arguments.package]
         if len({package.name for package in packages}) < len(packages):
             raise PackageError("expected each --package once, got one of them twice")
-        jobs, python = max(1, arguments.jobs), arguments.python
-        splits = generate(packages, arguments.tasks, arguments.seed, arguments.out, jobs, python)
+        jobs, python, seed = max(1, arguments.jobs), arguments.python, arguments.seed
+        with contextlib.ExitStack() as stack:
+            engine = _engine(arguments.engine, stack)
+            out, most = arguments.out, arguments.tasks
+            splits = generate(packages, most, seed, out, jobs, python, engine)
     except AemGymError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

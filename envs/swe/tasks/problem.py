@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -21,6 +21,7 @@ from aem_gym.envs.swe.tasks.snippets import Snippet, snippet
 _LINES = 6
 _WIDTH = 200
 _FRAME = re.compile(r"^(\S+\.py):(\d+): in ")
+_CHAIN = re.compile(r"^(?:During handling of|The above exception was).* exception.*:$", re.M)
 _LOCAL = re.compile(r"^ {8}(\w+) += (.*)$")
 _OBJECT = re.compile(r"<(?:bound method|function|built-in function) ([\w.]+)[^<>]*(?:<[^<>]*>)?>")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -65,24 +66,47 @@ class Subject:
 
 
 def read_failure(test: str, message: str) -> Failure:
-    """The failure in pytest's message (`--tb=short --showlocals`) about a test."""
-    line, frames = 0, 0
-    said: list[str] = []
-    values: dict[str, str] = {}
+    """The failure in pytest's message (`--tb=short --showlocals`) about a test.
+
+    Of a chain of errors it is the last, which is the one that a user meets.
+    """
+    frames, errors = _read_trace(_CHAIN.split(message)[-1])
+    file, whole = function_of(test)
+    own = next((frame for frame in frames if frame.file == file), _Frame("", 0))
+    indent = min((len(text) - len(text.lstrip()) for text in errors), default=0)
+    said = [text[indent:] for text in errors if text.strip()]
+    last = frames[-1] if frames else own
+    if [text.strip() for text in said] == ["AssertionError"] and last is not own:
+        # Of a helper's claim pytest says nothing; what it was about does.
+        said += [f"{name} = {value}" for name, value in last.values.items()]
+    name = whole.rpartition(".")[2]
+    clean = [_clean(text)[:_WIDTH] for text in said]
+    kept = [text for text in clean if name not in text and not _GIVEAWAY.search(text)]
+    plain = {name: value for name, value in own.values.items() if _plain(value)}
+    return Failure(test, own.line, tuple(kept[:_LINES]), plain)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A place in a trace."""
+
+    file: str
+    line: int
+    values: dict[str, str] = field(default_factory=dict)
+
+
+def _read_trace(message: str) -> tuple[list[_Frame], list[str]]:
+    """The frames of a trace, outer ones first, and what the error says."""
+    frames: list[_Frame] = []
+    errors: list[str] = []
     for text in message.splitlines():
-        if frame := _FRAME.match(text):
-            frames += 1
-            if not line and frame[1] == function_of(test)[0]:
-                line, frames = int(frame[2]), 1
+        if found := _FRAME.match(text):
+            frames.append(_Frame(found[1], int(found[2])))
         elif text.startswith("E  "):
-            said.append(text[1:])
-        elif line and frames == 1 and (local := _LOCAL.match(text)) and _plain(local[2]):
-            values[local[1]] = local[2]
-    indent = min((len(text) - len(text.lstrip()) for text in said), default=0)
-    clean = [_clean(text[indent:])[:_WIDTH] for text in said]
-    name = function_of(test)[1].rpartition(".")[2]
-    kept = [t for t in clean if t.strip() and name not in t and not _GIVEAWAY.search(t)]
-    return Failure(test, line, tuple(kept[:_LINES]), values)
+            errors.append(text[1:])
+        elif frames and (local := _LOCAL.match(text)):
+            frames[-1].values[local[1]] = local[2]
+    return frames, errors
 
 
 def subject(source: bytes, path: str, function: str) -> Subject:

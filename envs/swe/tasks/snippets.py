@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
-import textwrap
-from collections.abc import Iterator, Mapping
+import builtins
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from aem_gym.envs.swe.tasks.cuts import function_of
 from aem_gym.envs.swe.tasks.mutations import FunctionNode, functions, parse
 
 _MOST_LINES = 15
+_DEFINITION = FunctionNode | ast.ClassDef
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class Snippet:
     """Lines that come before it."""
     statement: str
     """Which failed."""
+    unknown: frozenset[str] = frozenset()
+    """Names in it that neither it nor the test's file defines: fixtures and parameters."""
 
 
 def snippet(source: bytes, test: str, line: int, values: Mapping[str, str]) -> Snippet | None:
@@ -37,24 +41,60 @@ def snippet(source: bytes, test: str, line: int, values: Mapping[str, str]) -> S
     """
     tree = parse(source)
     function = dict(functions(tree)).get(function_of(test)[1]) if tree else None
-    if function is None:
+    if tree is None or function is None:
         return None
     around = [node for node in _statements(function) if _holds(node, line)]
     if not around:
         return None
-    needed = _read(around[-1])
-    setup: list[str] = []
-    before = [node for node in function.body if node.lineno < around[0].lineno]
-    for node in reversed(before):
-        if _written(node) & needed:
-            needed |= _read(node)
-            setup = [*_lines(source, node), *setup]
-    if len(setup) > _MOST_LINES:
-        setup = []
+    # What is caught, and the claims about it, belong together.
+    caught = [node for node in around if isinstance(node, ast.Try)]
+    shown = caught[-1] if caught and _in_handler(caught[-1], line) else around[-1]
+    before = list(_before(function, shown))
+    helpers = [node for node in tree.body if _is_helper(node)]
+    setup, needed = _setup(shown, [*helpers, *before])
+    if len(_text(source, setup)) > _MOST_LINES:
+        setup, needed = _setup(shown, before)
+    while len(_text(source, setup)) > _MOST_LINES:
+        setup = setup[1:]
     written = {name for node in before for name in _written(node)}
     unset = sorted((needed & values.keys()) - written)
     given = [f"{name} = {values[name]}" for name in unset]
-    return Snippet((*given, *setup), "\n".join(_lines(source, around[-1])))
+    inner = _parameters(shown).union(*(_written(node) for node in (shown, *setup)))
+    unknown = needed - inner - written - set(unset) - _known(source)
+    lines = (*given, *_text(source, setup))
+    return Snippet(lines, "\n".join(_lines(source, shown)), frozenset(unknown))
+
+
+def _setup(shown: ast.stmt, before: Sequence[ast.stmt]) -> tuple[list[ast.stmt], set[str]]:
+    """The statements that set what one needs, and all names that these need."""
+    needed = _read(shown)
+    setup: list[ast.stmt] = []
+    for node in reversed(before):
+        if _written(node) & needed:
+            needed |= _read(node)
+            setup = [node, *setup]
+    return setup, needed
+
+
+def _before(function: FunctionNode, shown: ast.stmt) -> Iterator[ast.stmt]:
+    """The statements that ran before one: those above it in its block and in those around it."""
+    parent: ast.AST = function
+    while parent is not shown:
+        nodes: Sequence[ast.stmt | ast.excepthandler] = list(_children(parent))
+        inside = next((node for node in nodes if _holds(node, shown.lineno)), None)
+        if inside is None:
+            return
+        if isinstance(parent, ast.If):
+            nodes = parent.body if inside in parent.body else parent.orelse
+        for node in nodes:
+            if isinstance(node, ast.stmt) and node.lineno < inside.lineno:
+                yield node
+        parent = inside
+
+
+def _children(node: ast.AST) -> Iterator[ast.stmt | ast.excepthandler]:
+    kinds = (ast.stmt, ast.excepthandler)
+    return (child for child in ast.iter_child_nodes(node) if isinstance(child, kinds))
 
 
 def _statements(function: FunctionNode) -> Iterator[ast.stmt]:
@@ -62,27 +102,74 @@ def _statements(function: FunctionNode) -> Iterator[ast.stmt]:
     return (node for node in ast.walk(function) if isinstance(node, ast.stmt) if node != function)
 
 
-def _holds(node: ast.stmt, line: int) -> bool:
+def _holds(node: ast.stmt | ast.excepthandler, line: int) -> bool:
     return node.lineno <= line <= (node.end_lineno or 0)
 
 
+def _in_handler(node: ast.Try, line: int) -> bool:
+    return any(_holds(handler, line) for handler in node.handlers)
+
+
+def _parameters(node: ast.AST) -> set[str]:
+    return {part.arg for part in ast.walk(node) if isinstance(part, ast.arg)}
+
+
+def _is_helper(node: ast.stmt) -> bool:
+    """Whether a statement of a test's file is something that tests use, and no test."""
+    if isinstance(node, _DEFINITION):
+        return not node.name.lower().startswith("test") and not node.decorator_list
+    return isinstance(node, ast.Assign | ast.AnnAssign)
+
+
+def _text(source: bytes, nodes: Iterable[ast.stmt]) -> list[str]:
+    return [line for node in nodes for line in _lines(source, node)]
+
+
 def _lines(source: bytes, node: ast.stmt) -> list[str]:
-    found = source.splitlines()[node.lineno - 1 : node.end_lineno]
-    return textwrap.dedent(b"\n".join(found).decode("utf-8")).split("\n")
+    """The lines of a statement, moved to the left; those of a long string stay as they are."""
+    first = min([node.lineno, *(part.lineno for part in getattr(node, "decorator_list", ()))])
+    found = source.decode("utf-8").split("\n")[first - 1 : node.end_lineno]
+    fixed: set[int] = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Constant | ast.JoinedStr) and part.end_lineno:
+            fixed.update(range(part.lineno + 1, part.end_lineno + 1))
+    margin = " " * node.col_offset
+    lines = [
+        line if number in fixed else line.removeprefix(margin)
+        for number, line in enumerate(found, first)
+    ]
+    return [line.rstrip("\r") for line in lines]
 
 
 def _read(node: ast.AST) -> set[str]:
-    names = (part for part in ast.walk(node) if isinstance(part, ast.Name))
-    return {name.id for name in names if isinstance(name.ctx, ast.Load)}
+    """Names that code takes from around it."""
+    names = [part for part in ast.walk(node) if isinstance(part, ast.Name)]
+    read = {name.id for name in names if isinstance(name.ctx, ast.Load)}
+    if not isinstance(node, _DEFINITION):
+        return read
+    own = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    return read - own - _parameters(node)
+
+
+@lru_cache(maxsize=4)
+def _known(source: bytes) -> frozenset[str]:
+    """Names that a file's statements set, import or define, and those of Python itself."""
+    tree = parse(source)
+    found = {"self", *dir(builtins)}
+    for node in tree.body if tree else ():
+        found |= _written(node)
+    return frozenset(found)
 
 
 def _written(node: ast.stmt) -> set[str]:
     """Names that a statement sets, or changes by calling a method of theirs."""
+    if isinstance(node, _DEFINITION):
+        return {node.name}
     found: set[str] = set()
     for part in ast.walk(node):
         if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
             found.add(part.id)
-        elif isinstance(part, FunctionNode | ast.ClassDef):
+        elif isinstance(part, _DEFINITION | ast.ExceptHandler) and part.name:
             found.add(part.name)
         elif isinstance(part, ast.alias):
             found.add((part.asname or part.name).partition(".")[0])

@@ -120,6 +120,14 @@ def read_suite(name_or_file: str | Path) -> tuple[dict[str, PackageSpec], list[T
     return packages, tasks
 
 
+def suite_of(name_or_file: str | Path, kept: Collection[str]) -> str:
+    """The content of a suite's file with some of its tasks only, by their ids."""
+    packages, tasks = read_suite(name_or_file)
+    specs = [spec for spec in tasks if spec.task_id in kept]
+    used = {spec.package for spec in specs}
+    return suite_text([packages[name] for name in packages if name in used], specs)
+
+
 def task_spec(
     package: str, tests: Collection[str], candidate: Candidate, split: str, seed: int
 ) -> TaskSpec:
@@ -201,6 +209,7 @@ class TaskMaker:
         return {file: (folder / file).read_bytes() for file in self.spec.tests}
 
     def task(self, spec: TaskSpec) -> SweTask:
+        """A task from its spec."""
         package, mutation = self.spec.package, spec.mutation
         content = (source(package) / mutation.path).read_bytes()
         mutated = mutation.apply(content)

@@ -22,7 +22,8 @@ PYTHON = Path(sys.executable)
 
 
 def command(folder: Path, out: Path, *more: str) -> list[str]:
-    return ["--package", str(folder), "--out", str(out), "--python", str(PYTHON), *more]
+    made = ["--package", str(folder), "--out", str(out), "--python", str(PYTHON)]
+    return [*made, "--engine", "none", *more]
 
 
 @pytest.fixture(scope="module")

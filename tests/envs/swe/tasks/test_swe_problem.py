@@ -98,3 +98,79 @@ def test_an_exception_is_in_the_title() -> None:
     about = subject(SOURCE, "library/shelf.py", "Shelf.add")
     text = issue(about, read_failure(TEST, message), TESTS, np.random.default_rng(0))
     assert "Full" in text.splitlines()[0] and "no room" in text
+
+
+CHAIN = """tests/test_shelf.py:8: in test_add
+    unrelated = other()
+library/shelf.py:3: in other
+    return table[1]
+E   KeyError: 1
+
+During handling of the above exception, another exception occurred:
+tests/test_shelf.py:11: in test_add
+    assert (shelf.add(title) ==
+        title      = 'Emma'
+library/shelf.py:5: in add
+    raise Full("no room")
+E   library.Full: no room
+"""
+HELPER = """tests/test_shelf.py:11: in test_add
+    same(shelf.add(title), "yes")
+        title      = 'Emma'
+tests/helpers.py:5: in same
+    assert got == wanted
+E   AssertionError
+        got        = 'no'
+        wanted     = 'yes'
+"""
+
+
+def test_of_a_chain_of_errors_it_is_the_last_that_is_told() -> None:
+    failure = read_failure(TEST, CHAIN)
+    assert (failure.line, failure.said) == (11, ("library.Full: no room",))
+    assert failure.values == {"title": "'Emma'"}
+
+
+def test_where_a_helper_compares_its_values_are_told() -> None:
+    failure = read_failure(TEST, HELPER)
+    assert failure.said == ("AssertionError", "got = 'no'", "wanted = 'yes'")
+
+
+HELPED = b'''
+import pytest
+from library import Shelf
+
+BOOKS = ["Emma", "Dune"]
+
+
+def filled(shelf):
+    for title in BOOKS:
+        shelf.add(title)
+    return shelf
+
+
+def test_filled(width, given):
+    if width:
+        shelf = Shelf(width)
+    else:
+        shelf = Shelf(1)
+    text = """
+  two
+"""
+    full = filled(shelf)
+    try:
+        full.add(given)
+    except ValueError as error:
+        assert str(error) == text
+'''
+
+
+def test_a_snippet_has_helpers_and_what_was_caught() -> None:
+    code = snippet(HELPED, "tests/test_filled.py::test_filled", 26, {"width": "3"})
+    assert code is not None
+    text = "\n".join((*code.setup, code.statement))
+    before, statement = text.split("try:\n")
+    assert statement.splitlines()[0] == "    full.add(given)" and "assert str(error)" in statement
+    assert before.startswith('width = 3\nBOOKS = ["Emma", "Dune"]\ndef filled(shelf):\n    for')
+    assert 'text = """\n  two\n"""' in before and "if width:\n    shelf = Shelf(width)" in before
+    assert code.unknown == {"given"}
