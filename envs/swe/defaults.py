@@ -27,7 +27,7 @@ _SMALL: Mapping[str, Any] = {"repos": "inflection", "max_turns": 8, "max_observa
 TINY: Mapping[str, Any] = MappingProxyType(
     {
         "env_args": dict(_SMALL),
-        "warmstart_episodes": 12,
+        "warmstart_episodes": 8,
         "warmstart_steps": 60,
         "warmstart_batch": 4,
         "warmstart_noise": 0.0,
