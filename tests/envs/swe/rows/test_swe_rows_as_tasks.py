@@ -15,7 +15,7 @@ from aem_gym.envs.swe.tasks.specs import RECIPES, find_recipe
 from aem_gym.envs.swe.tasks.swebench import buildable, make_task, test_files
 from aem_gym.envs.swe.validate import from_rows, main
 from aem_gym.errors import ConfigError, MissingDependencyError
-from tests.envs.swe.swebench.swe_rows import record, write_mirror, write_rows
+from tests.envs.swe.rows.swe_rows import record, write_mirror, write_rows
 
 EXTRA = 'pip install "aem-gym[swebench]"'
 files_of = test_files

@@ -11,9 +11,9 @@ import pytest
 
 from aem_gym.envs.swe.tasks.mirrors import checkout, find_mirror, lacking
 from aem_gym.errors import ConfigError
+from tests.envs.swe.rows.swe_rows import write_mirror
 from tests.envs.swe.swe_bench import BROKEN
 from tests.envs.swe.swe_own import git
-from tests.envs.swe.swebench.swe_rows import write_mirror
 
 LAYOUTS = [
     "pallets__flask.git",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aem_gym.envs.swe.tasks import records
 from aem_gym.envs.swe.tasks.rows import Row, RowError, read_row, read_rows
 from aem_gym.errors import ConfigError
-from tests.envs.swe.swebench.swe_rows import record, write_rows
+from tests.envs.swe.rows.swe_rows import record, write_rows
 
 WRONG: dict[str, dict[str, Any]] = {
     "instance_id": {
