@@ -30,7 +30,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     image = pool.engine.image(task.image)
     figures: dict[str, Any] = {"benchmark": "swe", "engine": pool.engine.name}
     figures |= commands.measure(pool, task, arguments.commands)
-    figures |= resets.measure(pool, task, arguments.suite, arguments.resets)
+    figures |= resets.measure(pool, task, arguments.suite, arguments.engine, arguments.resets)
     if arguments.quick:
         return figures
     figures |= many.measure(pool, task, arguments.open)

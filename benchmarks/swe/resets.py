@@ -12,11 +12,11 @@ from aem_gym.envs.swe.tasks.base import SweTask
 from benchmarks.swe.commands import times
 
 
-def measure(pool: SandboxPool, task: SweTask, suite: str, number: int) -> dict[str, float]:
+def measure(
+    pool: SandboxPool, task: SweTask, suite: str, engine: str, number: int
+) -> dict[str, float]:
     """Milliseconds with the pool told of the task beforehand, and without."""
-    env: Any = gym.make(
-        "aem_gym:aem_gym/SWE-v0", tasks=suite, split=task.split, engine=pool.engine.name
-    )
+    env: Any = gym.make("aem_gym:aem_gym/SWE-v0", tasks=suite, split=task.split, engine=engine)
     options = {"task_id": task.task_id}
     told: list[float] = []
     cold: list[float] = []
