@@ -55,3 +55,15 @@ def episode(bench: Bench, opened: Open) -> Episode:
     """The agent's sandbox, with the task laid out in it."""
     sandbox = opened()
     return Episode(sandbox, prepare(sandbox, bench.task))
+
+
+@pytest.fixture(scope="module")
+def lasting(bench: Bench) -> Iterator[Episode]:
+    """One episode for all tests of a module: it has to be well after all of them."""
+    sandbox = bench.open()
+    try:
+        episode = Episode(sandbox, prepare(sandbox, bench.task))
+        yield episode
+        episode.is_well()
+    finally:
+        sandbox.close()

@@ -111,11 +111,15 @@ class Episode:
             found.remove("bash")
         return found
 
+    def answers(self) -> None:
+        """The next command finds the shell in order and nothing else."""
+        assert self.run("echo alive") == "alive\n"
+        assert self.processes() == []
+
     def is_well(self) -> None:
         """The episode can go on and be graded, whatever was done."""
-        assert self.run("echo alive") == "alive\n"
+        self.answers()
         assert self.sandbox.execute(["/bin/echo", "alive"], 20).output == "alive\n"
-        assert self.processes() == []
         self.run(f"cd {WORKDIR}; {FIX}")
         assert "+    return a + b" in self.take()
         assert self.processes() == []
