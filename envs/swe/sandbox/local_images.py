@@ -32,7 +32,7 @@ from aem_gym.envs.swe.sandbox.local_walls import (
 )
 from aem_gym.envs.swe.sandbox.runs import is_left_over, new_run
 
-_LAYOUT = "1"
+_LAYOUT = "2"
 """Counts up when images have to be laid out differently from before."""
 _ABOUT = "image.json"
 _PART = ".part-"
@@ -204,16 +204,17 @@ def _install(plan: ImagePlan, python: Python, engine: str, den: Path) -> None:
 
 
 def _mentions(den: Path) -> Iterator[str]:
-    """Text files that name the folder in which they were made; what is compiled from them goes."""
+    """Text files that name the folder in which they were made.
+
+    What is compiled does, too, and need not be changed: Python looks where it lies now.
+    """
     word = str(den).encode()
     for place in (WORKDIR, VENV):
         for path in inside(den, place).rglob("*"):
-            if path.is_symlink() or not path.is_file():
+            if path.is_symlink() or not path.is_file() or path.suffix == ".pyc":
                 continue
             content = path.read_bytes()
-            if word in content and path.suffix == ".pyc":
-                path.unlink()
-            elif word in content and b"\0" not in content:
+            if word in content and b"\0" not in content:
                 yield str(path.relative_to(den))
 
 
