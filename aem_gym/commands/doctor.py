@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import platform
@@ -31,7 +30,7 @@ _EXTRAS = {
 
 @click.command()
 def doctor() -> None:
-    """Check this machine: packages, GPU, cache folder, Docker."""
+    """Check this machine: packages, GPU, cache, container engines."""
     for fine, name, found in findings():
         line = f"{'ok' if fine else '--':<3} {name:<14} {found}"
         if sys.stdout.isatty():
@@ -49,7 +48,7 @@ def findings() -> Iterator[Finding]:
         yield _extra(extra, packages)
     yield _torch()
     yield _cache()
-    yield _docker()
+    yield from _sandboxes()
 
 
 def _version(package: str, mend: str) -> Finding:
@@ -93,21 +92,10 @@ def _cache() -> Finding:
         return False, "cache", f"{folder}: {reason}. Set AEM_GYM_CACHE to a writable folder"
 
 
-def _root(error: BaseException) -> str:
-    """The first cause of an error: what the libraries above it wrap is repeated by all of them."""
-    while (below := error.__cause__ or error.__context__) is not None:
-        error = below
-    return str(error).split("\n")[0][:100]
-
-
-def _docker() -> Finding:
-    client: Any = None
+def _sandboxes() -> Iterator[Finding]:
+    """What environments with sandboxes need; asked of them by name: the core knows none."""
     try:
-        docker: Any = importlib.import_module("docker")
-        client = docker.from_env(timeout=3)
-        return True, "docker", f"engine {client.version().get('Version', 'unknown')}"
-    except Exception as error:  # the SDK lets errors of several libraries through
-        return False, "docker", f"no engine ({_root(error)}): needed for SWE sandboxes only"
-    finally:
-        with contextlib.suppress(Exception):
-            client.close()
+        report: Any = importlib.import_module("aem_gym.envs.swe.images.report")
+        yield from report.findings()
+    except Exception as error:  # the engine's SDK lets errors of several libraries through
+        yield False, "sandboxes", f"cannot be looked at: {error}"

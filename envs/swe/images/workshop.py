@@ -13,7 +13,7 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from aem_gym.envs.swe.images.host import FOLDER, HostSettings, host_settings
 from aem_gym.envs.swe.images.labels import IMAGE, NAME, PARENT, RECIPE, recipe
@@ -85,6 +85,7 @@ class Workshop:
         remove_left_over(self._client)
         api = self._client.api
         network = os.environ.get(_NETWORK) or None
+        told: Any = ulimits("podman")  # which has to be told; Docker takes them as well
         with explained(f"start a build from {self._image}"):
             found = self._client.images.get(self._image).attrs
             self._parent = str(found["Id"])
@@ -100,13 +101,14 @@ class Workshop:
                     init=True,
                     auto_remove=True,
                     network_mode=network,
-                    ulimits=ulimits("podman"),  # which has to be told; Docker takes them as well
+                    ulimits=told,
                 ),
             )
         self._id = made["Id"]
         try:
             with explained(f"start a build from {self._image}"):
                 api.start(self._id)
+            self._look()
             self.put_files(FOLDER, self._host.files)
         except BaseException:
             self.__exit__(None, None, None)
@@ -120,6 +122,16 @@ class Workshop:
         trace: TracebackType | None,
     ) -> None:
         remove(self._client, self._id)
+
+    def _look(self) -> None:
+        """Does it stay, and take commands?"""
+        try:
+            self.run("true", "the first command")
+        except SandboxError as error:
+            raise SandboxError(
+                f"{self._image}: expected an image with a shell and `sleep`, got one whose "
+                f"container ended at once or ran nothing ({error})"
+            ) from error
 
     def put(self, folder: str, archive: IO[bytes]) -> None:
         """Unpack a tar archive in a folder, which is made if it is not there."""
