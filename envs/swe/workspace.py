@@ -176,13 +176,25 @@ def archive(files: Mapping[str, bytes], *, owner: int = 0) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
         for path, content in sorted(files.items()):
-            if not is_inside(path):
-                raise ValueError(f"expected a path in the repository, got {path!r}")
+            check_inside(path)
             entry = tarfile.TarInfo(path)
             entry.size, entry.uid, entry.gid = len(content), owner, owner
             entry.mode, entry.mtime = 0o644, 946_684_800
             tar.addfile(entry, io.BytesIO(content))
     return stream.getvalue()
+
+
+def below(folder: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The same files in a folder. Raises ValueError: a path that is absolute or leads upwards."""
+    for path in files:
+        check_inside(path)
+    return {f"{folder}/{path}": content for path, content in files.items()}
+
+
+def check_inside(path: str) -> None:
+    """Raises ValueError: a path that is absolute or leads upwards, or into `.git`."""
+    if not is_inside(path):
+        raise ValueError(f"expected a path in the repository, got {path!r}")
 
 
 def is_inside(path: str) -> bool:
@@ -194,8 +206,7 @@ def is_inside(path: str) -> bool:
 def _files(task: SweTask) -> bytes:
     """Of an overlay, an archive of: `tree/`, what is laid over; `removed`, what is taken away."""
     removed = b"".join(path.encode() + b"\0" for path in task.removed if is_inside(path))
-    overlay = {f"tree/{path}": content for path, content in task.overlay.items()}
-    return archive({"removed": removed, **overlay})
+    return archive({"removed": removed, **below("tree", task.overlay)})
 
 
 def end_of(ran: Ran) -> str:

@@ -41,6 +41,7 @@ from aem_gym.envs.swe.workspace import (
     SECONDS,
     Workspace,
     archive,
+    below,
     end_of,
     prepare,
     stage,
@@ -192,7 +193,7 @@ def _put_back(sandbox: Sandbox, workspace: Workspace, ignored: tuple[Change, ...
 
 def _lay(sandbox: Sandbox, task: SweTask, files: Mapping[str, bytes], paths: Sequence[str]) -> None:
     """Put the hidden tests in their place, out of the agent's reach."""
-    content = {f"tree/{path}": data for path, data in files.items()}
+    content = below("tree", files)
     content["test.patch"] = task.test_patch.encode("utf-8", "surrogateescape")
     argv = ["/bin/sh", "-c", _LAY, "sh", *paths]
     ran = sandbox.execute(argv, SECONDS, stdin=archive(content))

@@ -49,7 +49,8 @@ def in_module(code: str) -> str:
 
 
 def in_file(path: str, code: str) -> str:
-    return f"mkdir -p \"$(dirname '{path}')\"; cat > '{path}' <<'END'\n{textwrap.dedent(code)}\nEND\n"
+    text = f"<<'END'\n{textwrap.dedent(code)}\nEND\n"
+    return f"mkdir -p \"$(dirname '{path}')\"; cat > '{path}' {text}"
 
 
 BY_FILES = {

@@ -1,8 +1,6 @@
-"""Attacks on who runs what: programs that outlive a command, and shells that are not what they seem."""
+"""Attacks on who runs what: programs that outlive a command, shells that are not what they seem."""
 
 from __future__ import annotations
-
-import time
 
 import pytest
 

@@ -57,7 +57,8 @@ KERNEL = {
     "chroot": "chroot / true",
     "device": "mknod /tmp/disk b 254 0 || mknod /tmp/mem c 1 1",
     "su": "echo | su -c true",
-    "another user": "python -c 'import os; os.setuid(0)' || python -c 'import os; os.setgroups([])'",
+    "another user": "python -c 'import os; os.setuid(0)' ||"
+    " python -c 'import os; os.setgroups([])'",
     "setuid": "cp /bin/true /tmp/s && chmod u+s /tmp/s && chown root /tmp/s",
     "setuid of a shell": "cp /bin/bash /tmp/b; chmod 6755 /tmp/b; /tmp/b -pc '[ $EUID != 1000 ]'",
     "memory of root": "cat /proc/1/mem || cat /proc/1/maps || head -c1 /proc/kcore /dev/mem",
