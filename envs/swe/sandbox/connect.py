@@ -124,6 +124,10 @@ _MENDS = (
         "python -m aem_gym.envs.swe.images prune removes the images of aem_gym",
     ),
     (
+        ("container-init binary",),
+        "podman needs a first process for containers: sudo apt-get install catatonit",
+    ),
+    (
         ("permission denied",),
         "Your user has no permission to use the engine: sudo usermod -aG docker $USER, then log "
         "in again",
