@@ -222,15 +222,22 @@ def _clearest(before: Baseline, outcome: Outcome, failing: frozenset[str]) -> Fa
         for failure in found
     }
 
+    names = [function_of(test)[1].rpartition(".")[2] for test in failing]
+    texts = {t: "\n".join((*c.setup, c.statement)) for t, c in codes.items() if c}
+    # Code that names a hidden test is not shown.
+    texts = {t: text for t, text in texts.items() if not any(name in text for name in names)}
+
     def obscurity(failure: Failure) -> tuple[bool, bool, int, int]:
-        code = codes[failure.test]
-        if code is None or not failure.said:
-            return True, True, 0, 0
-        of_a_helper = code.statement.startswith("raise")
-        length = sum(map(len, (*failure.said, *code.setup, code.statement)))
+        code, text = codes[failure.test], texts.get(failure.test)
+        if code is None or text is None or not failure.said:
+            return text is None, True, 0, 0
+        of_a_helper = code.statement.startswith(("raise", "self._"))
+        length = sum(map(len, (*failure.said, text)))
         return False, of_a_helper, len(code.unknown), length
 
     best = min(found, key=obscurity)
+    if best.test not in texts:
+        return replace(best, line=0, values={})
     code = codes[best.test]
     used = {line.partition(" = ")[0] for line in code.setup} if code else set()
     return replace(best, values={name: best.values[name] for name in used & best.values.keys()})

@@ -50,7 +50,8 @@ def snippet(source: bytes, test: str, line: int, values: Mapping[str, str]) -> S
     caught = [node for node in around if isinstance(node, ast.Try)]
     shown = caught[-1] if caught and _in_handler(caught[-1], line) else around[-1]
     before = list(_before(function, shown))
-    helpers = [node for node in tree.body if _is_helper(node)]
+    local = {name for node in before for name in _stored(node)}
+    helpers = [node for node in tree.body if _is_helper(node) and not _written(node) & local]
     setup, needed = _setup(shown, [*helpers, *before])
     if len(_text(source, setup)) > _MOST_LINES:
         setup, needed = _setup(shown, before)
@@ -161,14 +162,21 @@ def _known(source: bytes) -> frozenset[str]:
     return frozenset(found)
 
 
+def _stored(node: ast.AST) -> set[str]:
+    """Names that code sets."""
+    names = (part for part in ast.walk(node) if isinstance(part, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
+
+
 def _written(node: ast.stmt) -> set[str]:
-    """Names that a statement sets, or changes by calling a method of theirs."""
+    """Names that a statement sets, or changes: an item, an attribute, by a method of theirs."""
     if isinstance(node, _DEFINITION):
         return {node.name}
-    found: set[str] = set()
+    found = _stored(node)
     for part in ast.walk(node):
-        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
-            found.add(part.id)
+        if isinstance(part, ast.Subscript | ast.Attribute) and not isinstance(part.ctx, ast.Load):
+            if isinstance(part.value, ast.Name):
+                found.add(part.value.id)
         elif isinstance(part, _DEFINITION | ast.ExceptHandler) and part.name:
             found.add(part.name)
         elif isinstance(part, ast.alias):
