@@ -133,6 +133,21 @@ def test_rows_are_dealt_out_to_splits(tmp_path: Path) -> None:
         source.task("pallets__flask-33")
 
 
+def test_with_mirrors_only_rows_count_that_can_be_built(tmp_path: Path) -> None:
+    file = rows(tmp_path, 3)
+    other = json.loads(file.read_text().splitlines()[0])
+    other |= {"instance_id": "django__django-1", "repo": "django/django"}
+    file.write_text(f"{file.read_text()}\n{json.dumps(other)}")
+    with pytest.raises(ConfigError, match="Leave mirrors out"):
+        open_source(str(file), str(tmp_path / "none"))
+    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "pallets__flask.git"], check=True)
+    assert {e.repo for e in open_source(str(file)).entries.values()} == {
+        *("django/django", "pallets/flask")
+    }
+    built = open_source(str(file), str(tmp_path))
+    assert {e.repo for e in built.entries.values()} == {"pallets/flask"}
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     {
