@@ -130,7 +130,7 @@ def _suite(name: str) -> TaskSource:
 
 def _rows(name: str, path: Path, mirrors: Path | None) -> TaskSource:
     from aem_gym.envs.swe.tasks.rows import read_rows
-    from aem_gym.envs.swe.tasks.swebench import make_task
+    from aem_gym.envs.swe.tasks.swebench import buildable, make_task
 
     found = read_rows(path if path.exists() else name)
     for message in found.malformed:
@@ -140,36 +140,17 @@ def _rows(name: str, path: Path, mirrors: Path | None) -> TaskSource:
             f"tasks: expected rows of SWE-bench with hidden tests in {name}, got none "
             f"({len(found.incomplete)} without tests, {len(found.malformed)} malformed)"
         )
-    built = _buildable({row.repo for row in found.rows}, mirrors)
-    rows = [row for row in found.rows if row.repo in built]
+    rows, left = (found.rows, {}) if mirrors is None else buildable(found.rows, mirrors)
     if not rows:
+        why = ", ".join(sorted(set(left.values())))
         raise ConfigError(
-            f"tasks: expected rows that can be built from mirrors in {mirrors}, got none in {name}. "
-            "Leave mirrors out to pull SWE-bench's images"
+            f"tasks: expected rows of {name} that can be built from mirrors in {mirrors}, got none "
+            f"({why}). Leave mirrors out to pull SWE-bench's images"
         )
-    if len(rows) < len(found.rows):
-        left = len(found.rows) - len(rows)
-        logger.info("%d rows of %s are left out: no mirror, or not known how to build", left, name)
+    if left:
+        logger.info("%d rows of %s are left out: they cannot be built", len(left), name)
     entries = [Entry(r.instance_id, r.repo, "", partial(make_task, r, mirrors)) for r in rows]
     return _source(name, entries, repr(found.rows))
-
-
-def _buildable(repos: set[str], mirrors: Path | None) -> set[str]:
-    """The repositories whose images can be had."""
-    from aem_gym.envs.swe.tasks.mirrors import find_mirror
-    from aem_gym.envs.swe.tasks.specs import RECIPES
-
-    if mirrors is None:
-        return repos
-    built = set()
-    for repo in repos & RECIPES.keys():
-        try:
-            find_mirror(mirrors, repo)
-        except ConfigError as error:
-            logger.debug("%s", error)
-        else:
-            built.add(repo)
-    return built
 
 
 def _own(path: Path) -> TaskSource:

@@ -19,6 +19,7 @@ from aem_gym.envs.swe.sources import open_source
 from aem_gym.errors import ConfigError, NoExpertError, UnknownNameError
 from aem_gym.rollout.pool import EnvPool, EnvSpec
 from aem_gym.testing import check_text_env
+from tests.envs.swe.rows.swe_rows import record, write_mirror, write_rows
 from tests.envs.swe.swe_own import write_tasks
 
 FIX = "str_replace calc.py\n<old>a - b</old>\n<new>a + b</new>"
@@ -134,18 +135,14 @@ def test_rows_are_dealt_out_to_splits(tmp_path: Path) -> None:
 
 
 def test_with_mirrors_only_rows_count_that_can_be_built(tmp_path: Path) -> None:
-    file = rows(tmp_path, 3)
-    other = json.loads(file.read_text().splitlines()[0])
-    other |= {"instance_id": "django__django-1", "repo": "django/django"}
-    file.write_text(f"{file.read_text()}\n{json.dumps(other)}")
+    commit = write_mirror(tmp_path / "mirrors" / "pallets__flask.git")
+    others = {"instance_id": "django__django-1", "repo": "django/django"}
+    file = write_rows(tmp_path / "rows.jsonl", record(commit), record(**others))
+    assert set(open_source(str(file)).entries) == {"pallets__flask-1", "django__django-1"}
+    assert set(open_source(str(file), str(tmp_path / "mirrors")).entries) == {"pallets__flask-1"}
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="Leave mirrors out"):
-        open_source(str(file), str(tmp_path / "none"))
-    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "pallets__flask.git"], check=True)
-    assert {e.repo for e in open_source(str(file)).entries.values()} == {
-        *("django/django", "pallets/flask")
-    }
-    built = open_source(str(file), str(tmp_path))
-    assert {e.repo for e in built.entries.values()} == {"pallets/flask"}
+        open_source(str(file), str(tmp_path / "empty"))
 
 
 @pytest.mark.parametrize(
