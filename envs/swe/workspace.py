@@ -36,6 +36,11 @@ umask 022
 cd {WORKDIR}
 """
 
+_STAMP = "2000-01-01T00:00:00Z"
+"""The date of the first commit and of all files: the same, whenever they are laid out."""
+_LATER = "2000-01-02T00:00:00Z"
+"""The date of what git keeps: were it not later, git would not trust it."""
+
 # A repository without `.git` gets its first commit here; one with more than that commit is made
 # anew from its files, so that neither the past nor the future can be looked up.
 _PREPARE = f"""
@@ -49,10 +54,11 @@ xargs -0 -r rm -rf -- < {STORE}/in/removed
 cp -r --no-preserve=mode {STORE}/in/tree/. . && (cd {STORE}/in/tree && find . -print0) \\
     | xargs -0 -r chown -h {AGENT}:{AGENT} --
 rm -rf {STORE}/in
+find . -path ./.git -prune -o -print0 | xargs -0 -r touch -h -d {_STAMP} --
 commits() {{ git --git-dir=.git -c safe.directory='*' rev-list --all --reflog --count; }}
 if [ -e .git ] && [ "$(commits)" != 1 ]; then rm -rf .git; fi
 {_GIT}
-stamp="2000-01-01T00:00:00Z"
+stamp={_STAMP}
 export GIT_AUTHOR_NAME=base GIT_AUTHOR_EMAIL=base@localhost GIT_AUTHOR_DATE="$stamp"
 export GIT_COMMITTER_NAME=base GIT_COMMITTER_EMAIL=base@localhost GIT_COMMITTER_DATE="$stamp"
 git init -q -b main --template=
@@ -75,6 +81,8 @@ if [ ! -e .git ]; then
         > .git/config
     chown -R {AGENT}:{AGENT} .git
 fi
+find .git -print0 | xargs -0 -r touch -h -d {_LATER} --
+touch -d {_STAMP} .
 cp -p $GIT_DIR/index {STORE}/index
 touch {STORE}/stamp
 printf 'tree %s\\n' "$tree"

@@ -26,6 +26,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_RETRIES": "0",
     "PAGER": "cat",
     "TERM": "dumb",
     "NO_COLOR": "1",
