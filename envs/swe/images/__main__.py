@@ -88,7 +88,7 @@ def prune(engine: str, keep_bases: bool) -> None:
         gone, stay = remove_all(client, keep_bases=keep_bases)
         click.echo(f"removed {len(gone)} images, {_mb(sum(image.own for image in gone))}")
         for image in stay:
-            click.echo(f"in use, kept: {' '.join(image.names) or image.id}")
+            click.echo(f"in use, kept: {image.name or image.id}")
 
     _with_engine(engine, clear)
 
@@ -106,7 +106,7 @@ def _with_engine(name: str, action: Callable[[docker.DockerClient], Any]) -> Non
 
 def _table(images: list[Held]) -> None:
     for image in images:
-        name = " ".join(image.names) or f"{image.id[7:19]} (nameless)"
+        name = image.name or f"{image.id[7:19]} (nameless)"
         note = "" if image.current else ", out of date"
         click.echo(f"{name:<56} {_mb(image.own):>8}  {image.kind}: {image.way}{note}")
     click.echo(f"{len(images)} images, {_mb(sum(image.own for image in images))}")

@@ -21,8 +21,8 @@ class Held:
     """An image of ours."""
 
     id: str
-    names: tuple[str, ...]
-    """Empty: a newer one has taken its name."""
+    name: str
+    """The one it was made under; empty: a newer one has taken it."""
     kind: str
     way: str
     """Where its Python came from."""
@@ -46,14 +46,14 @@ def held(client: docker.DockerClient) -> list[Held]:
     images = []
     for image in found:
         told = image["Labels"] or {}
-        names = tuple(name for name in image["RepoTags"] or () if name != "<none>:<none>")
+        names = [name for name in image["RepoTags"] or () if name != "<none>:<none>"]
         if names and told[NAME] not in names:
             continue  # somebody's own, built on one of ours
         size, kind = int(image["Size"]), told.get(IMAGE, "")
         images.append(
             Held(
                 id=image["Id"],
-                names=tuple(sorted(names)),
+                name=told[NAME] if names else "",
                 kind=kind,
                 way=told.get(WAY, ""),
                 current=kind == "root" or told.get(RECIPE) == recipe(),
@@ -61,7 +61,7 @@ def held(client: docker.DockerClient) -> list[Held]:
                 own=size - sizes.get(told.get(PARENT), 0),
             )
         )
-    return sorted(images, key=lambda image: (-_rank(image), image.names, image.id))
+    return sorted(images, key=lambda image: (-_rank(image), image.name, image.id))
 
 
 def remove_all(client: docker.DockerClient, *, keep_bases: bool) -> tuple[list[Held], list[Held]]:
@@ -73,11 +73,11 @@ def remove_all(client: docker.DockerClient, *, keep_bases: bool) -> tuple[list[H
     gone: list[Held] = []
     stay: list[Held] = []
     for image in reversed(held(client)):
-        if keep_bases and image.kind in ("base", "root") and image.names and image.current:
+        if keep_bases and image.kind in ("base", "root") and image.name and image.current:
             continue
-        # By name first: an id with two names is not removed.
-        removed = [forget(client, name) for name in image.names or (image.id,)]
-        (gone if all(removed) else stay).append(image)
+        # By name: what somebody has given a name of his own stays under that.
+        removed = forget(client, image.name or image.id)
+        (gone if removed else stay).append(image)
     return gone, stay
 
 

@@ -48,7 +48,10 @@ _ENVIRONMENT = {
 }
 _MENDS = (
     (
-        ("resolve", "name resolution", "newconnectionerror", "network is unreachable", "timed out"),
+        (
+            *("resolve", "name resolution", "newconnectionerror", "network is unreachable"),
+            *("timed out", "from versions: none"),
+        ),
         "Is there network? Containers of the engine need it while an image is built. If they have "
         f"none but this machine has: {_NETWORK}=host",
     ),
