@@ -28,7 +28,7 @@ TINY: Mapping[str, Any] = MappingProxyType(
     {
         "env_args": dict(_SMALL),
         "warmstart_episodes": 8,
-        "warmstart_steps": 130,
+        "warmstart_steps": 300,
         "warmstart_batch": 4,
         "warmstart_noise": 0.0,
         "max_length": 4096,
@@ -45,18 +45,17 @@ shown, not to program."""
 
 SMOLLM2: Mapping[str, Any] = MappingProxyType(
     {
-        "env_args": {**_SMALL, "max_turns": 5},
-        "recipe": "compact",
+        "env_args": dict(_SMALL),
         "warmstart": "expert",
         "warmstart_episodes": 8,
-        "warmstart_steps": 40,
+        "warmstart_steps": 8,
         "warmstart_batch": 1,
         "warmstart_noise": 0.0,
-        "max_length": 2048,
-        "max_new_tokens": 100,
+        "max_length": 4096,
+        "max_new_tokens": 120,
         "steps": 1,
         "groups": 1,
-        "group_size": 4,
+        "group_size": 2,
         "eval_every": 0,
         "micro_batch": 1,
     }
