@@ -46,7 +46,7 @@ class SandboxPool:
 
     def expect(self, task: SweTask, limits: Limits | None = None) -> None:
         """Make a sandbox ready for a task in the background. Returns at once; raises nothing."""
-        key = _key(task, limits)
+        key, old = _key(task, limits), None
         with self._lock, contextlib.suppress(RuntimeError):  # closed
             self._waiting.append((key, self._threads.submit(self.make, task, limits)))
             old = self._waiting.popleft() if len(self._waiting) > self._size else None

@@ -130,7 +130,9 @@ class ContainerEngine:
 
     def close(self) -> None:
         """Remove all sandboxes of this run. May be called twice; raises nothing."""
-        for container in sorted(self._open):
+        with self._lock:
+            containers = sorted(self._open)
+        for container in containers:
             self._remove(container)
         with contextlib.suppress(SandboxError):
             if self._reaper:

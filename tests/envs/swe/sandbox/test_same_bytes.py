@@ -1,4 +1,4 @@
-"""Same actions, same bytes: what a fresh sandbox shows does not depend on when and where it runs."""
+"""Same actions, same bytes: what a fresh sandbox shows does not depend on when it runs."""
 
 from __future__ import annotations
 
