@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import getpass
 import logging
 import os
 import secrets
@@ -63,7 +62,7 @@ class LocalEngine:
     def __init__(self, name: str) -> None:
         self.name = name
         self.run = new_run()
-        self._root = Path(tempfile.gettempdir()).resolve() / f"aem-sandboxes-{getpass.getuser()}"
+        self._root = Path(tempfile.gettempdir()).resolve() / f"aem-sandboxes-{os.getuid()}"
         self._open: dict[str, LocalSandbox] = {}
         self._lock = threading.Lock()
         self._images: dict[str, str] = {}
@@ -94,6 +93,8 @@ class LocalEngine:
         den = self._root / name
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._root.stat().st_uid != os.getuid():
+                raise SandboxError("the folder above it belongs to somebody else")
             lay_out(den)
             image.copy(den, walls)
         except (OSError, SandboxError) as error:
@@ -119,7 +120,9 @@ class LocalEngine:
 
         A program's keeper sees its parent's end within half a second.
         """
-        dens = self._root.iterdir() if self._root.is_dir() else iter(())
+        dens: list[Path] = []
+        with contextlib.suppress(OSError):
+            dens = list(self._root.iterdir())
         left = [den for den in dens if is_left_over(den.name.rpartition("-")[0])]
         for den in left:
             _remove(den)

@@ -124,6 +124,8 @@ def test_a_full_disk_costs_no_answer(episode: Episode) -> None:
 
 
 def test_places_hold_so_many_files_and_no_more(bench: Bench, opened: Open) -> None:
+    if bench.engine.name == "podman":
+        pytest.skip("podman has no such limit: files count as memory")
     sandbox = opened(Limits(inodes=2000))
     episode = Episode(sandbox, prepare(sandbox, bench.task))
     ran = episode.python(
