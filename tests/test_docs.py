@@ -88,7 +88,8 @@ def commands(page: Path) -> list[str]:
 
 
 def _lines(block: Block) -> list[str]:
-    return [line for line in block.text.splitlines() if line.strip() and not line.startswith("#")]
+    text = block.text.replace("\\\n", "")  # a command may go on in the next line
+    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def _is_command(line: str) -> bool:
