@@ -31,13 +31,15 @@ def measure(pool: SandboxPool, task: SweTask, number: int) -> dict[str, float]:
         "open_command_p50_ms": median(spent),
         "descriptors_each": (open_descriptors - descriptors) / number,
         "descriptors_left": _descriptors() - descriptors,
-        "containers_left": len(_containers()),
+        "containers_left": len(_containers(pool)),
     }
 
 
-def _containers() -> list[object]:
+def _containers(pool: SandboxPool) -> list[object]:
+    """Of this run: others may use the same engine."""
     client = find().client
-    return list(client.api.containers(all=True, filters={"label": f"{LABEL}"}))
+    run = getattr(pool.engine, "run", "")
+    return list(client.api.containers(all=True, filters={"label": f"{LABEL}={run}"}))
 
 
 def _descriptors() -> int:
