@@ -25,7 +25,9 @@ class OwnEngine:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        (self.folder / "pid").unlink(missing_ok=True)
+        # Numbers of processes that were killed; where nobody buries the dead they seem to live.
+        for stale in ("pid", "exec/containerd/containerd.pid"):
+            (self.folder / stale).unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 ["unshare", "--net", "dockerd", "--data-root", f"{self.folder}/root"]
@@ -53,6 +55,10 @@ class OwnEngine:
         for process in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+        for mount in reversed(Path("/proc/self/mounts").read_text().splitlines()):
+            place = mount.split()[1]
+            if place.startswith(f"{self.folder}/"):
+                subprocess.run(["umount", "--lazy", place], check=False)
 
     def processes(self, word: str = "") -> list[int]:
         """What runs for this engine: its helpers, and what holds containers."""

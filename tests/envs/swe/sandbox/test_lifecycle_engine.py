@@ -46,7 +46,7 @@ def own(bench: Bench) -> Iterator[tuple[OwnEngine, str]]:
 
 
 @pytest.fixture
-def engine(
+def breakable(
     own: tuple[OwnEngine, str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ContainerEngine]:
     monkeypatch.setenv("DOCKER_HOST", own[0].url)
@@ -57,9 +57,9 @@ def engine(
 
 @needs_own_engine
 def test_an_engine_that_was_killed_is_an_error_and_then_works_again(
-    own: tuple[OwnEngine, str], engine: ContainerEngine, bench: Bench
+    own: tuple[OwnEngine, str], breakable: ContainerEngine, bench: Bench
 ) -> None:
-    machine, image = own
+    (machine, image), engine = own, breakable
     sandbox = engine.start(SandboxSpec(image))
     workspace = prepare(sandbox, bench.task)
     sandbox.run(FIX, 60)
@@ -102,8 +102,9 @@ def test_trainer_and_engine_killed_together_leave_nothing(own: tuple[OwnEngine, 
 
 @needs_own_engine
 @pytest.mark.slow
-def test_100_cycles_leave_nothing(own: tuple[OwnEngine, str], engine: ContainerEngine) -> None:
+def test_100_cycles_leave_nothing(own: tuple[OwnEngine, str], breakable: ContainerEngine) -> None:
     machine, image = own
+    engine = breakable
 
     def cycle() -> None:
         sandbox = engine.start(SandboxSpec(image))
@@ -139,6 +140,7 @@ def test_a_full_disk_of_the_engine_is_told_and_leaves_nothing(
             engine.start(SandboxSpec(image))
         (folder / "root" / "full").unlink()
         sandbox = engine.start(SandboxSpec(image))
+        sandbox.run(":", 60)  # starts the shell: a new one needs a little room
         _fill(folder / "root" / "full")
         assert "hi" in sandbox.run("echo hi > /tmp/x; cat /tmp/x", 60).output
         sandbox.close()
