@@ -55,10 +55,14 @@ class OwnEngine:
         for process in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        for mount in reversed(Path("/proc/self/mounts").read_text().splitlines()):
-            place = mount.split()[1]
-            if place.startswith(f"{self.folder}/"):
-                subprocess.run(["umount", "--lazy", place], check=False)
+        wait_for(lambda: not self.processes(), 30)
+        while mounts := self._mounts():  # one for each start, and what a killed one had in use
+            for place in reversed(mounts):
+                subprocess.run(["umount", "--lazy", place], check=True)
+
+    def _mounts(self) -> list[str]:
+        places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        return [place for place in places if place.startswith(f"{self.folder}/")]
 
     def processes(self, word: str = "") -> list[int]:
         """What runs for this engine: its helpers, and what holds containers."""
@@ -95,8 +99,7 @@ def own_engine(folder: Path | None = None) -> Iterator[OwnEngine]:
     finally:
         engine.stop()
         if folder is None:
-            wait_for(lambda: not engine.processes(), 30)
-            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(work)
 
 
 def can_start_one() -> bool:
