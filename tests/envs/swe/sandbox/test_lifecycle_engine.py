@@ -172,7 +172,9 @@ def test_no_permission_is_told_with_its_mend(bench: Bench) -> None:
     )
     # What is imported later is read as root is not there any more.
     code = "import docker, aem_gym.envs.swe.sandbox.containers\n" + code
-    environment = {**os.environ, "DOCKER_HOST": "unix:///var/run/docker.sock"}
+    found = find()
+    found.client.close()
+    environment = {**os.environ, "DOCKER_HOST": found.url}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
     )
