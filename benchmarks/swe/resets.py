@@ -20,8 +20,8 @@ def measure(
     options = {"task_id": task.task_id}
     told: list[float] = []
     cold: list[float] = []
-    for number_of in range(number):
-        env.unwrapped.expect(seed=number_of, options=options)
+    for seed in range(number):
+        env.unwrapped.expect(seed=seed, options=options)
         pool.wait()
         told += times(lambda: env.reset(options=options), 1)
     for _ in range(number):

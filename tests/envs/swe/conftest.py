@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from aem_gym.envs.swe.sandbox.base import Limits, Sandbox, SandboxEngine, SandboxError
+from aem_gym.envs.swe.sandbox.base import Limits, Sandbox, SandboxEngine
 from aem_gym.envs.swe.sandbox.engines import open_engine
 from aem_gym.envs.swe.workspace import prepare
+from tests.envs.swe.swe_answering import or_skip
 from tests.envs.swe.swe_bench import Bench, Episode, calc_task, write_package
 
 Open = Callable[..., Sandbox]
@@ -18,12 +19,7 @@ Open = Callable[..., Sandbox]
 @pytest.fixture(scope="session")
 def engine() -> Iterator[SandboxEngine]:
     """Skips where no engine answers; with AEM_REQUIRE_DOCKER=1 that is a failure."""
-    try:
-        opened = open_engine("auto")
-    except SandboxError as error:
-        if os.environ.get("AEM_REQUIRE_DOCKER"):
-            raise
-        pytest.skip(f"needs a container engine: {error}")
+    opened = or_skip(lambda: open_engine("auto"))
     yield opened
     opened.close()
 
