@@ -41,12 +41,12 @@ class SandboxPool:
     def __init__(self, engine: SandboxEngine, *, size: int = 16, threads: int = 2) -> None:
         self.engine, self._size = engine, size
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[tuple[str, Limits], Future[Ready]]] = deque()
+        self._waiting: deque[tuple[tuple[SweTask, Limits], Future[Ready]]] = deque()
         self._threads = ThreadPoolExecutor(threads, "sandbox")
 
     def expect(self, task: SweTask, limits: Limits | None = None) -> None:
         """Make a sandbox ready for a task in the background. Returns at once; raises nothing."""
-        key, old = _key(task, limits), None
+        key, old = (task, limits or Limits()), None
         with self._lock, contextlib.suppress(RuntimeError):  # closed
             self._waiting.append((key, self._threads.submit(self.make, task, limits)))
             old = self._waiting.popleft() if len(self._waiting) > self._size else None
@@ -59,7 +59,7 @@ class SandboxPool:
         Raises:
             SandboxError: there is none to be had; says the mend.
         """
-        while (waiting := self._next(_key(task, limits))) is not None:
+        while (waiting := self._next((task, limits or Limits()))) is not None:
             # One that failed in the background, or died while it waited, is made again in view.
             with contextlib.suppress(SandboxError):
                 ready = waiting.result()
@@ -108,7 +108,7 @@ class SandboxPool:
             self._discard(future)
         self._threads.shutdown(wait=True)
 
-    def _next(self, key: tuple[str, Limits]) -> Future[Ready] | None:
+    def _next(self, key: tuple[SweTask, Limits]) -> Future[Ready] | None:
         with self._lock:
             for place, (other, future) in enumerate(self._waiting):
                 if other == key:
@@ -146,11 +146,6 @@ def _only_in(process: int, close: Callable[[], None]) -> Callable[[], None]:
             close()
 
     return run
-
-
-def _key(task: SweTask, limits: Limits | None) -> tuple[str, Limits]:
-    image = task.image if isinstance(task.image, str) else task.image.name
-    return f"{task.task_id} {image}", limits or Limits()
 
 
 def _close_result(future: Future[Ready]) -> None:

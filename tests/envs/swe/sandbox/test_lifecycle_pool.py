@@ -52,6 +52,15 @@ def works(ready: Ready) -> bool:
     return "def add" in ready.sandbox.run("cat calc.py; git status", 60).output
 
 
+def test_tasks_of_one_name_and_image_are_told_apart(pool: Pool, bench: Bench) -> None:
+    """Two files about one repository may use the same ids."""
+    pool.expect(replace(bench.task, overlay={"calc.py": b"of another file"}))
+    pool.wait()
+    ready = pool.take(bench.task)
+    assert works(ready)
+    pool.release(ready.sandbox)
+
+
 def test_what_was_expected_is_taken_and_what_is_released_is_gone(pool: Pool, bench: Bench) -> None:
     pool.expect(bench.task)
     wait_for(lambda: len(pool.names()) == 1, 60)
