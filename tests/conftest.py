@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,27 @@ _CACHE = None
 if "AEM_GYM_CACHE" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="aem-gym-tests-")
     os.environ["AEM_GYM_CACHE"] = _CACHE.name
+
+
+@cache
+def _no_engine() -> str:
+    """Why no container engine answers; empty if one does. Asked once for all tests."""
+    from aem_gym.envs.swe.sandbox.base import SandboxError
+    from aem_gym.envs.swe.sandbox.engines import open_engine
+
+    try:
+        open_engine("auto").close()
+    except SandboxError as error:
+        return f"needs a container engine: {error}"
+    return ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `docker` where no engine answers, unless AEM_REQUIRE_DOCKER=1 wants one."""
+    if item.get_closest_marker("docker") and not os.environ.get("AEM_REQUIRE_DOCKER"):
+        reason = _no_engine()
+        if reason:
+            pytest.skip(reason)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,6 +20,11 @@ from aem_gym.testing import check_text_env
 
 ROOT = Path(aem_gym.__file__).parents[1]
 IDS = sorted(env_id for env_id in gym.registry if env_id.startswith("aem_gym/"))
+NEED_AN_ENGINE = {"aem_gym/SWE-v0"}
+EACH = [
+    pytest.param(env_id, marks=[pytest.mark.docker] if env_id in NEED_AN_ENGINE else [])
+    for env_id in IDS
+]
 
 
 def run_python(code: str, **environment: str) -> str:
@@ -51,12 +56,12 @@ def test_there_are_environments() -> None:
     assert "aem_gym/ALFWorld-v0" in IDS
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", EACH)
 def test_the_contract_is_kept(env_id: str) -> None:
     check_text_env(env_id, seeds=range(3))
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", EACH)
 def test_gymnasiums_checker_has_nothing_to_say(env_id: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -64,7 +69,7 @@ def test_gymnasiums_checker_has_nothing_to_say(env_id: str) -> None:
         check_env(gym.make(env_id, render_mode="ansi").unwrapped)
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", EACH)
 def test_vector_environments_agree(env_id: str) -> None:
     seen: list[list[Any]] = []
     for mode, kwargs in (("sync", {}), ("async", {"context": "forkserver"})):
@@ -84,7 +89,7 @@ def test_vector_environments_agree(env_id: str) -> None:
     assert seen[0][0][0] != seen[0][0][1]
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", EACH)
 def test_the_expert_wins_and_another_process_sees_the_same_bytes(
     env_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
