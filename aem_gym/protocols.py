@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from aem_gym.types import Demo, LabelledRow, Recipe, Turn
-from aem_gym.types import Sequence as TokenSequence
+from aem_gym.types import Demo, LabelledRow, PromptTemplate, TrainingRow, Turn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,11 +28,11 @@ class EpisodeStart:
     """Seed of the episode's own randomness: the same whatever else runs beside it."""
     instructions: str = ""
     goal: str = ""
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: PromptTemplate = field(default_factory=PromptTemplate)
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class TurnInput:
     """What an agent sees when it has to act in one live episode."""
 
     slot: int
@@ -73,7 +72,7 @@ class Agent(Protocol):
         """A new episode lives in `start.slot`."""
         ...
 
-    def act(self, situations: Sequence[Situation]) -> list[Response]:
+    def act(self, situations: Sequence[TurnInput]) -> list[Response]:
         """One response per situation, in their order. Must not raise on any observation."""
         ...
 
@@ -158,7 +157,7 @@ class TrainableAgent(Agent, Protocol):
         ...
 
     def score(
-        self, sequences: Sequence[TokenSequence], *, temperature: float, reference: bool = False
+        self, sequences: Sequence[TrainingRow], *, temperature: float, reference: bool = False
     ) -> Scores:
         """Log-probabilities and entropies of all spans, in order of sequences and spans."""
         ...

@@ -1,4 +1,4 @@
-"""The data that flows through a run: Turn -> Episode -> Group -> Sequence. All frozen.
+"""The data that flows through a run: Turn -> Episode -> Group -> TrainingRow. All frozen.
 
 Units: rewards and returns are the environment's own (a recipe's scale is applied by the
 trainer); log-probabilities and entropies are in nats, at the sampling temperature.
@@ -15,7 +15,7 @@ import msgspec
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class PromptTemplate:
     """How an environment wants to be shown to an agent. Data; `aem_gym.agents.contexts` renders it.
 
     The templates are `str.format` strings. Fields: `{instructions} {goal} {observation}
@@ -161,7 +161,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class TrainingRow:
     """One training row: token ids, and the spans in them that the policy generated."""
 
     ids: tuple[int, ...]
@@ -178,7 +178,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StepResult:
     """What an environment answers to one action (or to the start of an episode)."""
 
     observation: str

@@ -16,7 +16,7 @@ from aem_gym.agents.tokenizer import find_lexicon, train_tokenizer
 from aem_gym.agents.trainable import GenerationSettings, TrainableLanguageAgent
 from aem_gym.seeding import derive
 from aem_gym.training.config import Config
-from aem_gym.types import Demo, Recipe
+from aem_gym.types import Demo, PromptTemplate
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -26,7 +26,11 @@ _TOKENIZER_DEMOS = 1000
 
 
 def make_fresh(
-    folder: Path, config: Config, recipe: Recipe, demos: Sequence[Demo], lexicon: Sequence[str]
+    folder: Path,
+    config: Config,
+    recipe: PromptTemplate,
+    demos: Sequence[Demo],
+    lexicon: Sequence[str],
 ) -> Path:
     """A `tiny` model with a tokenizer made for the demonstrations, randomly initialised.
 
@@ -56,7 +60,12 @@ def make_fresh(
 
 
 def open_agent(
-    config: Config, recipe: Recipe, base: str, *, adapter: bool = True, value_head: bool = False
+    config: Config,
+    recipe: PromptTemplate,
+    base: str,
+    *,
+    adapter: bool = True,
+    value_head: bool = False,
 ) -> TrainableLanguageAgent:
     """Load a base model and make it an agent.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from aem_gym.agents.templates import ChatPieces, chat_pieces
 from aem_gym.protocols import EpisodeStart
-from aem_gym.types import Recipe, Turn
+from aem_gym.types import PromptTemplate, Turn
 
 CONTEXTS = ("transcript", "window")
 
@@ -66,7 +66,7 @@ class PromptBuilder:
         """A response as the policy would have sampled it, end token included."""
         return (*self.encode(text), self.end_id)
 
-    def _opening(self, recipe: Recipe, text: str) -> tuple[int, ...]:
+    def _opening(self, recipe: PromptTemplate, text: str) -> tuple[int, ...]:
         return self.encode(self.pieces.opening(recipe.system, text))
 
     def _between(self, text: str) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aem_gym.protocols import EpisodeStart, Response, Situation
+from aem_gym.protocols import EpisodeStart, Response, TurnInput
 
 
 class ExpertAgent:
@@ -18,7 +18,7 @@ class ExpertAgent:
     def begin(self, start: EpisodeStart) -> None:
         """The environment knows the state; nothing to remember."""
 
-    def act(self, situations: Sequence[Situation]) -> list[Response]:
+    def act(self, situations: Sequence[TurnInput]) -> list[Response]:
         """The expert's answer to each situation."""
         return [_respond(situation) for situation in situations]
 
@@ -26,7 +26,7 @@ class ExpertAgent:
         """Nothing to forget."""
 
 
-def _respond(situation: Situation) -> Response:
+def _respond(situation: TurnInput) -> Response:
     answer = situation.ask_expert()
     if answer is None:
         return Response(

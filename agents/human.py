@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from aem_gym.protocols import EpisodeStart, Response, Situation
+from aem_gym.protocols import EpisodeStart, Response, TurnInput
 
 HELP = "[?: what can I do   q: quit   \\text: send text as it is, \\q for instance]"
 
@@ -33,14 +33,14 @@ class HumanAgent:
             if text:
                 self._say(f"{text}\n")
 
-    def act(self, situations: Sequence[Situation]) -> list[Response]:
+    def act(self, situations: Sequence[TurnInput]) -> list[Response]:
         """One line of input per situation."""
         return [self._ask(situation) for situation in situations]
 
     def end(self, slot: int) -> None:
         """Nothing to forget."""
 
-    def _ask(self, situation: Situation) -> Response:
+    def _ask(self, situation: TurnInput) -> Response:
         self._say(situation.observation)
         while True:
             self._say("> ", end="")

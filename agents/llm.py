@@ -11,7 +11,7 @@ from aem_gym.protocols import (
     Policy,
     Response,
     ResponseFormat,
-    Situation,
+    TurnInput,
 )
 from aem_gym.seeding import derive
 from aem_gym.types import IGNORE, IMITATE, PROMPT, Demo, LabelledRow, Turn
@@ -65,7 +65,7 @@ class LanguageAgent:
         self._was_cut.discard(slot)
         self.policy.release(slot)
 
-    def act(self, situations: Sequence[Situation]) -> list[Response]:
+    def act(self, situations: Sequence[TurnInput]) -> list[Response]:
         """One response per situation. A full context answers with `stop`."""
         responses: dict[int, Response] = {}
         requests: list[GenerationRequest] = []
@@ -99,7 +99,7 @@ class LanguageAgent:
             )
         return [responses[situation.slot] for situation in situations]
 
-    def _added(self, situation: Situation) -> tuple[int, ...]:
+    def _added(self, situation: TurnInput) -> tuple[int, ...]:
         view = View(
             situation.turn,
             situation.observation,

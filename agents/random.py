@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from aem_gym.protocols import EpisodeStart, Response, Situation
+from aem_gym.protocols import EpisodeStart, Response, TurnInput
 from aem_gym.seeding import generator
 
 
@@ -29,7 +29,7 @@ class RandomAgent:
         """Remember the episode's key."""
         self._starts[start.slot] = start
 
-    def act(self, situations: Sequence[Situation]) -> list[Response]:
+    def act(self, situations: Sequence[TurnInput]) -> list[Response]:
         """One draw per situation."""
         return [Response(self._draw(situation)) for situation in situations]
 
@@ -37,7 +37,7 @@ class RandomAgent:
         """Forget the episode."""
         self._starts.pop(slot, None)
 
-    def _draw(self, situation: Situation) -> str:
+    def _draw(self, situation: TurnInput) -> str:
         start = self._starts[situation.slot]
         hidden = start.recipe.hidden_actions if self.hide else ()
         admissible: list[str] = list(situation.info.get("admissible_actions", ()))

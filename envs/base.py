@@ -14,7 +14,7 @@ import gymnasium as gym
 
 from aem_gym.errors import ConfigError
 from aem_gym.spaces import TextSpace
-from aem_gym.types import INFO_DEFAULTS, Outcome, Recipe, Task
+from aem_gym.types import INFO_DEFAULTS, PromptTemplate, StepResult, Task
 
 __all__ = ["INFO_DEFAULTS", "TextEnv"]
 
@@ -31,7 +31,7 @@ class TextEnv(gym.Env[str, str]):
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
     instructions: str = ""
-    recipes: ClassVar[Mapping[str, Recipe]] = {"default": Recipe()}
+    prompt_templates: ClassVar[Mapping[str, PromptTemplate]] = {"default": PromptTemplate()}
     max_turns: int = 50
     run_defaults: ClassVar[Mapping[str, Any]] = {}
     tiny_defaults: ClassVar[Mapping[str, Any]] = {}
@@ -48,7 +48,7 @@ class TextEnv(gym.Env[str, str]):
         self.max_turns = max_turns
         self.render_mode = render_mode
         self._task = Task(task_id="")
-        self._last = Outcome(observation="")
+        self._last = StepResult(observation="")
         self._turn = 0
         self._over = True
         self._lines: list[str] = []
@@ -56,14 +56,14 @@ class TextEnv(gym.Env[str, str]):
     # What a subclass writes -----------------------------------------------------------------
 
     @abstractmethod
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         """Begin an episode; all randomness from `self.np_random`.
 
         `options` are those given to `reset` (`task_id` among them, where the user asks for one).
         """
 
     @abstractmethod
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         """Answer one action. Any text may come; nonsense is answered, never raised upon."""
 
     # Optional: `def expert(self) -> tuple[str, str]`, the (thought, action) a competent agent

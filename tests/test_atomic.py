@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.atomic import replace_file
+from aem_gym.io import replace_file
 
 
 @given(st.binary(), st.binary(), st.booleans())

@@ -15,8 +15,8 @@ import pytest
 
 from aem_gym import cli
 from aem_gym.errors import OutputError
+from aem_gym.io import explained
 from aem_gym.training.checkpoint import CheckpointStore
-from aem_gym.training.files import explained
 from tests.training.runs import flags, result_files, train_process
 from tests.training.runs import run as train
 

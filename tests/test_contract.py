@@ -15,7 +15,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import aem_gym
-from aem_gym.rollout.pool import EnvPool, EnvSpec, Observed
+from aem_gym.rollout.pool import CheckedStep, EnvPool, EnvSpec
 from aem_gym.testing import check_text_env
 
 ROOT = Path(aem_gym.__file__).parents[1]
@@ -40,7 +40,7 @@ def run_python(code: str, **environment: str) -> str:
     return answer.stdout.strip()
 
 
-def follow_expert(pool: EnvPool, seeds: list[int]) -> dict[int, list[Observed]]:
+def follow_expert(pool: EnvPool, seeds: list[int]) -> dict[int, list[CheckedStep]]:
     """Every episode as the expert plays it."""
     seen = {s: [o] for s, o in zip(seeds, pool.reset([(s, s, None) for s in seeds]), strict=True)}
     live = list(seeds)

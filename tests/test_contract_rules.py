@@ -13,7 +13,7 @@ from aem_gym.contract import RULES
 from aem_gym.envs.base import TextEnv
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.testing import ContractError, check_text_env
-from aem_gym.types import Outcome, Task
+from aem_gym.types import StepResult, Task
 
 
 class Good(TextEnv):
@@ -22,20 +22,20 @@ class Good(TextEnv):
     instructions = "Say up or stop."
     max_turns = 8
 
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         drawn = int(self.np_random.integers(2, 5))
         self.target = int(options.get("task_id") or drawn)
         self.count = 0
         return Task(str(self.target), goal=f"reach {self.target}"), self.show()
 
-    def show(self, valid: bool = True) -> Outcome:
+    def show(self, valid: bool = True) -> StepResult:
         text = f"At {self.count}."
-        return Outcome(text, admissible_actions=["up", "stop"], action_valid=valid)
+        return StepResult(text, admissible_actions=["up", "stop"], action_valid=valid)
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         if action == "stop":
             won = self.count == self.target
-            return Outcome("Done.", float(won), True, won)
+            return StepResult("Done.", float(won), True, won)
         self.count += action == "up"
         return self.show(valid=action == "up")
 
@@ -109,15 +109,17 @@ class KeyOfWrongType(Patched):
 class KeyNow(Good):
     """A key that only some steps have."""
 
-    def show(self, valid: bool = True) -> Outcome:
+    def show(self, valid: bool = True) -> StepResult:
         outcome = super().show(valid)
         outcome.extra.update({"high": True} if self.count > 0 else {})
         return outcome
 
 
 class GlobalRandomness(Good):
-    def show(self, valid: bool = True) -> Outcome:
-        return Outcome(f"{random.random()}", admissible_actions=["up", "stop"], action_valid=valid)
+    def show(self, valid: bool = True) -> StepResult:
+        return StepResult(
+            f"{random.random()}", admissible_actions=["up", "stop"], action_valid=valid
+        )
 
 
 class Remembers(Good):
@@ -125,37 +127,37 @@ class Remembers(Good):
 
     episodes = 0
 
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         task, outcome = super().start(options)
         self.episodes += 1
-        return task, Outcome(f"Episode {self.episodes}.", admissible_actions=["up", "stop"])
+        return task, StepResult(f"Episode {self.episodes}.", admissible_actions=["up", "stop"])
 
 
 class RaisesOnNonsense(Good):
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         if not action.isprintable():
             raise ValueError("what?")
         return super().act(action)
 
 
 class RaisesOnEmpty(Good):
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         return super().act(action if action[0] else "")
 
 
 class ListsInvalid(Good):
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         outcome = super().act(action)
         return outcome if outcome.terminated else self.show(valid=False)
 
 
 class AllValid(Good):
-    def show(self, valid: bool = True) -> Outcome:
+    def show(self, valid: bool = True) -> StepResult:
         return super().show(valid=True)
 
 
 class NeverEnds(Good):
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         return self.show(valid=action in ("up", "stop"))
 
     def step(self, action: str) -> Any:
@@ -177,22 +179,22 @@ class NoLimit(Good):
 
 
 class IgnoresTaskId(Good):
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         return super().start({})
 
 
 class Nameless(Good):
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         return Task(""), super().start({})[1]
 
 
 class OtherRoom(Good):
     """The task's id does not bring back the first observation."""
 
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         task, outcome = super().start(options)
         text = "Back again." if options.get("task_id") else "Hello."
-        return task, Outcome(text, admissible_actions=outcome.admissible_actions)
+        return task, StepResult(text, admissible_actions=outcome.admissible_actions)
 
 
 class Silent(Good):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from aem_gym.envs.base import TextEnv
 from aem_gym.spaces import TextSpace
-from aem_gym.types import Outcome, Task
+from aem_gym.types import StepResult, Task
 
 ANY_TEXT = st.text(st.characters(categories=None), max_size=40)  # lone surrogates included
 
@@ -29,12 +29,12 @@ class Echo(TextEnv):
 
     instructions = "Say something."
 
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         drawn = self.np_random.integers(10**9)
-        return Task("echo"), Outcome(f"täglich {drawn} \ud800")
+        return Task("echo"), StepResult(f"täglich {drawn} \ud800")
 
-    def act(self, action: str) -> Outcome:
-        return Outcome(f"{action}!", 1.0, terminated=action == "end")
+    def act(self, action: str) -> StepResult:
+        return StepResult(f"{action}!", 1.0, terminated=action == "end")
 
 
 @given(ANY_TEXT, st.integers(1, 50))

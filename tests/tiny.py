@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aem_gym.rollout.pool import EnvDescription, EnvPool, EnvSpec
 from aem_gym.training.config import Config
-from aem_gym.types import Demo, Episode, Group, Recipe
+from aem_gym.types import Demo, Episode, Group, PromptTemplate
 
 if TYPE_CHECKING:
     from aem_gym.agents.trainable import TrainableLanguageAgent
@@ -22,7 +22,7 @@ class Tiny:
 
     folder: Path
     config: Config
-    recipe: Recipe
+    recipe: PromptTemplate
     description: EnvDescription
     demos: list[Demo] = field(repr=False)
 
@@ -51,12 +51,12 @@ class Tiny:
 
     def groups(self, agent: Any, groups: int = 3, size: int = 3, **limits: Any) -> list[Group]:
         """Rollouts of an agent on training tasks."""
-        from aem_gym.rollout.collector import Collector, CollectorSettings, grouped, tickets_for
+        from aem_gym.rollout.collector import Collector, CollectorSettings, grouped, requests_for
 
         settings = {"context": agent.builder.kind, "max_turns": 4, **limits}
         with EnvPool(ENV) as pool:
             collector = Collector(pool, agent, CollectorSettings(self.recipe, **settings))
-            return grouped(collector.run(tickets_for(range(groups), size, "test")), size)
+            return grouped(collector.run(requests_for(range(groups), size, "test")), size)
 
 
 def make_tiny_policy(folder: Path) -> Tiny:
@@ -73,7 +73,7 @@ def make_tiny_policy(folder: Path) -> Tiny:
     with EnvPool(ENV) as pool:
         description = pool.describe()
         demos = Demonstrator(pool, seed=1, noise=0.1).expert(30)
-    recipe = description.recipes["compact"]
+    recipe = description.prompt_templates["compact"]
     make_fresh(folder, config, recipe, demos, description.lexicon)
     agent = open_agent(config, recipe, str(folder), adapter=False)
     start = EpisodeStart(0, 0, description.instructions, "", recipe)

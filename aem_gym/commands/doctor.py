@@ -80,7 +80,7 @@ def _torch() -> Finding:
 
 
 def _cache() -> Finding:
-    from aem_gym.cache import cache_folder
+    from aem_gym.io import cache_folder
 
     folder = cache_folder()
     try:

@@ -16,9 +16,9 @@ from aem_gym.commands.flags import env_arg_option, parse_env_args
 if TYPE_CHECKING:
     from aem_gym.pages import HasPage
     from aem_gym.protocols import Agent
-    from aem_gym.rollout.observed import Observed
+    from aem_gym.rollout.observed import CheckedStep
     from aem_gym.rollout.pool import EnvPool
-    from aem_gym.types import Recipe, Turn
+    from aem_gym.types import PromptTemplate, Turn
 
 _SLOT = 0
 
@@ -73,7 +73,7 @@ def play(
         raise ConfigError(f"{'--no-open' if no_open else '--port'}: only with --web")
     agent, recipe = _open_agent(who)
     with EnvPool(EnvSpec(env, kwargs), **pool_limits(resolve(flags={"env": env}))) as pool:
-        recipe = recipe or next(iter(pool.describe().recipes.values()))
+        recipe = recipe or next(iter(pool.describe().prompt_templates.values()))
         _episode(pool, agent, recipe, seed)
 
 
@@ -135,7 +135,7 @@ def _has_screen() -> bool:
     return sys.platform != "linux" or any(os.environ.get(name) for name in shown)
 
 
-def _open_agent(who: str) -> tuple[Agent, Recipe | None]:
+def _open_agent(who: str) -> tuple[Agent, PromptTemplate | None]:
     """The agent by name or folder, and the recipe it was trained with."""
     from aem_gym.registry import AGENTS
 
@@ -147,9 +147,9 @@ def _open_agent(who: str) -> tuple[Agent, Recipe | None]:
     return agent, None
 
 
-def _episode(pool: EnvPool, agent: Agent, recipe: Recipe, seed: int) -> None:
+def _episode(pool: EnvPool, agent: Agent, recipe: PromptTemplate, seed: int) -> None:
     from aem_gym.errors import EnvironmentFailure
-    from aem_gym.protocols import EpisodeStart, Situation
+    from aem_gym.protocols import EpisodeStart, TurnInput
     from aem_gym.seeding import derive
     from aem_gym.types import Turn
 
@@ -167,7 +167,7 @@ def _episode(pool: EnvPool, agent: Agent, recipe: Recipe, seed: int) -> None:
             click.echo(now.observation)
         if over:
             break
-        situation = Situation(
+        situation = TurnInput(
             _SLOT, len(turns), now.observation, now.info, turns, lambda: pool.ask_expert(_SLOT)
         )
         response = agent.act([situation])[0]
@@ -186,7 +186,7 @@ def _episode(pool: EnvPool, agent: Agent, recipe: Recipe, seed: int) -> None:
         raise EnvironmentFailure(now.error)
 
 
-def _ending(now: Observed, turns: list[Turn]) -> str:
+def _ending(now: CheckedStep, turns: list[Turn]) -> str:
     """How the episode ended, in one line."""
     how = "won" if now.info["won"] else "over" if now.terminated else "not finished"
     total = sum(turn.reward for turn in turns)

@@ -10,7 +10,7 @@ from aem_gym.types import Episode
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
+class EvalSpec:
     """Everything an evaluation's score depends on besides the agent."""
 
     env: str

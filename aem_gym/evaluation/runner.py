@@ -14,17 +14,17 @@ from tqdm.auto import tqdm
 
 from aem_gym.console import quiet_loading
 from aem_gym.errors import CheckpointError
-from aem_gym.evaluation.protocol import Protocol, Result, summarise
+from aem_gym.evaluation.protocol import EvalSpec, Result, summarise
+from aem_gym.io import atomic_write, explained
 from aem_gym.protocols import Agent, TrainableAgent
 from aem_gym.registry import AGENTS, import_object
-from aem_gym.rollout.collector import Collector, CollectorSettings, tickets_for
+from aem_gym.rollout.collector import Collector, CollectorSettings, requests_for
 from aem_gym.rollout.pool import EnvDescription, EnvPool, EnvSpec
 from aem_gym.training.checkpoint import CheckpointStore
 from aem_gym.training.config import Config
 from aem_gym.training.config_check import check_ranges, env_kwargs, pool_limits
 from aem_gym.training.config_io import load_config
-from aem_gym.training.files import atomic_write, explained
-from aem_gym.types import Episode, Recipe
+from aem_gym.types import Episode, PromptTemplate
 
 RECIPE = "recipe.json"
 BASELINES = ("random", "expert")
@@ -34,7 +34,7 @@ BASELINES = ("random", "expert")
 class Evaluation:
     """Scores of several agents on the same tasks, with how they were made."""
 
-    protocol: Protocol
+    protocol: EvalSpec
     results: dict[str, Result]
 
 
@@ -72,10 +72,10 @@ def run_config(folder: Path) -> Config:
     return load_config(folder / "config.yaml")
 
 
-def run_recipe(folder: Path) -> Recipe:
+def run_recipe(folder: Path) -> PromptTemplate:
     """The recipe a run was trained with."""
     try:
-        return msgspec.json.decode((folder / RECIPE).read_bytes(), type=Recipe)
+        return msgspec.json.decode((folder / RECIPE).read_bytes(), type=PromptTemplate)
     except (OSError, msgspec.MsgspecError) as error:
         raise CheckpointError(
             f"{folder / RECIPE} cannot be read ({error}): the run never got past its warm start. "
@@ -166,8 +166,8 @@ def _baselines(pool: EnvPool) -> dict[str, Agent]:
 def evaluate_agent(
     agent: Agent,
     pool: EnvPool,
-    protocol: Protocol,
-    recipe: Recipe,
+    protocol: EvalSpec,
+    recipe: PromptTemplate,
     *,
     label: str = "evaluation",
     live: int = 0,
@@ -180,9 +180,9 @@ def evaluate_agent(
     return play(Collector(pool, agent, settings), protocol, label)
 
 
-def play(collector: Collector, protocol: Protocol, label: str) -> Result:
+def play(collector: Collector, protocol: EvalSpec, label: str) -> Result:
     """Scores of the collector's agent on the protocol's tasks; with a progress bar."""
-    tickets = tickets_for(protocol.task_seeds, 1, protocol.seed, "evaluation")
+    tickets = requests_for(protocol.task_seeds, 1, protocol.seed, "evaluation")
     with tqdm(total=len(tickets), desc=label, unit="ep", leave=False) as bar:
 
         def count(_episode: Episode) -> None:
@@ -219,10 +219,10 @@ def _changed(
     return replace(config, **{k: v for k, v in changes.items() if v is not None})
 
 
-def eval_protocol(config: Config, recipe: Recipe, description: EnvDescription) -> Protocol:
+def eval_protocol(config: Config, recipe: PromptTemplate, description: EnvDescription) -> EvalSpec:
     """How a configuration is evaluated, in environments that describe themselves so."""
     kwargs = env_kwargs(config, config.eval_split)
-    return Protocol(
+    return EvalSpec(
         env=config.env,
         env_args={key: value for key, value in kwargs.items() if key != "split"},
         split=str(kwargs.get("split", "")),

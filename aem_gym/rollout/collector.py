@@ -7,25 +7,25 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from aem_gym.protocols import Agent, EpisodeStart, Response, Situation
-from aem_gym.rollout.observed import Observed, describe, well_formed
+from aem_gym.protocols import Agent, EpisodeStart, Response, TurnInput
+from aem_gym.rollout.observed import CheckedStep, describe, well_formed
 from aem_gym.rollout.pool import EnvPool
-from aem_gym.rollout.queue import Queue, Ticket
+from aem_gym.rollout.queue import Queue, RolloutRequest
 from aem_gym.seeding import derive
-from aem_gym.types import Episode, Group, Recipe, Turn
+from aem_gym.types import Episode, Group, PromptTemplate, Turn
 
-__all__ = ["Collector", "CollectorSettings", "Ticket", "grouped", "tickets_for"]
+__all__ = ["Collector", "CollectorSettings", "RolloutRequest", "grouped", "requests_for"]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Live:
-    ticket: Ticket
+    ticket: RolloutRequest
     slot: int
     place: int
     """Of its ticket among all."""
-    now: Observed
+    now: CheckedStep
     turns: list[Turn] = field(default_factory=list)
     begun: bool = False
     done: bool = False
@@ -37,7 +37,7 @@ class _Live:
 class CollectorSettings:
     """How episodes are run, whatever the agent and the task."""
 
-    recipe: Recipe
+    recipe: PromptTemplate
     context: str = "transcript"
     max_turns: int | None = None
     """Turn limit on top of the environment's own; None: the recipe's."""
@@ -61,7 +61,7 @@ class Collector:
         self.agent_seconds = 0.0
 
     def run(
-        self, tickets: Sequence[Ticket], on_end: Callable[[Episode], None] | None = None
+        self, tickets: Sequence[RolloutRequest], on_end: Callable[[Episode], None] | None = None
     ) -> list[Episode]:
         """One episode per ticket, in their order. `on_end` hears of each as it ends."""
         queue = Queue(tickets, self.settings.live, self.pool.processes)
@@ -82,7 +82,7 @@ class Collector:
                 self._turn(live, limit)
         return [episodes[place] for place in range(len(tickets))]
 
-    def expect(self, tickets: Sequence[Ticket]) -> None:
+    def expect(self, tickets: Sequence[RolloutRequest]) -> None:
         """Tell the environments which tickets are run next."""
         first = tickets[: self.settings.live or None]
         self.pool.expect([(i, t.seed, t.options) for i, t in enumerate(first)])
@@ -159,8 +159,8 @@ class Collector:
             return [Response("", error=_failure(ValueError(message)))] * len(situations)
         return [_recordable(response) for response in responses]
 
-    def _situation(self, row: _Live) -> Situation:
-        return Situation(
+    def _situation(self, row: _Live) -> TurnInput:
+        return TurnInput(
             slot=row.slot,
             turn=len(row.turns),
             observation=row.now.observation,
@@ -196,24 +196,24 @@ class Collector:
         )
 
 
-def tickets_for(seeds: Sequence[int], group_size: int, *stream: int | str) -> list[Ticket]:
+def requests_for(seeds: Sequence[int], group_size: int, *stream: int | str) -> list[RolloutRequest]:
     """`group_size` tickets per task seed; the agent's randomness is named by `stream`."""
     return [
-        Ticket(seed, rollout, derive(*stream, place, seed, rollout))
+        RolloutRequest(seed, rollout, derive(*stream, place, seed, rollout))
         for place, seed in enumerate(seeds)
         for rollout in range(group_size)
     ]
 
 
 def grouped(episodes: Sequence[Episode], group_size: int) -> list[Group]:
-    """Cut a flat list of episodes, as run from `tickets_for`, into groups."""
+    """Cut a flat list of episodes, as run from `requests_for`, into groups."""
     return [
         Group(episodes[i].seed, tuple(episodes[i : i + group_size]))
         for i in range(0, len(episodes), group_size)
     ]
 
 
-def _turn_of(before: Observed, response: Response, after: Observed) -> Turn:
+def _turn_of(before: CheckedStep, response: Response, after: CheckedStep) -> Turn:
     return Turn(
         observation=before.observation,
         response=response.text or response.action,

@@ -15,9 +15,9 @@ import gymnasium as gym
 
 from aem_gym.errors import AemGymError, ConfigError, EnvironmentFailure
 from aem_gym.registry import find_env
-from aem_gym.rollout.observed import Observed, describe, observed_reset, observed_step
+from aem_gym.rollout.observed import CheckedStep, describe, observed_reset, observed_step
 from aem_gym.rollout.timeout import bounded
-from aem_gym.types import Recipe
+from aem_gym.types import PromptTemplate
 
 logger = logging.getLogger(__name__)
 TextGym = gym.Env[str, str]
@@ -69,7 +69,9 @@ class EnvDescription:
     """What an environment tells about itself, read once; defaults where it tells nothing."""
 
     instructions: str = ""
-    recipes: Mapping[str, Recipe] = field(default_factory=lambda: {"default": Recipe()})
+    prompt_templates: Mapping[str, PromptTemplate] = field(
+        default_factory=lambda: {"default": PromptTemplate()}
+    )
     lexicon: tuple[str, ...] = ()
     max_turns: int | None = None
     has_expert: bool = False
@@ -113,18 +115,18 @@ class LiveEnvs:
         except (Exception, SystemExit) as error:  # the reset itself will tell
             logger.debug("%s, slot %d: expect: %s", self.spec.env_id, slot, describe(error))
 
-    def reset(self, slot: int, seed: int, options: dict[str, Any] | None) -> Observed:
+    def reset(self, slot: int, seed: int, options: dict[str, Any] | None) -> CheckedStep:
         """Start an episode in `slot`. Never raises on account of the environment."""
 
-        def call() -> Observed:
+        def call() -> CheckedStep:
             return observed_reset(self._env(slot).reset(seed=seed, options=options))
 
         return self._guarded(slot, call, self.reset_timeout, f"reset(seed={seed})")
 
-    def step(self, slot: int, action: str) -> Observed:
+    def step(self, slot: int, action: str) -> CheckedStep:
         """Act in `slot`. Never raises on account of the environment."""
 
-        def call() -> Observed:
+        def call() -> CheckedStep:
             env = self._envs.get(slot)
             if env is None:
                 raise EnvironmentFailure(
@@ -185,8 +187,8 @@ class LiveEnvs:
         return self._envs[slot]
 
     def _guarded(
-        self, slot: int, call: Callable[[], Observed], seconds: float | None, what: str
-    ) -> Observed:
+        self, slot: int, call: Callable[[], CheckedStep], seconds: float | None, what: str
+    ) -> CheckedStep:
         try:
             return bounded(call, seconds, what)
         except (Exception, SystemExit) as error:
@@ -194,16 +196,16 @@ class LiveEnvs:
             logger.debug("where it failed:", exc_info=True)
             if slot in self._envs:
                 self._condemned.append(self._envs.pop(slot))
-            return Observed.failed(error)
+            return CheckedStep.failed(error)
 
 
 def _description(env: TextGym) -> EnvDescription:
     inner: Any = env.unwrapped
     instructions = getattr(inner, "instructions", "")
-    recipes = getattr(inner, "recipes", None)
-    # A game may well have other things called `recipes`: only ours count.
-    ours = {str(k): r for k, r in recipes.items()} if isinstance(recipes, Mapping) else {}
-    ours = {name: recipe for name, recipe in ours.items() if isinstance(recipe, Recipe)}
+    # `recipes` is the attribute's old name. A game may well have other things called so.
+    templates = getattr(inner, "prompt_templates", None) or getattr(inner, "recipes", None)
+    ours = {str(k): r for k, r in templates.items()} if isinstance(templates, Mapping) else {}
+    ours = {name: recipe for name, recipe in ours.items() if isinstance(recipe, PromptTemplate)}
     turns = getattr(inner, "max_turns", None)
     if not isinstance(turns, int):
         turns = env.spec.max_episode_steps if env.spec is not None else None
@@ -214,7 +216,7 @@ def _description(env: TextGym) -> EnvDescription:
     protocol = getattr(inner, "protocol", None)
     return EnvDescription(
         instructions=instructions if isinstance(instructions, str) else "",
-        recipes=ours or {"default": Recipe()},
+        prompt_templates=ours or {"default": PromptTemplate()},
         lexicon=tuple(map(str, lexicon)) if isinstance(lexicon, list | tuple) else (),
         max_turns=turns,
         has_expert=callable(getattr(inner, "expert", None)),

@@ -13,7 +13,7 @@ from aem_gym.types import INFO_DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class CheckedStep:
     """What came back from `reset` or `step`, or why nothing did.
 
     `info` always holds the keys of `INFO_DEFAULTS`. Where an environment does not report `won`,
@@ -28,24 +28,24 @@ class Observed:
     error: str | None = None
 
     @staticmethod
-    def failed(error: BaseException) -> Observed:
+    def failed(error: BaseException) -> CheckedStep:
         """The answer of an environment that gave none: the episode ends here."""
         info = copy.deepcopy(dict(INFO_DEFAULTS))
         message = describe(error)
         if type(error) is not EnvironmentFailure:
             message = f"EnvironmentFailure: {message}"
-        return Observed("", truncated=True, info=info, error=message)
+        return CheckedStep("", truncated=True, info=info, error=message)
 
 
-def observed_reset(answer: Any) -> Observed:
+def observed_reset(answer: Any) -> CheckedStep:
     """Read what `env.reset` returned. Raises TypeError on anything but text and a dict."""
     if not isinstance(answer, tuple) or len(answer) != 2:
         raise TypeError(f"reset: expected (observation, info), got {_short(answer)}")
     observation, info = answer
-    return Observed(_text(observation), info=_info(info, won=False))
+    return CheckedStep(_text(observation), info=_info(info, won=False))
 
 
-def observed_step(answer: Any) -> Observed:
+def observed_step(answer: Any) -> CheckedStep:
     """Read what `env.step` returned. Raises TypeError or ValueError on a broken contract."""
     if not isinstance(answer, tuple) or len(answer) != 5:
         raise TypeError(
@@ -60,8 +60,8 @@ def observed_step(answer: Any) -> Observed:
     error = filled.get("error") if truncated and not terminated else None
     if error and isinstance(error, str):
         # What the environment runs on has failed (a container, a server), and it says so.
-        return Observed("", truncated=True, info=filled, error=f"EnvironmentFailure: {error}")
-    return Observed(_text(observation), value, bool(terminated), bool(truncated), filled)
+        return CheckedStep("", truncated=True, info=filled, error=f"EnvironmentFailure: {error}")
+    return CheckedStep(_text(observation), value, bool(terminated), bool(truncated), filled)
 
 
 def _text(observation: Any) -> str:

@@ -21,10 +21,10 @@ import gymnasium as gym
 from aem_gym.errors import ConfigError, EnvironmentFailure
 from aem_gym.registry import find_env
 from aem_gym.rollout.live import AHEAD, EnvDescription, EnvSpec, LiveEnvs
-from aem_gym.rollout.observed import Observed
+from aem_gym.rollout.observed import CheckedStep
 from aem_gym.rollout.workers import Worker, WorkerSettings
 
-__all__ = ["EnvDescription", "EnvPool", "EnvSpec", "Observed"]
+__all__ = ["EnvDescription", "EnvPool", "EnvSpec", "CheckedStep"]
 
 logger = logging.getLogger(__name__)
 GRACE_SECONDS = 3.0
@@ -86,14 +86,16 @@ class EnvPool:
         """What the environment says about itself (read once, when the pool was made)."""
         return self._description
 
-    def reset(self, requests: Sequence[tuple[int, int, dict[str, Any] | None]]) -> list[Observed]:
+    def reset(
+        self, requests: Sequence[tuple[int, int, dict[str, Any] | None]]
+    ) -> list[CheckedStep]:
         """Start episodes.
 
         Args:
             requests: (slot, seed, options) of each; the slots are distinct.
 
         Returns:
-            One `Observed` per request, in their order. Failures are in `Observed.error`.
+            One `CheckedStep` per request, in their order. Failures are in `CheckedStep.error`.
         """
         return [_observed(a) for a in self._call("reset", requests)]
 
@@ -117,14 +119,14 @@ class EnvPool:
                 chosen.append(request)
         self._call("expect", chosen)
 
-    def step(self, actions: Sequence[tuple[int, str]]) -> list[Observed]:
+    def step(self, actions: Sequence[tuple[int, str]]) -> list[CheckedStep]:
         """Act in the given slots, and in no others.
 
         Args:
             actions: (slot, action) of each; the slots are distinct.
 
         Returns:
-            One `Observed` per action, in their order. Failures are in `Observed.error`.
+            One `CheckedStep` per action, in their order. Failures are in `CheckedStep.error`.
         """
         return [_observed(a) for a in self._call("step", actions)]
 
@@ -135,7 +137,7 @@ class EnvPool:
         goes on, with whatever the caller does instead.
         """
         answer = self._call("ask_expert", [(slot,)])[0]
-        return None if isinstance(answer, Observed) else cast(tuple[str, str] | None, answer)
+        return None if isinstance(answer, CheckedStep) else cast(tuple[str, str] | None, answer)
 
     def close(self) -> None:
         """Close all environments and end all workers. May be called twice."""
@@ -244,7 +246,7 @@ class _Round:
             self._give_up(worker, f"its worker process died (exit code {worker.exit_code()})")
             return
         except Exception as error:
-            answer = Observed.failed(error)  # an info value that cannot be unpickled here
+            answer = CheckedStep.failed(error)  # an info value that cannot be unpickled here
         self.answers[self.due[worker].pop(0)] = answer
         self._extend(worker)
         if not self.due[worker]:
@@ -254,11 +256,13 @@ class _Round:
         logger.warning("%s: %s; its other episodes are lost", self.method, reason)
         worker.kill()
         for index in self.due.pop(worker):
-            self.answers[index] = Observed.failed(EnvironmentFailure(reason))
+            self.answers[index] = CheckedStep.failed(EnvironmentFailure(reason))
 
 
-def _observed(answer: Any) -> Observed:
-    return answer if isinstance(answer, Observed) else Observed.failed(RuntimeError(str(answer)))
+def _observed(answer: Any) -> CheckedStep:
+    return (
+        answer if isinstance(answer, CheckedStep) else CheckedStep.failed(RuntimeError(str(answer)))
+    )
 
 
 def _check_picklable(settings: WorkerSettings) -> None:

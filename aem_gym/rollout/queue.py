@@ -10,7 +10,7 @@ from aem_gym.rollout.live import AHEAD
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class RolloutRequest:
     """One episode to run: which task, which rollout of it, and its own randomness."""
 
     seed: int
@@ -31,7 +31,7 @@ class Queue:
         processes: environments live in so many, slot by slot in turns.
     """
 
-    def __init__(self, tickets: Sequence[Ticket], slots: int, processes: int) -> None:
+    def __init__(self, tickets: Sequence[RolloutRequest], slots: int, processes: int) -> None:
         self._tickets, self._processes = tickets, processes
         self.waiting = list(range(len(tickets)))
         """Places of the tickets that wait."""
@@ -40,7 +40,7 @@ class Queue:
         self._told: dict[int, int] = {}
         """Place of a ticket -> the slot that was told of it."""
 
-    def take(self) -> list[tuple[int, int, Ticket]]:
+    def take(self) -> list[tuple[int, int, RolloutRequest]]:
         """(slot, place, ticket) of what begins now; the slots are no longer free."""
         begun = []
         for slot in sorted(self.free)[: len(self.waiting)]:
@@ -51,7 +51,7 @@ class Queue:
             begun.append((slot, place, self._tickets[place]))
         return begun
 
-    def tell(self) -> list[tuple[int, Ticket]]:
+    def tell(self) -> list[tuple[int, RolloutRequest]]:
         """(slot, ticket) of tickets that are next and of which nobody was told yet.
 
         Nobody knows which slot will be free first. The slot named here stands for its process,

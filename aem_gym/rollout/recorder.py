@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from aem_gym.training.files import JsonLines
+from aem_gym.io import JsonLines
 from aem_gym.types import Episode, Turn
 
 EPISODES = "episodes.jsonl"

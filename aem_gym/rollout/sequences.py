@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from aem_gym.types import Episode, Sequence, Span
+from aem_gym.types import Episode, Span, TrainingRow
 
 
-def sequences(episodes: Iterable[tuple[int, Episode]]) -> list[Sequence]:
+def sequences(episodes: Iterable[tuple[int, Episode]]) -> list[TrainingRow]:
     """The training rows of (number, episode) pairs, episode by episode, turn by turn.
 
     A `transcript` episode is one row with a span per turn, a `window` episode one row per turn.
     Tokens are those kept from generation. Turns without response tokens have no span.
     """
-    rows: list[Sequence] = []
+    rows: list[TrainingRow] = []
     for number, episode in episodes:
         rows += (
             _transcript(number, episode)
@@ -23,7 +23,7 @@ def sequences(episodes: Iterable[tuple[int, Episode]]) -> list[Sequence]:
     return rows
 
 
-def _transcript(number: int, episode: Episode) -> list[Sequence]:
+def _transcript(number: int, episode: Episode) -> list[TrainingRow]:
     ids: list[int] = []
     spans: list[Span] = []
     for place, turn in enumerate(episode.turns):
@@ -31,12 +31,12 @@ def _transcript(number: int, episode: Episode) -> list[Sequence]:
         if turn.response_ids:
             spans.append(Span(len(ids), len(ids) + len(turn.response_ids), number, place))
         ids += turn.response_ids
-    return [Sequence(tuple(ids), tuple(spans))] if spans else []
+    return [TrainingRow(tuple(ids), tuple(spans))] if spans else []
 
 
-def _window(number: int, episode: Episode) -> list[Sequence]:
+def _window(number: int, episode: Episode) -> list[TrainingRow]:
     return [
-        Sequence(
+        TrainingRow(
             turn.prompt_ids + turn.response_ids,
             (Span(len(turn.prompt_ids), len(turn.prompt_ids + turn.response_ids), number, place),),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from aem_gym.credit.batch import ResponseBatch
 from aem_gym.rollout.sequences import sequences
-from aem_gym.types import Episode, Group, Sequence
+from aem_gym.types import Episode, Group, TrainingRow
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainBatch:
     """One training step's data: episodes, their training rows, and one tensor row per response.
 
     Row i of `batch` is the i-th span of `rows`, counted through.
@@ -23,12 +23,12 @@ class Step:
     episodes: tuple[Episode, ...]
     group_of: tuple[int, ...]
     """Per episode, the number of its group."""
-    rows: tuple[Sequence, ...]
+    rows: tuple[TrainingRow, ...]
     batch: ResponseBatch
     first_span: tuple[int, ...]
     """Per training row, the number of its first response; one more at the end."""
 
-    def responses(self, rows: Seq[int]) -> Tensor:
+    def responses(self, rows: Sequence[int]) -> Tensor:
         """Numbers (n,) of the responses of the given training rows, in their order."""
         ranges = [torch.arange(self.first_span[r], self.first_span[r + 1]) for r in rows]
         return torch.cat(ranges)
@@ -62,7 +62,9 @@ def usable(episode: Episode, *, mask_truncated: bool) -> bool:
     return not (mask_truncated and episode.truncated)
 
 
-def make_step(groups: Seq[Group], rewards: Rewards, *, mask_truncated: bool = False) -> Step | None:
+def make_step(
+    groups: Sequence[Group], rewards: Rewards, *, mask_truncated: bool = False
+) -> TrainBatch | None:
     """Tensors of the groups' usable episodes; None if there is none."""
     numbered = [(g, e) for g, group in enumerate(groups) for e in group.episodes]
     kept = [(g, e) for g, e in numbered if usable(e, mask_truncated=mask_truncated)]
@@ -95,11 +97,11 @@ def make_step(groups: Seq[Group], rewards: Rewards, *, mask_truncated: bool = Fa
     first = [0]
     for row in rows:
         first.append(first[-1] + len(row.spans))
-    return Step(episodes, tuple(g for g, _ in kept), tuple(rows), batch, tuple(first))
+    return TrainBatch(episodes, tuple(g for g, _ in kept), tuple(rows), batch, tuple(first))
 
 
 def _token_tensors(
-    tokens: Seq[tuple[Seq[float], Seq[float]]],
+    tokens: Sequence[tuple[Sequence[float], Sequence[float]]],
 ) -> tuple[Tensor, Tensor, Tensor]:
     longest = max(len(logprobs) for logprobs, _ in tokens)
     lengths = torch.tensor([len(logprobs) for logprobs, _ in tokens])

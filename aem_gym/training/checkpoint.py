@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aem_gym.errors import CheckpointError
-from aem_gym.training.files import atomic_folder, tidy_folder
+from aem_gym.io import atomic_folder, tidy_folder
 
 logger = logging.getLogger(__name__)
 

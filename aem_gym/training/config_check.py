@@ -192,8 +192,8 @@ def check_presentation(config: Config) -> None:
     formats = import_object("aem_gym.agents.formats:FORMATS", "response formats")
     if config.response_format not in ("auto", *formats):
         raise UnknownNameError("response format", config.response_format, ("auto", *formats))
-    recipes = getattr(env_factory(config.env), "recipes", None)
-    known = ("auto", *recipes) if isinstance(recipes, Mapping) else ("auto",)
+    prompt_templates = getattr(env_factory(config.env), "prompt_templates", None)
+    known = ("auto", *prompt_templates) if isinstance(prompt_templates, Mapping) else ("auto",)
     if config.recipe not in known:
         raise UnknownNameError("recipe", config.recipe, known, f"(Of {config.env}.)")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from aem_gym.errors import EnvironmentFailure, NoExpertError
-from aem_gym.rollout.observed import Observed
+from aem_gym.rollout.observed import CheckedStep
 from aem_gym.rollout.pool import EnvPool
 from aem_gym.seeding import derive, generator
 from aem_gym.types import Demo, DemoStep
@@ -89,7 +89,7 @@ class Demonstrator:
         self,
         count: int,
         tries: int,
-        choose: Callable[[int, Observed, np.random.Generator], DemoStep | None],
+        choose: Callable[[int, CheckedStep, np.random.Generator], DemoStep | None],
         progress: Callable[[int], None],
         mend: str,
         *,
@@ -118,7 +118,7 @@ class Demonstrator:
     def _play(
         self,
         numbers: Sequence[int],
-        choose: Callable[[int, Observed, np.random.Generator], DemoStep | None],
+        choose: Callable[[int, CheckedStep, np.random.Generator], DemoStep | None],
         won_only: bool,
     ) -> list[Demo | None]:
         """One episode per number, side by side; None for those that are not to be kept.
@@ -159,7 +159,7 @@ class Demonstrator:
         ]
 
     def _expert_action(
-        self, slot: int, now: Observed, draws: np.random.Generator
+        self, slot: int, now: CheckedStep, draws: np.random.Generator
     ) -> DemoStep | None:
         answer = self.pool.ask_expert(slot)
         if answer is None:
@@ -172,7 +172,7 @@ class Demonstrator:
         return DemoStep(now.observation, thought, action, imitate, tuple(admissible))
 
     def _random_action(
-        self, slot: int, now: Observed, draws: np.random.Generator
+        self, slot: int, now: CheckedStep, draws: np.random.Generator
     ) -> DemoStep | None:
         choices = now.info["admissible_actions"] or now.observation.split() or [""]
         action = choices[int(draws.integers(len(choices)))]

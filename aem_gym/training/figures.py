@@ -10,14 +10,14 @@ import torch
 from aem_gym.credit.metrics import credit_metrics
 from aem_gym.rollout.recorder import TurnCredit, episode_record
 from aem_gym.training.assignment import Credit
-from aem_gym.training.batching import Rewards, Step
+from aem_gym.training.batching import Rewards, TrainBatch
 from aem_gym.types import Episode, Group
 
 
 def step_figures(
     episodes: Sequence[Episode],
     rewards: Rewards,
-    step: Step | None,
+    step: TrainBatch | None,
     credit: Credit | None,
     threshold: float,
 ) -> dict[str, float]:
@@ -51,7 +51,9 @@ def step_figures(
     return figures
 
 
-def turn_credits(step: Step | None, credit: Credit | None) -> dict[int, dict[int, TurnCredit]]:
+def turn_credits(
+    step: TrainBatch | None, credit: Credit | None
+) -> dict[int, dict[int, TurnCredit]]:
     """Per trained episode (by `id`), per turn: what it was credited."""
     if step is None or credit is None:
         return {}
@@ -76,7 +78,7 @@ def episode_records(
     number: int,
     groups: Sequence[Group],
     dropped: Sequence[Group],
-    step: Step | None,
+    step: TrainBatch | None,
     credit: Credit | None,
     tokens: int | None,
 ) -> Iterator[dict[str, Any]]:

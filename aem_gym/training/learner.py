@@ -16,7 +16,7 @@ from aem_gym.errors import SamplerMismatchError
 from aem_gym.protocols import Scores, TrainableAgent
 from aem_gym.seeding import generator
 from aem_gym.training.assignment import Credit, estimator_defaults
-from aem_gym.training.batching import Step
+from aem_gym.training.batching import TrainBatch
 from aem_gym.training.config import Config
 from aem_gym.training.policy_loss import LossSettings
 
@@ -59,7 +59,7 @@ class Learner:
         return self.config.lr * warm * shape
 
     @torch.no_grad()
-    def score(self, step: Step, *, reference: bool = False) -> Scores:
+    def score(self, step: TrainBatch, *, reference: bool = False) -> Scores:
         """Scores of all responses of a step, without gradient, in the order of its batch."""
         parts = [
             self._score([step.rows[r] for r in rows], reference=reference)
@@ -73,7 +73,7 @@ class Learner:
             None if parts[0].values is None else torch.cat([_known(p.values) for p in parts]),
         )
 
-    def check_sampler(self, step: Step) -> float:
+    def check_sampler(self, step: TrainBatch) -> float:
         """Compare the sampler's log-probabilities with the learner's on a step's responses.
 
         Returns:
@@ -97,7 +97,7 @@ class Learner:
             )
         return seen
 
-    def update(self, step: Step, credit: Credit, number: int) -> dict[str, float]:
+    def update(self, step: TrainBatch, credit: Credit, number: int) -> dict[str, float]:
         """Train on one step's data; the figures of the update, averaged over its tokens.
 
         Args:
@@ -123,7 +123,7 @@ class Learner:
         figures |= {"grad_norm": sum(norms) / len(norms), "lr": rate, "updates": float(len(norms))}
         return figures
 
-    def _old_logprobs(self, step: Step) -> Tensor:
+    def _old_logprobs(self, step: TrainBatch) -> Tensor:
         """(N, T) the sampler's own, or the learner's where the sampler's are not exact."""
         if self.agent.exact_sampling:
             return step.batch.logprobs
@@ -135,7 +135,7 @@ class Learner:
 
     def _update_once(
         self,
-        step: Step,
+        step: TrainBatch,
         credit: Credit,
         mini: list[int],
         old: Tensor,
@@ -165,7 +165,7 @@ class Learner:
 
     def _loss(
         self,
-        step: Step,
+        step: TrainBatch,
         credit: Credit,
         numbers: Tensor,
         scores: Scores,

@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from aem_gym.console import quiet_loading
-from aem_gym.evaluation.protocol import Protocol
+from aem_gym.evaluation.protocol import EvalSpec
 from aem_gym.evaluation.runner import RECIPE, eval_protocol
+from aem_gym.io import atomic_folder, atomic_write
 from aem_gym.protocols import TrainableAgent
 from aem_gym.registry import import_object
 from aem_gym.rollout.collector import Collector, CollectorSettings
@@ -22,9 +23,8 @@ from aem_gym.rollout.pool import EnvPool, EnvSpec
 from aem_gym.training.assignment import estimator_defaults
 from aem_gym.training.config import Config
 from aem_gym.training.config_check import env_kwargs, pool_limits
-from aem_gym.training.files import atomic_folder, atomic_write
 from aem_gym.training.warmstart import WarmStart, choose_recipe, warm_start
-from aem_gym.types import Recipe
+from aem_gym.types import PromptTemplate
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +34,13 @@ class Parts:
     """The parts of a run."""
 
     agent: TrainableAgent
-    recipe: Recipe
+    recipe: PromptTemplate
     warm: WarmStart
     collector: Collector
     """Of the training split."""
     evaluator: Collector
     """Of the evaluation split."""
-    protocol: Protocol
+    protocol: EvalSpec
 
 
 def prepare_torch(config: Config) -> None:
@@ -79,7 +79,9 @@ def open_parts(config: Config, run: Path) -> Iterator[Parts]:
         )
 
 
-def make_agent(config: Config, recipe: Recipe, warm: WarmStart, run: Path) -> TrainableAgent:
+def make_agent(
+    config: Config, recipe: PromptTemplate, warm: WarmStart, run: Path
+) -> TrainableAgent:
     """The agent RL starts from. A `tiny` base is copied into the run: it exists nowhere else."""
     base = warm.base
     if config.model == "tiny":

@@ -16,18 +16,18 @@ from tqdm.auto import tqdm
 
 from aem_gym.errors import EnvironmentFailure
 from aem_gym.evaluation.runner import play
+from aem_gym.io import atomic_folder, atomic_write, claim_output
 from aem_gym.registry import import_object
-from aem_gym.rollout.collector import grouped, tickets_for
+from aem_gym.rollout.collector import grouped, requests_for
 from aem_gym.rollout.recorder import EPISODES, Recorder
 from aem_gym.seeding import derive
 from aem_gym.training.assignment import Assigner, Credit, check_assignment
-from aem_gym.training.batching import Rewards, Step, make_step, usable
+from aem_gym.training.batching import Rewards, TrainBatch, make_step, usable
 from aem_gym.training.checkpoint import Checkpoint, CheckpointStore
 from aem_gym.training.config import Config
 from aem_gym.training.config_check import check_resume, validate
 from aem_gym.training.config_io import load_config, to_yaml
 from aem_gym.training.figures import episode_records, step_figures
-from aem_gym.training.files import atomic_folder, atomic_write, claim_output
 from aem_gym.training.interrupt import StopAfterStep
 from aem_gym.training.learner import Learner
 from aem_gym.training.policy_loss import check_loss
@@ -195,7 +195,7 @@ class Trainer:
         self.recorder.episodes(episode_records(number + 1, groups, dropped, step, credit, tokens))
         return figures
 
-    def _credit(self, step: Step) -> tuple[Step, Credit]:
+    def _credit(self, step: TrainBatch) -> tuple[TrainBatch, Credit]:
         if not self._checked:
             difference = self.learner.check_sampler(step)
             logger.info("sampler and learner log-probabilities agree to %.1e nats", difference)
@@ -217,7 +217,7 @@ class Trainer:
             seeds = self._seeds(wanted)
             progress.cursor += wanted
             size = config.group_size
-            tickets = tickets_for(seeds, size, config.seed, "rollout", progress.cursor)
+            tickets = requests_for(seeds, size, config.seed, "rollout", progress.cursor)
             for group in grouped(self.parts.collector.run(tickets), size):
                 equal = self.learner.drops_equal_groups and self._equal_returns(group)
                 (dropped if equal else kept).append(group)
@@ -241,7 +241,7 @@ class Trainer:
     def _expect(self, step: int) -> None:
         """Let the environments prepare for a step while the learner works."""
         if step < self.config.steps:
-            tickets = tickets_for(self._seeds(self.config.groups), self.config.group_size, 0)
+            tickets = requests_for(self._seeds(self.config.groups), self.config.group_size, 0)
             self.parts.collector.expect(tickets)
 
     def _equal_returns(self, group: Group) -> bool:

@@ -13,8 +13,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from aem_gym.cache import cache_folder
 from aem_gym.errors import ConfigError, NoExpertError, OutputError, UnknownNameError
+from aem_gym.io import atomic_folder, atomic_write, cache_folder, exclusive
 from aem_gym.protocols import EpisodeStart, TrainableAgent
 from aem_gym.registry import import_object
 from aem_gym.rollout.pool import EnvDescription, EnvPool, EnvSpec
@@ -23,8 +23,7 @@ from aem_gym.training.cloning import CloningSettings, clone
 from aem_gym.training.config import Config
 from aem_gym.training.config_check import env_kwargs, pool_limits
 from aem_gym.training.demonstrations import Demonstrator
-from aem_gym.training.files import atomic_folder, atomic_write, exclusive
-from aem_gym.types import Demo, LabelledRow, Recipe
+from aem_gym.types import Demo, LabelledRow, PromptTemplate
 
 logger = logging.getLogger(__name__)
 
@@ -46,21 +45,21 @@ class WarmStart:
     """What cloning did: demonstrations, loss; empty without cloning."""
 
 
-def choose_recipe(config: Config, description: EnvDescription) -> Recipe:
+def choose_recipe(config: Config, description: EnvDescription) -> PromptTemplate:
     """The recipe of a run: the named one, or the one that fits model and context.
 
     Raises:
         UnknownNameError: the environment has no recipe of that name.
     """
-    recipes = description.recipes
+    prompt_templates = description.prompt_templates
     name = config.recipe
     if name == "auto":
         fitting = {"tiny": "compact"}.get(config.model, config.context)
         fitting = "published" if fitting == "window" else fitting
-        name = fitting if fitting in recipes else next(iter(recipes))
-    if name not in recipes:
-        raise UnknownNameError("recipe", name, recipes)
-    recipe = recipes[name]
+        name = fitting if fitting in prompt_templates else next(iter(prompt_templates))
+    if name not in prompt_templates:
+        raise UnknownNameError("recipe", name, prompt_templates)
+    recipe = prompt_templates[name]
     if config.history is not None:
         recipe = replace(recipe, history=config.history)
     if config.reward_scale is not None:
@@ -68,7 +67,7 @@ def choose_recipe(config: Config, description: EnvDescription) -> Recipe:
     return replace(recipe, max_turns=config.max_turns or recipe.max_turns)
 
 
-def warm_start(config: Config, description: EnvDescription, recipe: Recipe) -> WarmStart:
+def warm_start(config: Config, description: EnvDescription, recipe: PromptTemplate) -> WarmStart:
     """Clone, or take the clone made earlier from the same settings and code.
 
     Raises:
@@ -101,7 +100,7 @@ def _source(config: Config, description: EnvDescription) -> str:
 
 
 def _make_alone(
-    config: Config, description: EnvDescription, recipe: Recipe, source: str, folder: Path
+    config: Config, description: EnvDescription, recipe: PromptTemplate, source: str, folder: Path
 ) -> bool:
     """Make the clone; False if another process, waited for, has made it in the meantime."""
     try:
@@ -119,7 +118,7 @@ def _make_alone(
 
 
 def _make(
-    config: Config, description: EnvDescription, recipe: Recipe, source: str, folder: Path
+    config: Config, description: EnvDescription, recipe: PromptTemplate, source: str, folder: Path
 ) -> None:
     build = import_object("aem_gym.agents.build:open_agent")
     demos = collect_demonstrations(config, recipe, source)
@@ -135,7 +134,7 @@ def _make(
         atomic_write(temporary / _INFO, json.dumps(info | {"source": source}))
 
 
-def collect_demonstrations(config: Config, recipe: Recipe, source: str) -> list[Demo]:
+def collect_demonstrations(config: Config, recipe: PromptTemplate, source: str) -> list[Demo]:
     """Demonstrations on the training split, of the expert or of random play."""
     arguments = env_kwargs(config, config.train_split) | config.warmstart_env_args
     spec = EnvSpec(config.env, arguments)
@@ -162,7 +161,7 @@ def _clone(
     agent: TrainableAgent,
     config: Config,
     description: EnvDescription,
-    recipe: Recipe,
+    recipe: PromptTemplate,
     demos: list[Demo],
 ) -> dict[str, Any]:
     rows = list(_tokenized(agent, description, recipe, demos))
@@ -202,7 +201,7 @@ def _settings(config: Config) -> CloningSettings:
 
 
 def _tokenized(
-    agent: TrainableAgent, description: EnvDescription, recipe: Recipe, demos: list[Demo]
+    agent: TrainableAgent, description: EnvDescription, recipe: PromptTemplate, demos: list[Demo]
 ) -> Iterable[LabelledRow]:
     for demo in demos:
         start = EpisodeStart(0, 0, description.instructions, demo.goal, recipe)
@@ -218,7 +217,7 @@ _KEYS = (
 _KEYS_OF_ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
 
 
-def _content_key(config: Config, recipe: Recipe, source: str) -> str:
+def _content_key(config: Config, recipe: PromptTemplate, source: str) -> str:
     """Names everything the clone depends on: settings, code of agents and environment, versions."""
     keys = _KEYS if config.model == "tiny" else _KEYS + _KEYS_OF_ADAPTERS
     content = {key: getattr(config, key) for key in keys}

@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parsed(argv)
     from tqdm import tqdm
 
-    from aem_gym.cache import cache_folder
+    from aem_gym.io import cache_folder
 
     start = time.perf_counter()
     out = arguments.out or cache_folder() / "alfworld-parity"

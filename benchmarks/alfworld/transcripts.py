@@ -13,13 +13,13 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from aem_gym.atomic import replace_file
 from aem_gym.envs.alfworld.draws import Draws
 from aem_gym.envs.alfworld.engine import Engine
 from aem_gym.envs.alfworld.game import Game
 from aem_gym.envs.alfworld.official.gamefile import read_game
 from aem_gym.envs.alfworld.official.shuffle import renamed
 from aem_gym.envs.alfworld.oracle import Oracle
+from aem_gym.io import replace_file
 from benchmarks.alfworld.fuzz import command as any_command
 from benchmarks.alfworld.scenarios import Scenario
 

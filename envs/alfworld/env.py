@@ -18,7 +18,7 @@ from aem_gym.envs.alfworld.splits import SPLITS
 from aem_gym.envs.alfworld.text import DIALECTS, told
 from aem_gym.envs.base import TextEnv
 from aem_gym.errors import ConfigError, UnknownNameError
-from aem_gym.types import Outcome, Task
+from aem_gym.types import StepResult, Task
 
 _MAX_TURNS = {"full": 50, "small": 14}
 _EXPERT_SEARCH = {"full": "likely", "small": "random"}
@@ -55,7 +55,7 @@ class ALFWorldEnv(TextEnv):
             there are.
     """
 
-    recipes = RECIPES
+    prompt_templates = RECIPES
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class ALFWorldEnv(TextEnv):
             logic=logic,
         )
 
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         """Draw a game of the split, or take the one that `options` ask for.
 
         `options["task_id"]` gives exactly that game, whatever the split and difficulty of this
@@ -178,7 +178,7 @@ class ALFWorldEnv(TextEnv):
         )
         self._unread = [observation]
         task = Task(game.task_id, game.goal.task_type, told(game.sentence))
-        return task, Outcome(observation, admissible_actions=self._engine.admissible())
+        return task, StepResult(observation, admissible_actions=self._engine.admissible())
 
     def _find(self, options: Mapping[str, Any]) -> Found:
         if "game" in options:
@@ -190,12 +190,12 @@ class ALFWorldEnv(TextEnv):
             types = _task_types(str(options["task_type"]))
         return self._source.load(self._source.draw(self.np_random, types), self.np_random)
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         """Answer one command; anything inadmissible is answered "Nothing happens."."""
         engine = self._playing()
         observation, valid = engine.step(action)
         self._unread.append(observation)
-        return Outcome(
+        return StepResult(
             observation,
             reward=float(engine.won),
             terminated=engine.won,

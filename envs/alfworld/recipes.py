@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from aem_gym.envs.alfworld.text import DIALECTS
-from aem_gym.types import Recipe
+from aem_gym.types import PromptTemplate
 
 _ROLE = "You are a household robot in a room. You act by text commands, one at a time."
 
@@ -44,8 +44,8 @@ def instructions_for(dialect: str) -> str:
     return _INSTRUCTIONS.format(put=DIALECTS[dialect].put.format("<object>", "<receptacle>"))
 
 
-RECIPES: Mapping[str, Recipe] = {
-    "default": Recipe(
+RECIPES: Mapping[str, PromptTemplate] = {
+    "default": PromptTemplate(
         name="default",
         system=_ROLE,
         first="{instructions}\n\nYour goal: {goal}\n\n{observation}",
@@ -55,7 +55,7 @@ RECIPES: Mapping[str, Recipe] = {
             "The last {shown}:\n{history}\n\nNow: {observation}"
         ),
     ),
-    "compact": Recipe(
+    "compact": PromptTemplate(
         name="compact",
         first="{observation}",
         later="{observation}",
@@ -63,7 +63,7 @@ RECIPES: Mapping[str, Recipe] = {
         history_item="{observation}\n> {action}",
         response_format="short",
     ),
-    "published": Recipe(
+    "published": PromptTemplate(
         name="published",
         first=f"{_PUBLISHED_ROLE}\nWhat you observe now: {{observation}}\n{_ADMISSIBLE}",
         window=(

@@ -26,7 +26,7 @@ from aem_gym.envs.swe.tools.toolbox import Toolbox
 from aem_gym.envs.swe.workspace import take_patch
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.spaces import TextSpace
-from aem_gym.types import Outcome, Task
+from aem_gym.types import StepResult, Task
 
 _OPTIONS = ("task_id",)
 _LONGEST_ACTION = 200_000
@@ -63,7 +63,7 @@ class SWEEnv(TextEnv):
             names there are. No engine is needed before `reset`.
     """
 
-    recipes = RECIPES
+    prompt_templates = RECIPES
     max_turns = 50
     run_defaults: ClassVar[Mapping[str, Any]] = RUN
     tiny_defaults: ClassVar[Mapping[str, Any]] = TINY
@@ -128,7 +128,7 @@ class SWEEnv(TextEnv):
         self._expected = wanted
         shared_pool(self.engine).expect(task, self.limits)
 
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         """Draw a task of the split, or take `options["task_id"]` (of any split).
 
         Raises:
@@ -144,7 +144,7 @@ class SWEEnv(TextEnv):
         text = f"{task.problem.strip()}\n\nThe repository lies in {WORKDIR}."
         return Task(task.task_id, task.repo, task.problem.strip()), self._outcome(text, 0)
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         """Do what an action asks for, in the sandbox."""
         assert self._toolbox is not None
         taken = self._turn + 1
@@ -180,7 +180,7 @@ class SWEEnv(TextEnv):
         drawn = self._ids[int(rng.integers(len(self._ids)))]
         return self._source.task(str(options.get("task_id", drawn)))
 
-    def _submit(self) -> Outcome:
+    def _submit(self) -> StepResult:
         """Take the answer, give the sandbox back, and grade in another one."""
         assert self._ready is not None and self._now is not None
         patch = take_patch(self._ready.sandbox, self._ready.workspace)
@@ -192,7 +192,7 @@ class SWEEnv(TextEnv):
             why = verdict.reason or f"{len(verdict.failed)} of {total} hidden tests fail"
             text = f"The issue is not resolved: {why}."
         extra = _facts(verdict, len(patch.encode("utf-8", "replace")))
-        return Outcome(
+        return StepResult(
             text,
             reward=float(verdict.resolved),
             terminated=True,
@@ -200,10 +200,10 @@ class SWEEnv(TextEnv):
             extra=extra,
         )
 
-    def _outcome(self, text: str, taken: int, *, valid: bool = True, error: str = "") -> Outcome:
+    def _outcome(self, text: str, taken: int, *, valid: bool = True, error: str = "") -> StepResult:
         left = self.max_turns - taken
         text = f"{text}\n[{left} step{'s' * (left != 1)} left]" if not error else text
-        return Outcome(
+        return StepResult(
             text,
             admissible_actions=_ALWAYS,
             action_valid=valid,

@@ -23,7 +23,7 @@ from aem_gym.envs.swe.tasks.base import SweTask, Verdict
 from aem_gym.envs.swe.tasks.rows import Row, read_rows
 from aem_gym.envs.swe.tasks.swebench import buildable, make_task
 from aem_gym.errors import AemGymError, ConfigError
-from aem_gym.training.files import atomic_write
+from aem_gym.io import atomic_write
 
 Grade = Callable[[SandboxEngine, Row, SweTask, str], Verdict]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aem_gym.types import Recipe
+from aem_gym.types import PromptTemplate
 
 _ROLE = "You are a software engineer. You work on a repository by actions, one at a time."
 _WINDOW = (
@@ -12,8 +12,8 @@ _WINDOW = (
     "{history}\n\nWhat came of the last one:\n\n{observation}"
 )
 
-RECIPES: Mapping[str, Recipe] = {
-    "default": Recipe(
+RECIPES: Mapping[str, PromptTemplate] = {
+    "default": PromptTemplate(
         name="default",
         system=_ROLE,
         first="{instructions}\n\nThe issue:\n\n{observation}",
@@ -21,7 +21,7 @@ RECIPES: Mapping[str, Recipe] = {
         history_item="{action}",
         history=20,
     ),
-    "compact": Recipe(
+    "compact": PromptTemplate(
         name="compact",
         first="{observation}",
         window="{goal}\n{history}\n{observation}",
@@ -33,7 +33,7 @@ RECIPES: Mapping[str, Recipe] = {
             (r"\n\[lines \d+ to \d+ of \d+\]$", ""),
         ),
     ),
-    "bash": Recipe(
+    "bash": PromptTemplate(
         name="bash",
         system=(
             "You are a software engineer who works at a command line. Each of your responses has "

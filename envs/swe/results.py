@@ -12,7 +12,7 @@ import msgspec
 
 from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.errors import ConfigError
-from aem_gym.training.files import atomic_write
+from aem_gym.io import atomic_write
 
 
 @dataclass(frozen=True, slots=True)

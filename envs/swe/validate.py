@@ -28,8 +28,8 @@ from aem_gym.envs.swe.tasks.rows import read_rows
 from aem_gym.envs.swe.tasks.specs import RECIPES
 from aem_gym.envs.swe.tasks.swebench import buildable, make_task
 from aem_gym.errors import AemGymError, ConfigError
+from aem_gym.io import atomic_write
 from aem_gym.seeding import generator
-from aem_gym.training.files import atomic_write
 
 logger = logging.getLogger(__name__)
 

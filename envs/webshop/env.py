@@ -25,7 +25,7 @@ from aem_gym.envs.webshop.shops import (
 )
 from aem_gym.envs.webshop.splits import SPLIT_MODES, SPLITS, bounds, goal_order
 from aem_gym.errors import ConfigError, UnknownNameError
-from aem_gym.types import Outcome, Task
+from aem_gym.types import StepResult, Task
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -81,7 +81,7 @@ class WebShopEnv(TextEnv):
     """
 
     instructions = INSTRUCTIONS
-    recipes = RECIPES
+    prompt_templates = RECIPES
     max_turns = 15
     run_defaults: ClassVar[Mapping[str, Any]] = {"eval_split": "test"}
     tiny_defaults: ClassVar[Mapping[str, Any]] = {
@@ -228,7 +228,7 @@ class WebShopEnv(TextEnv):
 
         return page_app(env, seed=seed)
 
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         """Draw a goal of the split, or take the one that `options` ask for.
 
         `options["goal_idx"]` is the number of a goal in the official order, `options["task_id"]`
@@ -256,13 +256,13 @@ class WebShopEnv(TextEnv):
         task = Task(f"{self.goal_type}-{number}", goal.category or "default", goal.text)
         return task, self._outcome(self._session, Result())
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         """Answer one action; what means nothing is answered by the same page."""
         session = self.session
         try:
             result = session.step(action)
         except TypeError as error:  # strict: the original's server fails on some searches
-            return Outcome(f"the shop has failed: {error}", terminated=True, action_valid=False)
+            return StepResult(f"the shop has failed: {error}", terminated=True, action_valid=False)
         return self._outcome(session, result)
 
     def expert(self) -> tuple[str, str]:
@@ -271,9 +271,9 @@ class WebShopEnv(TextEnv):
             raise ConfigError("there is no episode yet: call reset() first")
         return self._oracle.choose()
 
-    def _outcome(self, session: Session, result: Result) -> Outcome:
+    def _outcome(self, session: Session, result: Result) -> StepResult:
         bought = session.purchase.info() if session.purchase else {}
-        return Outcome(
+        return StepResult(
             session.text_rich() if self._rich else session.text(),
             reward=result.reward,
             terminated=result.done,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aem_gym.types import Recipe
+from aem_gym.types import PromptTemplate
 
 INSTRUCTIONS = """\
 You are in a web shop. Find and buy what the instruction asks for. Actions, one at a time:
@@ -30,8 +30,8 @@ _PUBLISHED_TURN = (
     "<action> </action> tags."
 )
 
-RECIPES: Mapping[str, Recipe] = {
-    "default": Recipe(
+RECIPES: Mapping[str, PromptTemplate] = {
+    "default": PromptTemplate(
         name="default",
         system=_ROLE,
         first="{instructions}\n\nInstruction: {goal}\n\n{observation}",
@@ -42,7 +42,7 @@ RECIPES: Mapping[str, Recipe] = {
         ),
         rewrite=(_WITHOUT_GOAL,),
     ),
-    "compact": Recipe(
+    "compact": PromptTemplate(
         name="compact",
         first="{goal}\n{observation}",
         later="{observation}",
@@ -51,7 +51,7 @@ RECIPES: Mapping[str, Recipe] = {
         response_format="short",
         rewrite=(_WITHOUT_GOAL,),
     ),
-    "published": Recipe(
+    "published": PromptTemplate(
         name="published",
         first=f"{_PUBLISHED_ROLE}\n{_PUBLISHED_TURN}",
         window=(

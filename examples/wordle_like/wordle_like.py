@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aem_gym.envs.base import TextEnv
-from aem_gym.types import Outcome, Task
+from aem_gym.types import StepResult, Task
 
 WORDS = ("amber", "brick", "cloud", "dwarf", "flame", "ghost", "jumpy", "knife", "lemon", "tiger")
 
@@ -25,21 +25,21 @@ class WordleLike(TextEnv):
     )
     max_turns = 3
 
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         drawn = str(self.np_random.integers(len(WORDS)))
         task_id = options.get("task_id") or drawn
         self.secret, self.possible = WORDS[int(task_id)], WORDS
         return Task(task_id, goal="find the word"), self.look("Guess.")
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         if action not in WORDS:
             return self.look("That is not one of the words.", action_valid=False)
         if action == self.secret:
-            return Outcome(f"Yes, {action}!", reward=1.0, terminated=True, won=True)
+            return StepResult(f"Yes, {action}!", reward=1.0, terminated=True, won=True)
         seen = marks(action, self.secret)
         self.possible = [word for word in self.possible if marks(action, word) == seen]
         return self.look(f"{action} {seen}")
 
-    def look(self, text: str, action_valid: bool = True) -> Outcome:
+    def look(self, text: str, action_valid: bool = True) -> StepResult:
         text = f"{text} Possible: {' '.join(self.possible)}."
-        return Outcome(text, admissible_actions=WORDS, action_valid=action_valid)
+        return StepResult(text, admissible_actions=WORDS, action_valid=action_valid)

@@ -12,7 +12,7 @@ from aem_gym.agents.contexts import PromptBuilder, View, rewritten  # noqa: E402
 from aem_gym.agents.models import load_model  # noqa: E402
 from aem_gym.envs.webshop.recipes import RECIPES  # noqa: E402
 from aem_gym.protocols import EpisodeStart  # noqa: E402
-from aem_gym.types import Recipe, Turn  # noqa: E402
+from aem_gym.types import PromptTemplate, Turn  # noqa: E402
 from tests.tiny import Tiny  # noqa: E402
 
 FIRST = "WebShop [SEP] Instruction: [SEP] red shoe [SEP] Search"
@@ -20,7 +20,7 @@ LATER = "Instruction: [SEP] red shoe [SEP] Back to Search [SEP] B01 [SEP] Shoe, 
 ACTIONS = ("click[back to search]", "click[b01]")
 
 
-def prompt(tiny: Tiny, recipe: Recipe, view: View, kind: str = "window") -> str:
+def prompt(tiny: Tiny, recipe: PromptTemplate, view: View, kind: str = "window") -> str:
     tokenizer = load_model(str(tiny.folder), device="cpu").tokenizer
     builder = PromptBuilder(tokenizer, kind)
     start = EpisodeStart(0, 0, "how", "red shoe", recipe)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from aem_gym.agents.expert import ExpertAgent
 from aem_gym.agents.human import HumanAgent
 from aem_gym.agents.random import RandomAgent
-from aem_gym.protocols import Agent, EpisodeStart, Situation
+from aem_gym.protocols import Agent, EpisodeStart, TurnInput
 from aem_gym.registry import AGENTS
-from aem_gym.types import Recipe
+from aem_gym.types import PromptTemplate
 
 
-def situation(observation: str = "", turn: int = 0, slot: int = 0, **info: Any) -> Situation:
-    return Situation(slot=slot, turn=turn, observation=observation, info=info, history=())
+def situation(observation: str = "", turn: int = 0, slot: int = 0, **info: Any) -> TurnInput:
+    return TurnInput(slot=slot, turn=turn, observation=observation, info=info, history=())
 
 
 @pytest.mark.parametrize("name", ["random", "expert", "human"])
@@ -60,7 +60,7 @@ def test_random_words_where_nothing_is_listed() -> None:
 
 
 def test_random_respects_hidden_actions() -> None:
-    recipe = Recipe(hidden_actions=("help",))
+    recipe = PromptTemplate(hidden_actions=("help",))
     shy, bold = RandomAgent(), RandomAgent(hide=False)
     for agent in (shy, bold):
         agent.begin(EpisodeStart(0, 1, recipe=recipe))
@@ -71,7 +71,7 @@ def test_random_respects_hidden_actions() -> None:
 
 
 def test_expert_passes_on_the_answer_or_says_there_is_none() -> None:
-    knows = Situation(0, 0, "x", {}, (), ask_expert=lambda: ("because", "go north"))
+    knows = TurnInput(0, 0, "x", {}, (), ask_expert=lambda: ("because", "go north"))
     good, bad = ExpertAgent().act([knows, situation(turn=3)])
     assert (good.thought, good.action, good.error) == ("because", "go north", None)
     assert bad.error is not None and "NoExpertError" in bad.error and "turn 3" in bad.error

@@ -11,8 +11,8 @@ from peft import PeftModel
 
 from aem_gym.agents.models import attach_lora, base_weights_hash, load_model, save_adapter
 from aem_gym.agents.smollm2 import smollm2_folder
-from aem_gym.cache import cache_folder
 from aem_gym.errors import ModelError
+from aem_gym.io import cache_folder
 
 pytestmark = pytest.mark.slow
 

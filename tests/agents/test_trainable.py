@@ -19,10 +19,10 @@ from aem_gym.protocols import (  # noqa: E402
     EpisodeStart,
     Generation,
     GenerationRequest,
-    Situation,
+    TurnInput,
 )
 from aem_gym.rollout.sequences import sequences  # noqa: E402
-from aem_gym.types import IMITATE, Demo, DemoStep, Episode, Recipe, Turn  # noqa: E402
+from aem_gym.types import IMITATE, Demo, DemoStep, Episode, PromptTemplate, Turn  # noqa: E402
 from tests.tiny import Tiny, flat  # noqa: E402
 
 
@@ -110,7 +110,7 @@ class Replay:
         pass
 
 
-def replayed(agent, demos: list[Demo], recipe: Recipe) -> list[Episode]:
+def replayed(agent, demos: list[Demo], recipe: PromptTemplate) -> list[Episode]:
     """The demonstrations as rollouts: the agent reads their observations and says their lines."""
     scripts: dict[int, list[tuple[int, ...]]] = {}
     episodes = []
@@ -122,7 +122,7 @@ def replayed(agent, demos: list[Demo], recipe: Recipe) -> list[Episode]:
         turns: list[Turn] = []
         for number, step in enumerate(demo.steps):
             info = {"admissible_actions": step.admissible_actions}
-            situation = Situation(slot, number, step.observation, info, turns)
+            situation = TurnInput(slot, number, step.observation, info, turns)
             (r,) = agent.act([situation])
             assert (r.thought, r.action, r.format_valid) == (step.thought, step.action, True)
             turn = Turn(step.observation, r.text, r.thought, r.action)
@@ -292,7 +292,7 @@ def test_odd_observations_are_read(tiny: Tiny) -> None:
     for slot, text in enumerate(texts):
         agent.begin(EpisodeStart(slot, slot, "", text, tiny.recipe))
         info = {"admissible_actions": []}
-        situations.append(Situation(slot, 0, text, info, ()))
+        situations.append(TurnInput(slot, 0, text, info, ()))
     responses = agent.act(situations)
     assert all(r.response_ids and r.error is None for r in responses)
     agent.begin(EpisodeStart(9, 9, "", "", tiny.recipe))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aem_gym.envs.base import INFO_DEFAULTS, TextEnv
 from aem_gym.errors import ConfigError
-from aem_gym.types import Outcome, Task
+from aem_gym.types import StepResult, Task
 
 
 class Dice(TextEnv):
@@ -19,13 +19,15 @@ class Dice(TextEnv):
     instructions = "Roll."
     max_turns = 4
 
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         task = Task(options.get("task_id", "dice"), "game", "win")
-        return task, Outcome(f"roll {self.np_random.integers(6)}", extra={"rolls": 0, "goal": "no"})
+        return task, StepResult(
+            f"roll {self.np_random.integers(6)}", extra={"rolls": 0, "goal": "no"}
+        )
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         over = action in ("win", "half")
-        return Outcome(
+        return StepResult(
             f"{action} {self.np_random.integers(6)}",
             reward=over,
             terminated=over,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.evaluation.protocol import Protocol, summarise, wilson_interval
+from aem_gym.evaluation.protocol import EvalSpec, summarise, wilson_interval
 from aem_gym.types import Episode, Turn
 
 
@@ -77,7 +77,7 @@ def test_nothing_that_counts() -> None:
 
 
 def test_tasks_are_named_by_the_seed_alone() -> None:
-    protocol = Protocol("env", {}, "test", 3, 100, 1.0, None, "default", "transcript")
+    protocol = EvalSpec("env", {}, "test", 3, 100, 1.0, None, "default", "transcript")
     assert list(protocol.task_seeds) == [100, 101, 102]
 
 

@@ -82,12 +82,12 @@ def play(site: Path, agent: str, env_id: str, episodes: int) -> list[list[Any]]:
     code = f"""
 import json
 from aem_gym.registry import AGENTS
-from aem_gym.rollout.collector import Collector, CollectorSettings, tickets_for
+from aem_gym.rollout.collector import Collector, CollectorSettings, requests_for
 from aem_gym.rollout.pool import EnvPool, EnvSpec
 with EnvPool(EnvSpec({env_id!r})) as pool:
-    settings = CollectorSettings(recipe=pool.describe().recipes["default"])
+    settings = CollectorSettings(recipe=pool.describe().prompt_templates["default"])
     collector = Collector(pool, AGENTS.load({agent!r})(), settings)
-    played = collector.run(tickets_for(range({episodes}), 1, 0))
+    played = collector.run(requests_for(range({episodes}), 1, 0))
 print(json.dumps([[e.won, len(e.turns), e.error] for e in played]))
 """
     answer: list[list[Any]] = run(site, code)

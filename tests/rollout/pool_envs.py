@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 
 from aem_gym.envs.base import TextEnv
-from aem_gym.types import Outcome, Task
+from aem_gym.types import StepResult, Task
 
 
 class Counter(TextEnv):
@@ -24,17 +24,19 @@ class Counter(TextEnv):
         super().__init__(**kwargs)
         self.length = length
 
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         self.drawn = int(self.np_random.integers(10**6))
         self.turn = 0
-        return Task(str(options.get("task_id", "t")), goal="count"), Outcome(f"drew {self.drawn}")
+        return Task(str(options.get("task_id", "t")), goal="count"), StepResult(
+            f"drew {self.drawn}"
+        )
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         self.turn += 1
         roll = int(self.np_random.integers(10**6))
         done = self.turn >= self.length
         text = f"{self.drawn}:{self.turn}:{roll}:{action}"
-        return Outcome(text, float(done), done, won=done, admissible_actions=["one", "two"])
+        return StepResult(text, float(done), done, won=done, admissible_actions=["one", "two"])
 
     def expert(self) -> tuple[str, str]:
         if self.turn == 2:
@@ -54,11 +56,11 @@ class Told(Counter):
             raise ValueError("cannot be expected")
         self.told.append(f"{seed}:{sorted(options or {})}")
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         if action == "report":
-            return Outcome("", error="the engine is gone")
+            return StepResult("", error="the engine is gone")
         told, self.told = self.told, []
-        return Outcome(" ".join(told), terminated=action == "end")
+        return StepResult(" ".join(told), terminated=action == "end")
 
 
 def fail(action: str) -> Any:

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from aem_gym.protocols import EpisodeStart, Response, Situation
-from aem_gym.rollout.collector import Collector, CollectorSettings, grouped, tickets_for
+from aem_gym.protocols import EpisodeStart, Response, TurnInput
+from aem_gym.rollout.collector import Collector, CollectorSettings, grouped, requests_for
 from aem_gym.rollout.pool import EnvPool, EnvSpec
 from aem_gym.rollout.recorder import episode_record
-from aem_gym.types import Episode, Recipe
+from aem_gym.types import Episode, PromptTemplate
 from tests.training.guess_env import DOORS, Troubled
 
 GUESS = EnvSpec("guess-test/Guess-v0")
@@ -27,7 +27,7 @@ class Scripted:
 
     name = "scripted"
 
-    def __init__(self, reply: Callable[[int, Situation], Any]) -> None:
+    def __init__(self, reply: Callable[[int, TurnInput], Any]) -> None:
         self.reply = reply
         self.keys: dict[int, int] = {}
         self.ended: list[int] = []
@@ -35,7 +35,7 @@ class Scripted:
     def begin(self, start: EpisodeStart) -> None:
         self.keys[start.slot] = start.key
 
-    def act(self, situations: Sequence[Situation]) -> list[Response]:
+    def act(self, situations: Sequence[TurnInput]) -> list[Response]:
         replies = [self.reply(self.keys[s.slot], s) for s in situations]
         for reply in replies:
             if isinstance(reply, Exception):
@@ -49,9 +49,9 @@ class Scripted:
 def run(agent: Any, count: int = 6, spec: EnvSpec = GUESS, **limits: Any) -> list[Episode]:
     """Episodes of tasks 0, 1, ...; checks that each was heard of once, and can be written."""
     heard: list[Episode] = []
-    tickets = [replace(t, key=i) for i, t in enumerate(tickets_for(range(count), 1, "t"))]
+    tickets = [replace(t, key=i) for i, t in enumerate(requests_for(range(count), 1, "t"))]
     with EnvPool(spec, **limits) as pool:
-        settings = CollectorSettings(Recipe())
+        settings = CollectorSettings(PromptTemplate())
         episodes = Collector(pool, agent, settings).run(tickets, heard.append)
     assert [e.seed for e in episodes] == list(range(count))
     assert sorted(e.seed for e in heard) == list(range(count))
@@ -61,7 +61,7 @@ def run(agent: Any, count: int = 6, spec: EnvSpec = GUESS, **limits: Any) -> lis
     return episodes
 
 
-def door(key: int, situation: Situation) -> str:
+def door(key: int, situation: TurnInput) -> str:
     return DOORS[(key + situation.turn) % 3]
 
 
@@ -130,7 +130,7 @@ def test_failures_in_begin_and_end_are_recorded_too() -> None:
 
 def test_responses_that_cannot_be_told_apart_fail_together_and_later_episodes_run() -> None:
     class Short(Scripted):
-        def act(self, situations: Sequence[Situation]) -> list[Response]:
+        def act(self, situations: Sequence[TurnInput]) -> list[Response]:
             answers = super().act(situations)
             return answers[1:] if len(answers) == 6 else answers
 
@@ -166,22 +166,24 @@ def test_turn_limits() -> None:
     with EnvPool(GUESS) as pool:
         for limits, turns in (
             ({"max_turns": 3}, 3),
-            ({"recipe": Recipe(max_turns=2)}, 2),
-            ({"recipe": Recipe(max_turns=2), "max_turns": 4}, 4),
+            ({"recipe": PromptTemplate(max_turns=2)}, 2),
+            ({"recipe": PromptTemplate(max_turns=2), "max_turns": 4}, 4),
             ({}, 5),
         ):
-            settings = CollectorSettings(**{"recipe": Recipe(), **limits})
+            settings = CollectorSettings(**{"recipe": PromptTemplate(), **limits})
             agent = Scripted(lambda key, s: "push")
-            (episode,) = Collector(pool, agent, settings).run(tickets_for([0], 1))
+            (episode,) = Collector(pool, agent, settings).run(requests_for([0], 1))
             assert len(episode.turns) == turns and episode.truncated
 
 
 def test_waves_change_nothing() -> None:
     """At most `live` episodes at once give the same episodes in the same order."""
-    tickets = tickets_for(range(4), 2, 0, "x")
+    tickets = requests_for(range(4), 2, 0, "x")
     with EnvPool(GUESS) as pool:
         runs = [
-            Collector(pool, Scripted(door), CollectorSettings(Recipe(), live=live)).run(tickets)
+            Collector(pool, Scripted(door), CollectorSettings(PromptTemplate(), live=live)).run(
+                tickets
+            )
             for live in (0, 3, 1)
         ]
     assert runs[0] == runs[1] == runs[2]
@@ -194,7 +196,7 @@ def test_waves_change_nothing() -> None:
 
 def test_tickets_name_their_draws() -> None:
     """Keys differ within a batch and between batches, and do not depend on the batch's size."""
-    some, more = tickets_for([5, 5, 6], 2, 0, "a"), tickets_for([5, 5, 6, 7], 2, 0, "a")
+    some, more = requests_for([5, 5, 6], 2, 0, "a"), requests_for([5, 5, 6, 7], 2, 0, "a")
     assert more[: len(some)] == some
-    keys = {t.key for t in (*more, *tickets_for([5, 5, 6, 7], 2, 0, "b"))}
+    keys = {t.key for t in (*more, *requests_for([5, 5, 6, 7], 2, 0, "b"))}
     assert len(keys) == 16

@@ -17,8 +17,8 @@ import pytest
 import aem_gym
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.rollout.live import AHEAD
-from aem_gym.rollout.pool import EnvPool, EnvSpec, Observed
-from aem_gym.types import INFO_DEFAULTS, Recipe
+from aem_gym.rollout.pool import CheckedStep, EnvPool, EnvSpec
+from aem_gym.types import INFO_DEFAULTS, PromptTemplate
 
 COUNTER = EnvSpec("pool-test/Counter-v0")
 FAULTY = EnvSpec("pool-test/Faulty-v0")
@@ -31,7 +31,7 @@ def faulty(request: pytest.FixtureRequest) -> Iterator[EnvPool]:
         yield pool
 
 
-def play(pool: EnvPool, slots: list[int]) -> dict[int, list[Observed]]:
+def play(pool: EnvPool, slots: list[int]) -> dict[int, list[CheckedStep]]:
     """Everything each slot answers until it ends; slots leave at different times."""
     seen = {s: [o] for s, o in zip(slots, pool.reset([(s, s, None) for s in slots]), strict=True)}
     live = list(slots)
@@ -97,12 +97,12 @@ def test_description_and_expert() -> None:
         ("one", "two"),
         50,
     )
-    assert about.has_expert and about.recipes == {"default": Recipe()}
+    assert about.has_expert and about.prompt_templates == {"default": PromptTemplate()}
 
 
 def test_third_party_environment_gets_defaults(faulty: EnvPool) -> None:
     about = faulty.describe()
-    assert about.instructions == "" and about.recipes == {"default": Recipe()}
+    assert about.instructions == "" and about.prompt_templates == {"default": PromptTemplate()}
     assert about.max_turns is None and not about.has_expert
     (first,) = faulty.reset([(0, 42, None)])
     assert first.observation == "seed42" and first.error is None
@@ -195,7 +195,7 @@ def test_outer_timers_survive() -> None:
 
 
 def test_works_in_another_thread() -> None:
-    seen: list[Observed] = []
+    seen: list[CheckedStep] = []
 
     def work() -> None:
         with EnvPool(FAULTY) as pool:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aem_gym.rollout.live import AHEAD
-from aem_gym.rollout.queue import Queue, Ticket
+from aem_gym.rollout.queue import Queue, RolloutRequest
 
 
 @given(
@@ -16,7 +16,7 @@ from aem_gym.rollout.queue import Queue, Ticket
 def test_every_ticket_begins_once_and_where_it_was_told(
     count: int, slots: int, processes: int, draws: st.DataObject
 ) -> None:
-    queue = Queue([Ticket(n, 0, n) for n in range(count)], slots, processes)
+    queue = Queue([RolloutRequest(n, 0, n) for n in range(count)], slots, processes)
     begun: list[int] = []
     busy: set[int] = set()
     told: dict[int, int] = {}

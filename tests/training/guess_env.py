@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from aem_gym.envs.base import TextEnv
-from aem_gym.types import Outcome, Recipe, Task
+from aem_gym.types import PromptTemplate, StepResult, Task
 
 DOORS = ("red door", "green door", "blue door")
 
@@ -19,31 +19,33 @@ class Guess(TextEnv):
     """Two rooms, three doors each, one of them right: random play wins one time in nine."""
 
     instructions = "Open the right door, twice."
-    recipes = {"compact": Recipe(name="compact", first="{observation}", response_format="short")}
+    prompt_templates = {
+        "compact": PromptTemplate(name="compact", first="{observation}", response_format="short")
+    }
     max_turns = 5
 
     def __init__(self, *, hint: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hint = hint
 
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         self.right = [DOORS[i] for i in self.np_random.integers(3, size=2)]
         kind = "same" if self.right[0] == self.right[1] else "mixed"
         return Task("-".join(self.right), kind, "open both"), self.show("A room.")
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         if action not in DOORS:
             return self.show("No such door.", action_valid=False)
         if action != self.right[0]:
-            return Outcome("Locked for good.", terminated=True, admissible_actions=DOORS)
+            return StepResult("Locked for good.", terminated=True, admissible_actions=DOORS)
         self.right = self.right[1:]
         if not self.right:
-            return Outcome("Out!", 1.0, True, won=True, admissible_actions=DOORS)
+            return StepResult("Out!", 1.0, True, won=True, admissible_actions=DOORS)
         return self.show("Another room.")
 
-    def show(self, text: str, action_valid: bool = True) -> Outcome:
+    def show(self, text: str, action_valid: bool = True) -> StepResult:
         text += f" The {self.right[0]} shines." if self.hint else " Three doors."
-        return Outcome(text, admissible_actions=DOORS, action_valid=action_valid)
+        return StepResult(text, admissible_actions=DOORS, action_valid=action_valid)
 
     def expert(self) -> tuple[str, str]:
         return "this one", self.right[0]
@@ -60,8 +62,8 @@ class Hopeless(Guess):
 
     expert = None  # type: ignore[assignment]
 
-    def act(self, action: str) -> Outcome:
-        return Outcome("Locked for good.", terminated=True, admissible_actions=DOORS)
+    def act(self, action: str) -> StepResult:
+        return StepResult("Locked for good.", terminated=True, admissible_actions=DOORS)
 
 
 class Troubled(Guess):

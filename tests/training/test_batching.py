@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from aem_gym.training.batching import Rewards, Step, make_step, usable  # noqa: E402
+from aem_gym.training.batching import Rewards, TrainBatch, make_step, usable  # noqa: E402
 from aem_gym.types import Episode, Group, Turn  # noqa: E402
 
 number = st.floats(-5, 5, width=32)
@@ -102,7 +102,7 @@ def test_tensors_against_plain_python(case: tuple[list[Group], bool]) -> None:
     check_rows(step, wanted)
 
 
-def check_rows(step: Step, wanted: list) -> None:
+def check_rows(step: TrainBatch, wanted: list) -> None:
     """Row i of the batch is the i-th span, counted through; its tokens are that response's."""
     seen = 0
     for r, row in enumerate(step.rows):

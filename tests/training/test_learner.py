@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
 from aem_gym.agents.lora import base_weights_hash  # noqa: E402
 from aem_gym.errors import ConfigError, SamplerMismatchError, UnknownNameError  # noqa: E402
 from aem_gym.training.assignment import Assigner, Credit  # noqa: E402
-from aem_gym.training.batching import Rewards, Step, make_step  # noqa: E402
+from aem_gym.training.batching import Rewards, TrainBatch, make_step  # noqa: E402
 from aem_gym.training.config import Config  # noqa: E402
 from aem_gym.training.learner import Learner  # noqa: E402
 from aem_gym.training.policy_loss import LossSettings, check_loss  # noqa: E402
@@ -21,7 +21,7 @@ from tests.tiny import Tiny  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=["transcript", "window"])
-def rollout(tiny: Tiny, request: pytest.FixtureRequest) -> tuple[str, Step]:
+def rollout(tiny: Tiny, request: pytest.FixtureRequest) -> tuple[str, TrainBatch]:
     """A step of real rollouts, with returns made up so that there is something to learn."""
     agent = tiny.agent(context=request.param)
     step = make_step(tiny.groups(agent, 3, 3), Rewards())
@@ -32,7 +32,9 @@ def rollout(tiny: Tiny, request: pytest.FixtureRequest) -> tuple[str, Step]:
     return request.param, replace(step, batch=batch)
 
 
-def trained(tiny: Tiny, rollout: tuple[str, Step], **changes: Any) -> tuple[Any, dict[str, float]]:
+def trained(
+    tiny: Tiny, rollout: tuple[str, TrainBatch], **changes: Any
+) -> tuple[Any, dict[str, float]]:
     """An agent after one update, and the update's figures."""
     context, step = rollout
     value_head = changes.get("estimator") == "ppo"
@@ -60,7 +62,7 @@ def weights(agent: Any) -> torch.Tensor:
     ids=lambda s: s.get("estimator", "grpo"),
 )
 def test_accumulation_changes_nothing(
-    tiny: Tiny, rollout: tuple[str, Step], settings: dict[str, Any]
+    tiny: Tiny, rollout: tuple[str, TrainBatch], settings: dict[str, Any]
 ) -> None:
     """One row at a time gives the update of all at once, weights and figures."""
     common = {"updates_per_batch": 1, "lr_warmup": 0, "lr": 0.1, "grad_clip": 0.0, **settings}
@@ -74,7 +76,7 @@ def test_accumulation_changes_nothing(
 
 
 def plain_step(
-    tiny: Tiny, rollout: tuple[str, Step], settings: dict[str, Any]
+    tiny: Tiny, rollout: tuple[str, TrainBatch], settings: dict[str, Any]
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Plain SGD in Adam's place: its step is the gradient itself, which is what must agree."""
     context, step = rollout
@@ -90,7 +92,7 @@ def plain_step(
     return weights(agent), figures
 
 
-def test_an_update_moves_the_adapter_only(tiny: Tiny, rollout: tuple[str, Step]) -> None:
+def test_an_update_moves_the_adapter_only(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
     agent, figures = trained(tiny, rollout)
     fresh = tiny.agent()
     assert base_weights_hash(agent.model) == base_weights_hash(fresh.model)
@@ -98,7 +100,7 @@ def test_an_update_moves_the_adapter_only(tiny: Tiny, rollout: tuple[str, Step])
     assert figures["updates"] == 2 and figures["grad_norm"] > 0
 
 
-def test_good_responses_become_likelier(tiny: Tiny, rollout: tuple[str, Step]) -> None:
+def test_good_responses_become_likelier(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
     context, step = rollout
     agent = tiny.agent(context=context)
     config = tiny.changed(context=context, updates_per_batch=1, modulator="none", lr_warmup=0)
@@ -112,7 +114,7 @@ def test_good_responses_become_likelier(tiny: Tiny, rollout: tuple[str, Step]) -
     assert moved[advantage > 0].mean() > 0 > moved[advantage < 0].mean()
 
 
-def test_the_first_epoch_has_ratio_one(tiny: Tiny, rollout: tuple[str, Step]) -> None:
+def test_the_first_epoch_has_ratio_one(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
     """The sampler's log-probabilities serve as the old ones: no drift before the first step."""
     _, figures = trained(tiny, rollout, updates_per_batch=1)
     assert figures["ratio"] == pytest.approx(1.0, abs=1e-5)
@@ -122,7 +124,7 @@ def test_the_first_epoch_has_ratio_one(tiny: Tiny, rollout: tuple[str, Step]) ->
     assert figures["old_kl"] > 1e-4 and figures["updates"] == 3
 
 
-def test_kl_to_the_reference_starts_at_zero(tiny: Tiny, rollout: tuple[str, Step]) -> None:
+def test_kl_to_the_reference_starts_at_zero(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
     context, step = rollout
     agent = tiny.agent(context=context)
     agent.freeze_reference()
@@ -133,7 +135,7 @@ def test_kl_to_the_reference_starts_at_zero(tiny: Tiny, rollout: tuple[str, Step
     assert learner.update(step, credit, 1)["kl_reference"] > 1e-3
 
 
-def test_gradients_are_clipped(tiny: Tiny, rollout: tuple[str, Step]) -> None:
+def test_gradients_are_clipped(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
     """With plain SGD the change of the weights is lr x clip where the gradient is larger."""
     context, step = rollout
     for clip in (1e-3, 1e9):
@@ -149,7 +151,7 @@ def test_gradients_are_clipped(tiny: Tiny, rollout: tuple[str, Step]) -> None:
 
 
 def test_a_gradient_that_is_not_finite_is_not_applied(
-    tiny: Tiny, rollout: tuple[str, Step]
+    tiny: Tiny, rollout: tuple[str, TrainBatch]
 ) -> None:
     context, step = rollout
     agent = tiny.agent(context=context)
@@ -163,7 +165,9 @@ def test_a_gradient_that_is_not_finite_is_not_applied(
     assert torch.equal(weights(agent), before)
 
 
-def test_a_sampler_that_is_another_policy_is_noticed(tiny: Tiny, rollout: tuple[str, Step]) -> None:
+def test_a_sampler_that_is_another_policy_is_noticed(
+    tiny: Tiny, rollout: tuple[str, TrainBatch]
+) -> None:
     context, step = rollout
     good = Learner(tiny.agent(context=context), tiny.changed(context=context))
     assert good.check_sampler(step) <= 1e-5

@@ -24,7 +24,7 @@ from aem_gym.training import warmstart  # noqa: E402
 from aem_gym.training.config import Config  # noqa: E402
 from aem_gym.training.config_check import check_env  # noqa: E402
 from aem_gym.training.warmstart import WarmStart, choose_recipe, warm_start  # noqa: E402
-from aem_gym.types import Demo, Recipe  # noqa: E402
+from aem_gym.types import Demo, PromptTemplate  # noqa: E402
 
 GUESS = Config(
     env="tests.training.guess_env:guess-test/Guess-v0",
@@ -222,12 +222,15 @@ def test_settings_that_cannot_be_used(cache: Path) -> None:
 
 
 def test_recipes() -> None:
-    compact, other = Recipe(name="compact"), Recipe(name="published", history=2, max_turns=50)
-    description = EnvDescription(recipes={"default": Recipe(), "compact": compact})
+    compact, other = (
+        PromptTemplate(name="compact"),
+        PromptTemplate(name="published", history=2, max_turns=50),
+    )
+    description = EnvDescription(prompt_templates={"default": PromptTemplate(), "compact": compact})
     assert choose_recipe(GUESS, description) == compact
     hub = replace(GUESS, model="someone/model")
-    assert choose_recipe(hub, description) == Recipe()
-    both = EnvDescription(recipes={"default": Recipe(), "published": other})
+    assert choose_recipe(hub, description) == PromptTemplate()
+    both = EnvDescription(prompt_templates={"default": PromptTemplate(), "published": other})
     assert choose_recipe(replace(hub, context="window"), both) == other
     assert choose_recipe(replace(GUESS, recipe="published", history=5), both).history == 5
     assert choose_recipe(replace(GUESS, recipe="published", max_turns=9), both).max_turns == 9

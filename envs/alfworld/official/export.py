@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 from tqdm.auto import tqdm
 
-from aem_gym.atomic import replace_file
 from aem_gym.datasets import Exported
 from aem_gym.envs.alfworld.constants import TASK_TYPES
 from aem_gym.envs.alfworld.draws import Draws
@@ -24,6 +23,7 @@ from aem_gym.envs.alfworld.official.logic import Logic, dialect_of, find_logic, 
 from aem_gym.envs.alfworld.official.problem import write_problem
 from aem_gym.envs.alfworld.oracle import Oracle
 from aem_gym.errors import AemGymError, ConfigError, OutputError
+from aem_gym.io import replace_file
 from aem_gym.seeding import generator
 
 _PATIENCE = 200

@@ -18,8 +18,6 @@ from pathlib import Path
 import msgspec
 from tqdm.auto import tqdm
 
-from aem_gym.atomic import replace_file
-from aem_gym.cache import cache_folder
 from aem_gym.envs.alfworld.constants import TASK_TYPES
 from aem_gym.envs.alfworld.official.folders import (
     ABSENT,
@@ -30,6 +28,7 @@ from aem_gym.envs.alfworld.official.folders import (
     split_folder,
 )
 from aem_gym.envs.alfworld.official.gamefile import GAME, TRAJECTORY, GameFileError, decode
+from aem_gym.io import cache_folder, replace_file
 
 logger = logging.getLogger(__name__)
 

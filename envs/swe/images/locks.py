@@ -7,8 +7,8 @@ import fcntl
 import hashlib
 from collections.abc import Iterator
 
-from aem_gym.cache import cache_folder
 from aem_gym.envs.swe.images.workshop import Log
+from aem_gym.io import cache_folder
 
 
 @contextlib.contextmanager

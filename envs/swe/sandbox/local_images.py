@@ -17,7 +17,6 @@ from pathlib import Path
 
 import msgspec
 
-from aem_gym.cache import cache_folder
 from aem_gym.envs.swe import images
 from aem_gym.envs.swe.images.host import FOLDER, host_settings
 from aem_gym.envs.swe.images.locks import one_at_a_time
@@ -31,6 +30,7 @@ from aem_gym.envs.swe.sandbox.local_walls import (
     lay_out,
 )
 from aem_gym.envs.swe.sandbox.runs import is_left_over, new_run
+from aem_gym.io import cache_folder
 
 _LAYOUT = "2"
 """Counts up when images have to be laid out differently from before."""

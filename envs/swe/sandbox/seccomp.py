@@ -12,8 +12,7 @@ import hashlib
 import json
 from typing import Any
 
-from aem_gym.atomic import replace_file
-from aem_gym.cache import cache_folder
+from aem_gym.io import cache_folder, replace_file
 
 _ALLOWED = """
     accept accept4 access alarm arch_prctl bind brk capget capset chdir chmod chown clock_getres

@@ -26,7 +26,6 @@ from queue import SimpleQueue
 import msgspec
 from tqdm.auto import tqdm
 
-from aem_gym.atomic import replace_file
 from aem_gym.envs.swe.sandbox.base import SandboxEngine, SandboxError
 from aem_gym.envs.swe.sandbox.engines import open_engine
 from aem_gym.envs.swe.tasks.candidates import Baseline, Candidate, baseline, graded, places, search
@@ -35,6 +34,7 @@ from aem_gym.envs.swe.tasks.split import SPLITS, split_of, test_packages
 from aem_gym.envs.swe.tasks.suites import package_spec, suite_text, task_spec
 from aem_gym.envs.swe.tasks.trials import Trial, trial
 from aem_gym.errors import AemGymError, OutputError
+from aem_gym.io import replace_file
 from aem_gym.seeding import generator
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from pathlib import Path
 from aem_gym.envs.swe.images.locks import one_at_a_time
 from aem_gym.envs.swe.sandbox.base import SandboxError
 from aem_gym.errors import ConfigError
-from aem_gym.training.files import atomic_folder
+from aem_gym.io import atomic_folder
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from typing import Any
 import msgspec
 import yaml
 
-from aem_gym.cache import cache_folder
 from aem_gym.envs.swe.sandbox.base import ImagePlan
 from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.envs.swe.tasks.mirrors import checkout
 from aem_gym.envs.swe.tasks.split import SPLITS
 from aem_gym.envs.swe.workspace import is_inside
 from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.io import cache_folder
 
 _HELP = "docs/swe.md shows a whole file"
 

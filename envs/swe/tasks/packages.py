@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 
-from aem_gym.cache import cache_folder
 from aem_gym.envs.swe.sandbox.base import ImagePlan
 from aem_gym.errors import AemGymError
+from aem_gym.io import cache_folder
 
 _LEFT_OUT = (
     *(".git", ".hg", ".svn", ".tox", ".nox", ".venv", "node_modules"),

@@ -18,7 +18,7 @@ _SYMPY_RUN = "PYTHONWARNINGS=ignore::UserWarning,ignore::SyntaxWarning bin/test 
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class InstallSpec:
     """How one version of a repository is installed and tested."""
 
     python: str
@@ -46,14 +46,16 @@ class Recipe:
 _SETUPTOOLS = "setuptools==68.0.0"
 
 
-def _pytest(*pins: str, before: tuple[str, ...] = ()) -> Recipe:
-    return Recipe("3.9", (_SETUPTOOLS, *pins), _PYTEST_RUN, before, scm_version=True)
+def _pytest(*pins: str, before: tuple[str, ...] = ()) -> InstallSpec:
+    return InstallSpec("3.9", (_SETUPTOOLS, *pins), _PYTEST_RUN, before, scm_version=True)
 
 
-def _flask(python: str, click: str, jinja: str, markup: str) -> Recipe:
+def _flask(python: str, click: str, jinja: str, markup: str) -> InstallSpec:
     tools = ("pytest==7.4.4", "asgiref==3.7.2", "blinker==1.6.2", "python-dotenv==1.0.0")
     pins = (f"click=={click}", f"Jinja2=={jinja}", f"MarkupSafe=={markup}", "itsdangerous==2.1.2")
-    return Recipe(python, ("setuptools==70.0.0", "Werkzeug==2.3.7", *pins, *tools), _PYTEST_RUN)
+    return InstallSpec(
+        python, ("setuptools==70.0.0", "Werkzeug==2.3.7", *pins, *tools), _PYTEST_RUN
+    )
 
 
 _ATTRS, _MORE, _PY = "attrs==23.1.0", "more-itertools==10.1.0", "py==1.11.0"
@@ -64,7 +66,7 @@ _FIVE = (_ATTRS, _MORE, _PACKAGING, _PLUGGY, _PY)
 _SIX = (_ATTRS, _INI, _PACKAGING, _PLUGGY, _PY)
 _EIGHT = (_INI, _PACKAGING, "pluggy==1.3.0", "exceptiongroup==1.1.3", "tomli==2.0.1", _ATTRS)
 
-_PYTEST: dict[str, Recipe] = {
+_PYTEST: dict[str, InstallSpec] = {
     "4.4": _pytest(*_OLD, _PLUGGY),
     "4.5": _pytest(*_OLD, "pluggy==0.11.0", _WCWIDTH),
     "4.6": _pytest(*_OLD, _PLUGGY, _PACKAGING, _WCWIDTH),
@@ -78,10 +80,10 @@ _PYTEST: dict[str, Recipe] = {
     **dict.fromkeys(("7.1", "7.2"), _pytest(*_SIX, "tomli==2.0.1")),
     **dict.fromkeys(("7.4", "8.0", "8.1", "8.2", "8.3", "8.4"), _pytest(*_EIGHT)),
 }
-_SYMPY = Recipe("3.9", (_SETUPTOOLS, "mpmath==1.3.0"), _SYMPY_RUN)
+_SYMPY = InstallSpec("3.9", (_SETUPTOOLS, "mpmath==1.3.0"), _SYMPY_RUN)
 _NEW_FLASK = _flask("3.11", "8.1.3", "3.1.2", "2.1.1")
 
-RECIPES: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
+RECIPES: Mapping[str, Mapping[str, InstallSpec]] = MappingProxyType(
     {
         "pytest-dev/pytest": _PYTEST,
         "sympy/sympy": {f"1.{minor}": _SYMPY for minor in range(15)} | {"0.7": _SYMPY},
@@ -95,7 +97,7 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
 """Repository -> version -> recipe."""
 
 
-def find_recipe(repo: str, version: str) -> Recipe:
+def find_recipe(repo: str, version: str) -> InstallSpec:
     """The recipe of a version of a repository.
 
     Raises:

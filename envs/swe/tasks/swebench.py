@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from aem_gym.cache import cache_folder
 from aem_gym.envs.swe.grading.patches import touched
 from aem_gym.envs.swe.sandbox.base import ImagePlan
 from aem_gym.envs.swe.tasks.base import SweTask
@@ -18,6 +17,7 @@ from aem_gym.envs.swe.tasks.mirrors import checkout, find_mirror, lacking
 from aem_gym.envs.swe.tasks.rows import Row
 from aem_gym.envs.swe.tasks.specs import RECIPES, find_recipe, official_command
 from aem_gym.errors import ConfigError
+from aem_gym.io import cache_folder
 
 _PREBUILT = "swebench/sweb.eval.x86_64.{}:latest"
 # Where prebuilt images keep the Python that belongs to the repository.

@@ -18,7 +18,6 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from aem_gym.cache import cache_folder
 from aem_gym.envs.swe.grading.reports import ReportError, Status, read_junit
 from aem_gym.envs.swe.sandbox.base import ENVIRONMENT, WORKDIR
 from aem_gym.envs.swe.tasks.packages import (
@@ -28,6 +27,7 @@ from aem_gym.envs.swe.tasks.packages import (
     install_commands,
     source,
 )
+from aem_gym.io import cache_folder
 
 OPTIONS = "-p no:cacheprovider --color=no -q -o addopts= -o junit_family=xunit1"
 """Of pytest: nothing of the repository's own choice, and ids that can be read back."""

@@ -199,7 +199,7 @@ GROCERY = (
         traits="low sodium, sugar free, gluten free, dairy free, usda organic, fat free",
         parts="sea salt, natural flavors",
         uses="dining room, birthday party",
-        scraps="Slow Simmered, Vine Ripened, Glass Jar, Family Recipe",
+        scraps="Slow Simmered, Vine Ripened, Glass Jar, Family PromptTemplate",
         about="Simmered for six hours in copper. Warm it gently and save a ladle of pasta water. "
         "Half a jar feeds four",
         prices=(5, 42),

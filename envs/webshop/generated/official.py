@@ -19,7 +19,7 @@ def write_official(listings: Listings, folder: Path) -> None:
     """
     import msgspec
 
-    from aem_gym.training.files import atomic_write, explained
+    from aem_gym.io import atomic_write, explained
 
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ class IndexBuilder:
 
     def add(self, documents: Sequence[str]) -> None:
         """Index the next documents, as a block of their own."""
-        from aem_gym.training.files import atomic_folder
+        from aem_gym.io import atomic_folder
 
         known = len(self._terms)
         found = find_postings(documents, self._terms, self.done)

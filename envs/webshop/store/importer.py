@@ -56,7 +56,7 @@ def import_data(
         ConfigError: a wrong option.
         OutputError: the folder cannot be written, or holds something else.
     """
-    from aem_gym.training.files import exclusive
+    from aem_gym.io import exclusive
 
     if nouns is not None and spacy is not None:
         raise ConfigError("--nouns, --spacy: expected one of them, got both. Leave one out")

@@ -27,6 +27,6 @@ def is_partial(folder: Path) -> bool:
 
 def default_place() -> Path:
     """Where imported shops go unless said otherwise."""
-    from aem_gym.cache import cache_folder
+    from aem_gym.io import cache_folder
 
     return cache_folder() / "webshop"

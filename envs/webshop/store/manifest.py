@@ -122,7 +122,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         OutputError: the disk does not take it.
     """
-    from aem_gym.training.files import atomic_write
+    from aem_gym.io import atomic_write
 
     atomic_write(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 

@@ -176,16 +176,16 @@ def test_recipes_show_what_an_agent_needs() -> None:
         "step": 7,
         "shown": 2,
     }
-    for name, recipe in ALFWorldEnv.recipes.items():
+    for name, recipe in ALFWorldEnv.prompt_templates.items():
         assert recipe.name == name
         for template in (recipe.first, recipe.later, recipe.window):
             assert "<observation>" in template.format(**fields)
         assert recipe.history_item.format(step=1, observation="o", action="a")
-    published = ALFWorldEnv.recipes["published"]
+    published = ALFWorldEnv.prompt_templates["published"]
     assert "<admissible>" in published.window.format(**fields)
     assert (published.history, published.reward_scale, published.max_turns) == (2, 10.0, 50)
-    assert ALFWorldEnv.recipes["compact"].first == "{observation}"
-    assert next(iter(ALFWorldEnv.recipes)) == "default"
+    assert ALFWorldEnv.prompt_templates["compact"].first == "{observation}"
+    assert next(iter(ALFWorldEnv.prompt_templates)) == "default"
 
 
 def test_instructions_speak_the_dialect() -> None:

@@ -10,10 +10,10 @@ from aem_gym.agents.expert import ExpertAgent
 from aem_gym.agents.random import RandomAgent
 from aem_gym.envs.swe.sandbox.base import SandboxEngine
 from aem_gym.envs.swe.sources import open_source
-from aem_gym.protocols import Agent, EpisodeStart, Response, Situation
-from aem_gym.rollout.collector import Collector, CollectorSettings, Ticket
+from aem_gym.protocols import Agent, EpisodeStart, Response, TurnInput
+from aem_gym.rollout.collector import Collector, CollectorSettings, RolloutRequest
 from aem_gym.rollout.pool import EnvPool, EnvSpec
-from aem_gym.types import Episode, Recipe
+from aem_gym.types import Episode, PromptTemplate
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1800)]
 SPEC = EnvSpec("aem_gym/SWE-v0", {"max_turns": 12})
@@ -27,7 +27,7 @@ class Idle:
 
     def begin(self, start: EpisodeStart) -> None: ...
 
-    def act(self, situations: list[Situation]) -> list[Response]:
+    def act(self, situations: list[TurnInput]) -> list[Response]:
         return [Response("submit") for _ in situations]
 
     def end(self, slot: int) -> None: ...
@@ -39,14 +39,14 @@ def pool(engine: SandboxEngine) -> Iterator[EnvPool]:
         yield made
 
 
-def one_of_each_package() -> list[Ticket]:
+def one_of_each_package() -> list[RolloutRequest]:
     entries = open_source("default").entries.values()
     first = {entry.repo: entry.task_id for entry in reversed(list(entries))}
-    return [Ticket(0, n, n, {"task_id": name}) for n, name in enumerate(first.values())]
+    return [RolloutRequest(0, n, n, {"task_id": name}) for n, name in enumerate(first.values())]
 
 
-def played(pool: EnvPool, agent: Agent, tickets: list[Ticket]) -> list[Episode]:
-    episodes = Collector(pool, agent, CollectorSettings(Recipe(), live=3)).run(tickets)
+def played(pool: EnvPool, agent: Agent, tickets: list[RolloutRequest]) -> list[Episode]:
+    episodes = Collector(pool, agent, CollectorSettings(PromptTemplate(), live=3)).run(tickets)
     assert [e.task_id for e in episodes] == [(t.options or {})["task_id"] for t in tickets]
     assert [e.error for e in episodes] == [None] * len(tickets)
     return episodes

@@ -19,7 +19,7 @@ from aem_gym.envs.webshop.nouns import Nouns
 from aem_gym.envs.webshop.products import parse_product
 from aem_gym.envs.webshop.web.app import page_app
 from aem_gym.loopback import Guarded
-from aem_gym.types import Outcome, Task
+from aem_gym.types import StepResult, Task
 from tests.envs.webshop.webshop_shop import goal, row, shop
 
 SECRET = "secret"
@@ -40,17 +40,17 @@ class SmallShop(TextEnv):
     ) -> tuple[str, dict[str, Any]]:
         return super().reset(seed=seed, options={"number": seed or 0})
 
-    def start(self, options: Mapping[str, Any]) -> tuple[Task, Outcome]:
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         every = self.catalogue.every()
         product = self.catalogue.product(every[options["number"] % len(every)])
         self.session = Session(self.catalogue, self.wanted or goal(product), Nouns())
         return Task(product.asin, goal=self.session.goal.text), self._outcome(Result())
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> StepResult:
         return self._outcome(self.session.step(action))
 
-    def _outcome(self, result: Result) -> Outcome:
-        return Outcome(
+    def _outcome(self, result: Result) -> StepResult:
+        return StepResult(
             self.session.text(),
             reward=result.reward,
             terminated=result.done,

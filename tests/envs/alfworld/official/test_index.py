@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aem_gym.cache import cache_folder
 from aem_gym.envs.alfworld.constants import TASK_TYPES
 from aem_gym.envs.alfworld.official import index
 from aem_gym.envs.alfworld.official.index import Index, load_index
 from aem_gym.errors import ConfigError
+from aem_gym.io import cache_folder
 from tests.envs.alfworld.official_data import sample
 
 COMBINATION = "pick_heat_then_place_in_recep-Potato-None-SinkBasin-14"

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aem_gym.cache import cache_folder
 from aem_gym.envs.alfworld.constants import TASK_TYPES
 from aem_gym.envs.alfworld.engine import Engine
 from aem_gym.envs.alfworld.env import ALFWorldEnv
@@ -21,6 +20,7 @@ from aem_gym.envs.alfworld.official.shuffle import shuffle_numbers
 from aem_gym.envs.alfworld.official.source import OfficialGames
 from aem_gym.envs.alfworld.sources import GeneratedSource
 from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.io import cache_folder
 from tests.envs.alfworld.official_data import make_data
 
 

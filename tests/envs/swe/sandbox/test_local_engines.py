@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from aem_gym.cache import cache_folder
 from aem_gym.envs.swe.sandbox.base import STORE, ImagePlan, Limits, Sandbox, SandboxError
 from aem_gym.envs.swe.sandbox.engines import open_engine
 from aem_gym.envs.swe.sandbox.local import LocalEngine
 from aem_gym.envs.swe.workspace import prepare
+from aem_gym.io import cache_folder
 from tests.envs.swe.swe_bench import FIX, GOLD, Bench, calc_task, write_package
 
 pytestmark = pytest.mark.slow  # an image takes half a minute

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from aem_gym.cache import cache_folder
 from aem_gym.envs.swe.sandbox.base import ImagePlan, SandboxError, SandboxSpec
 from aem_gym.envs.swe.sandbox.local_images import ensure, find_python, open_image
 from aem_gym.envs.swe.sandbox.runs import is_left_over
+from aem_gym.io import cache_folder
 
 
 def plan(folder: Path, **more: object) -> ImagePlan:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aem_gym.errors import OutputError
-from aem_gym.training.files import (
+from aem_gym.io import (
     JsonLines,
     atomic_folder,
     atomic_write,
@@ -38,7 +38,7 @@ def test_atomic_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
 
 def test_a_full_disk_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_text("old")
-    monkeypatch.setattr("aem_gym.atomic.token_hex", lambda size: "x")  # the name is known here
+    monkeypatch.setattr("aem_gym.io.token_hex", lambda size: "x")  # the name is known here
     (tmp_path / ".a.x.tmp").symlink_to("/dev/full")
     with pytest.raises(OutputError, match="disk is full.*--resume"):
         atomic_write(tmp_path / "a", "new" * 10_000)
@@ -62,7 +62,7 @@ def test_a_folder_without_permission_is_explained(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "from aem_gym.errors import OutputError\n"
-        "from aem_gym.training.files import claim_output\n"
+        "from aem_gym.io import claim_output\n"
         "if os.geteuid() == 0: os.seteuid(65534)\n"
         "try: claim_output('locked/run', False)\n"
         "except OutputError as error: print(error)\n"
@@ -137,7 +137,7 @@ def test_resume_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
 
 def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from aem_gym.training.files import claim_output;"
+        "import sys, time; from aem_gym.io import claim_output;"
         "claim = claim_output(sys.argv[1], True); print('held', flush=True); time.sleep(60)"
     )
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, the claim on a run's folder, JSON lines.
+"""Files: the cache folder, atomic writes, locks, the claim on a run's folder, JSON lines.
 
 Every failure of the disk becomes an OutputError that says what to do about it.
 """
@@ -11,12 +11,13 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import IO
 
-from aem_gym.atomic import replace_file, sync
 from aem_gym.errors import AemGymError, OutputError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,55 @@ _MENDS = {
     errno.ENOTDIR: "part of this path is a file, not a folder. Choose another folder with --out",
     errno.EEXIST: "it is a file, not a folder. Choose another folder with --out",
 }
+
+
+def cache_folder() -> Path:
+    """`AEM_GYM_CACHE` if it is set, else `aem_gym` in the user's cache folder. Not created."""
+    chosen = os.environ.get("AEM_GYM_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "aem_gym"
+    root = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(root) if root else Path.home() / ".cache") / "aem_gym"
+
+
+def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Write a file so that any reader, at any time, finds the old content or the new.
+
+    Several processes may do so at the same time: each writes beside it under a name of its own.
+
+    Args:
+        path: in a folder that is there.
+        data: the new content.
+        durable: return only when it is on the disk itself, safe from a power cut.
+
+    Raises:
+        OSError: the disk does not take it; the old file, if any, is untouched.
+    """
+    part = path.with_name(f".{path.name}.{token_hex(8)}.tmp")
+    try:
+        with part.open("wb") as stream:
+            stream.write(data)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+    if durable:
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file or folder to the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _errno_in(error: Exception) -> int | None:
