@@ -7,7 +7,7 @@ Values are import strings, so registering costs nothing and imports nothing.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -57,6 +57,26 @@ def import_object(target: str, kind: str = "object") -> Any:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{kind} {target!r} cannot be imported: {error}") from error
     return value
+
+
+def env_tool(factory: Any, name: str) -> Callable[..., Any] | None:
+    """What an environment registers for a command of `aem-gym`, loaded now; None if it has none.
+
+    An environment class names its tools in `tools`, as `module:function`, so that what imports,
+    exports or shows data is not part of the environment itself. A classmethod of that name works
+    too.
+
+    Args:
+        factory: the environment class.
+        name: `data_report`, `import_data`, `export_games`, `page_app` (aem_gym.datasets says what
+            each takes and returns) or `doctor`.
+    """
+    tools = getattr(factory, "tools", None)
+    target = tools.get(name) if isinstance(tools, Mapping) else None
+    tool: Any = (
+        import_object(target, name) if isinstance(target, str) else getattr(factory, name, None)
+    )
+    return tool if callable(tool) else None
 
 
 ESTIMATORS = Registry(

@@ -24,18 +24,19 @@ class TextEnv(gym.Env[str, str]):
 
     Class attributes a subclass may set: `instructions` (tells an agent the goal's form and the
     action grammar), `recipes` (ways of showing the environment to an agent; the first is the
-    default), `max_turns` (the default of the argument), `run_defaults`, `tiny_defaults` and
-    `smollm2_defaults` (settings of training runs, keys of `Config`, where the user sets none: with
-    any model, and with these two).
+    default), `max_turns` (the default of the argument), `defaults` (settings of training runs,
+    keys of `Config`, where the user sets none), `model_defaults` (the same by model, over
+    `defaults`) and `tools` (`module:function` by the command that calls it: see
+    `aem_gym.registry.env_tool`).
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
     instructions: str = ""
     prompt_templates: ClassVar[Mapping[str, PromptTemplate]] = {"default": PromptTemplate()}
     max_turns: int = 50
-    run_defaults: ClassVar[Mapping[str, Any]] = {}
-    tiny_defaults: ClassVar[Mapping[str, Any]] = {}
-    smollm2_defaults: ClassVar[Mapping[str, Any]] = {}
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    model_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    tools: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, *, max_turns: int | None = None, render_mode: str | None = None) -> None:
         max_turns = type(self).max_turns if max_turns is None else max_turns

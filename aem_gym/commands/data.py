@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from aem_gym.datasets import DataReport, HasData
+    from collections.abc import Callable
+
+    from aem_gym.datasets import DataReport
 
 _SHOWN = 10
 _PATH = click.Path(path_type=Path)
@@ -60,42 +62,42 @@ def data(
             raise ConfigError("--data-dir: say for which environment: aem-gym data ENV")
         _list()
         return 0
-    report = _reporter(env).data_report(data_dir)
+    report = _reporter(env)(data_dir)
     _show(env, report, None if show_all else _SHOWN)
     return 0 if report.complete else 1
 
 
-def _reporter(env: str) -> HasData:
-    """The environment, if it says what data it has. Raises ConfigError if it does not."""
-    from aem_gym.datasets import HasData
+def _reporter(env: str) -> Callable[..., DataReport]:
+    """The environment's `data_report`. Raises ConfigError if it has none."""
     from aem_gym.errors import ConfigError
+    from aem_gym.registry import env_tool
     from aem_gym.training.config_check import env_factory
 
-    factory = env_factory(env)
-    if not isinstance(factory, HasData):
+    report = env_tool(env_factory(env), "data_report")
+    if report is None:
         raise ConfigError(
             f"env: {env!r} uses no data from elsewhere. Those that do: "
             f"{', '.join(name for name, _ in _with_data()) or 'none'}"
         )
-    return factory
+    return report
 
 
 def _import(env: str, source: Path, options: Mapping[str, Any]) -> None:
     """Import data of an environment that can, and say what came of it."""
-    from aem_gym.datasets import HasImport
     from aem_gym.errors import ConfigError
+    from aem_gym.registry import env_tool
     from aem_gym.training.config_check import env_factory
 
-    factory = env_factory(env)
-    if not isinstance(factory, HasImport):
+    import_data = env_tool(env_factory(env), "import_data")
+    if import_data is None:
         raise ConfigError(f"env: {env!r} cannot import data: it has no import_data")
-    known = inspect.signature(factory.import_data).parameters
+    known = inspect.signature(import_data).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     renamed = {"folder" if name == "out" else name: value for name, value in options.items()}
     for name in renamed:
         if name not in known and not takes_any:
             raise ConfigError(f"--{name.replace('_', '-')}: {env!r} has no such option for imports")
-    done = factory.import_data(source, **renamed)
+    done = import_data(source, **renamed)
     click.echo(f"{'imported' if done.made else 'there already'}: {done.items:,} in {done.place}")
     if done.skipped:
         click.echo(f"{done.skipped:,} could not be used")
@@ -104,25 +106,25 @@ def _import(env: str, source: Path, options: Mapping[str, Any]) -> None:
             click.echo(line)
 
 
-def _with_data() -> Iterator[tuple[str, HasData]]:
+def _with_data() -> Iterator[tuple[str, Callable[..., DataReport]]]:
     """The environments that say what data they have, with their ids."""
     from aem_gym.commands.envs import env_ids
-    from aem_gym.datasets import HasData
     from aem_gym.errors import ConfigError
+    from aem_gym.registry import env_tool
     from aem_gym.training.config_check import env_factory
 
     for name in env_ids():
         try:
-            factory = env_factory(name)
+            report = env_tool(env_factory(name), "data_report")
         except ConfigError:  # another package's, that cannot be loaded: `aem-gym envs` says why
             continue
-        if isinstance(factory, HasData):
-            yield name, factory
+        if report is not None:
+            yield name, report
 
 
 def _list() -> None:
     """A line for each environment with data, and what there is of it."""
-    rows = [(name, factory.data_report()) for name, factory in _with_data()]
+    rows = [(name, report()) for name, report in _with_data()]
     width = max((len(name) for name, _ in rows), default=0)
     for name, report in rows:
         click.echo(f"{_mark(report.complete)}  {name:<{width}}  {_state(report)}")

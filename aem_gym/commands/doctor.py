@@ -48,7 +48,7 @@ def findings() -> Iterator[Finding]:
         yield _extra(extra, packages)
     yield _torch()
     yield _cache()
-    yield from _sandboxes()
+    yield from _of_environments()
 
 
 def _version(package: str, mend: str) -> Finding:
@@ -92,10 +92,15 @@ def _cache() -> Finding:
         return False, "cache", f"{folder}: {reason}. Set AEM_GYM_CACHE to a writable folder"
 
 
-def _sandboxes() -> Iterator[Finding]:
-    """What environments with sandboxes need; asked of them by name: the core knows none."""
-    try:
-        report: Any = importlib.import_module("aem_gym.envs.swe.images.report")
-        yield from report.findings()
-    except Exception as error:  # the engine's SDK lets errors of several libraries through
-        yield False, "sandboxes", f"cannot be looked at: {error}"
+def _of_environments() -> Iterator[Finding]:
+    """What environments register to be looked at: engines, images, data."""
+    from aem_gym.commands.envs import env_ids
+    from aem_gym.registry import env_tool
+    from aem_gym.training.config_check import env_factory
+
+    for name in env_ids():
+        try:
+            tool = env_tool(env_factory(name), "doctor")
+            yield from tool() if tool is not None else ()
+        except Exception as error:  # an engine's SDK lets errors of several libraries through
+            yield False, name, f"cannot be looked at: {error}"

@@ -34,14 +34,14 @@ def export(
 
     Tasks that are there already are kept: the same command goes on where it was interrupted.
     """
-    from aem_gym.datasets import HasExport
     from aem_gym.errors import ConfigError
+    from aem_gym.registry import env_tool
     from aem_gym.training.config_check import env_factory
 
-    factory = env_factory(env)
-    if not isinstance(factory, HasExport):
+    export_games = env_tool(env_factory(env), "export_games")
+    if export_games is None:
         raise ConfigError(f"env: {env!r} cannot write its tasks: it has no export_games")
-    done = factory.export_games(
+    done = export_games(
         folder, games=games, split=split, seed=seed, logic=logic, env_args=parse_env_args(env_arg)
     )
     click.echo(f"{done.written:,} written, {done.kept:,} there already: {done.place}")

@@ -14,7 +14,9 @@ import click
 from aem_gym.commands.flags import env_arg_option, parse_env_args
 
 if TYPE_CHECKING:
-    from aem_gym.pages import HasPage
+    from collections.abc import Callable
+    from wsgiref.types import WSGIApplication
+
     from aem_gym.protocols import Agent
     from aem_gym.rollout.observed import CheckedStep
     from aem_gym.rollout.pool import EnvPool
@@ -84,10 +86,10 @@ def _serve(env: str, kwargs: Mapping[str, Any], seed: int, port: int | None, bro
     from aem_gym.loopback import LoopbackServer
     from aem_gym.rollout.live import EnvSpec
 
-    factory = _with_page(env)
+    page_app = _page_app(env)
     live = EnvSpec(env, kwargs).make()
     try:
-        server = LoopbackServer(factory.page_app(live, seed=seed), port)
+        server = LoopbackServer(page_app(live, seed=seed), port)
         click.echo(f"{env} is at {server.url} (Ctrl-C stops it)")
         if browser and _has_screen():
             threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
@@ -98,15 +100,15 @@ def _serve(env: str, kwargs: Mapping[str, Any], seed: int, port: int | None, bro
         live.close()
 
 
-def _with_page(env: str) -> HasPage:
-    """The environment class. Raises ConfigError if it has no page, and names those that have."""
+def _page_app(env: str) -> Callable[..., WSGIApplication]:
+    """The environment's `page_app`. Raises ConfigError if it has none, and names those that do."""
     from aem_gym.errors import ConfigError
-    from aem_gym.pages import HasPage
+    from aem_gym.registry import env_tool
     from aem_gym.training.config_check import env_factory
 
-    factory = env_factory(env)
-    if isinstance(factory, HasPage):
-        return factory
+    page_app = env_tool(env_factory(env), "page_app")
+    if page_app is not None:
+        return page_app
     raise ConfigError(
         f"--web: {env!r} has no web page. Those that have: {', '.join(_pages()) or 'none'}. "
         "Leave --web out to play in the terminal"
@@ -117,15 +119,15 @@ def _pages() -> Iterator[str]:
     """Ids of the environments that have a page."""
     from aem_gym.commands.envs import env_ids
     from aem_gym.errors import ConfigError
-    from aem_gym.pages import HasPage
+    from aem_gym.registry import env_tool
     from aem_gym.training.config_check import env_factory
 
     for name in env_ids():
         try:
-            factory = env_factory(name)
+            page_app = env_tool(env_factory(name), "page_app")
         except ConfigError:  # another package's, that cannot be loaded: `aem-gym envs` says why
             continue
-        if isinstance(factory, HasPage):
+        if page_app is not None:
             yield name
 
 

@@ -233,9 +233,8 @@ def _suggest(values: dict[str, Any], model: Any) -> None:
     if not isinstance(env, str):
         return  # from_dict tells what is wrong with it
     factory = env_factory(env)
-    of_model = (f"{model}_defaults",) if model in MODELS else ()
-    for name in (*of_model, "run_defaults"):
-        suggested = getattr(factory, name, None)
+    by_model = getattr(factory, "model_defaults", {}).get(model) if model in MODELS else None
+    for suggested in (by_model, getattr(factory, "defaults", None)):
         for key, value in suggested.items() if isinstance(suggested, Mapping) else ():
             values.setdefault(key, value)
 

@@ -65,9 +65,9 @@ class SWEEnv(TextEnv):
 
     prompt_templates = RECIPES
     max_turns = 50
-    run_defaults: ClassVar[Mapping[str, Any]] = RUN
-    tiny_defaults: ClassVar[Mapping[str, Any]] = TINY
-    smollm2_defaults: ClassVar[Mapping[str, Any]] = SMOLLM2
+    defaults: ClassVar[Mapping[str, Any]] = RUN
+    model_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": TINY, "smollm2": SMOLLM2}
+    tools: ClassVar[Mapping[str, str]] = {"doctor": "aem_gym.envs.swe.images.report:findings"}
 
     def __init__(
         self,

@@ -83,12 +83,14 @@ class WebShopEnv(TextEnv):
     instructions = INSTRUCTIONS
     prompt_templates = RECIPES
     max_turns = 15
-    run_defaults: ClassVar[Mapping[str, Any]] = {"eval_split": "test"}
-    tiny_defaults: ClassVar[Mapping[str, Any]] = {
-        "env_args": {"difficulty": "easy"},
-        "warmstart_env_args": {"expert_care": 0.4},
-        "warmstart_keep": "all",
-        "steps": 90,
+    defaults: ClassVar[Mapping[str, Any]] = {"eval_split": "test"}
+    model_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "tiny": {
+            "env_args": {"difficulty": "easy"},
+            "warmstart_env_args": {"expert_care": 0.4},
+            "warmstart_keep": "all",
+            "steps": 90,
+        }
     }
 
     def __init__(
