@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -44,6 +45,15 @@ def cache_folder() -> Path:
         return Path.home() / "Library" / "Caches" / "aem_gym"
     root = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     return (Path(root) if root else Path.home() / ".cache") / "aem_gym"
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """Hex digest of the names and contents of files, whatever their order and folder."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(paths, key=lambda path: (path.name, str(path))):
+        data = path.read_bytes()
+        digest.update(f"{path.name}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
