@@ -1,7 +1,8 @@
-"""What a component must offer to be interchangeable: roles and their messages.
+"""The roles of a run, and the messages between them. Anything with these methods fits.
 
-`Agent` acts in environments; `Policy` is the model behind a language agent; `ResponseFormat`
-turns (thought, action) into text and back. Anything with these methods fits; nothing to inherit.
+An `Agent` acts in environments. A language agent is made of a `Policy`, which samples text, a
+`ResponseFormat`, which reads it, and (in training) a `Learner`, which holds the weights. A `Logger`
+receives what a run logs. Estimators, modulators and losses are functions: `aem_gym.credit`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
-from aem_gym.types import Demo, LabelledRow, PromptTemplate, TrainingRow, Turn
+from aem_gym.types import (
+    Demo,
+    LabelledRow,
+    PromptTemplate,
+    StopReason,
+    TrainingRow,
+    Turn,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
+
+    from aem_gym.config import Config
+
+
+# Acting ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +41,9 @@ class EpisodeStart:
     """Seed of the episode's own randomness: the same whatever else runs beside it."""
     instructions: str = ""
     goal: str = ""
-    recipe: PromptTemplate = field(default_factory=PromptTemplate)
+    template: PromptTemplate = field(default_factory=PromptTemplate)
+    temperature: float = 1.0
+    """Sampling temperature of this episode; 0 is greedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +61,7 @@ class TurnInput:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What an agent answers. `action` is what the environment gets."""
+    """An agent's answer to one turn. `action` is what the environment gets."""
 
     action: str
     text: str = ""
@@ -58,13 +73,15 @@ class Response:
     entropies: tuple[float, ...] = ()
     cut: bool = False
     stop: bool = False
-    """The agent gives up on the episode (a person who quits, a transcript that is full)."""
+    """The agent ends the episode here: a person who quits, a context that is full."""
+    stop_reason: StopReason = StopReason.AGENT_STOPPED
+    """Why, where `stop` is set."""
     error: str | None = None
 
 
 @runtime_checkable
 class Agent(Protocol):
-    """Anything that acts. Batched: one call answers every live episode."""
+    """Acts in live episodes, all of them in one call."""
 
     name: str
 
@@ -72,47 +89,12 @@ class Agent(Protocol):
         """A new episode lives in `start.slot`."""
         ...
 
-    def act(self, situations: Sequence[TurnInput]) -> list[Response]:
-        """One response per situation, in their order. Must not raise on any observation."""
+    def act(self, inputs: Sequence[TurnInput]) -> list[Response]:
+        """One response per input, in their order. Must not raise on any observation."""
         ...
 
     def end(self, slot: int) -> None:
-        """The episode in `slot` is over; its memory can go."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """One prompt to continue. `slot` lets a generator keep its KV cache across turns."""
-
-    slot: int
-    prompt_ids: tuple[int, ...]
-    """The whole prompt from its first token."""
-    key: int
-    """Seed of this response's draws."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """A sampled continuation: ids with, per token, log-probability and full entropy (nats)."""
-
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    entropies: tuple[float, ...]
-    cut: bool
-    """True if the token limit came before the end token."""
-
-
-@runtime_checkable
-class Policy(Protocol):
-    """A model that continues prompts."""
-
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """One continuation per request, in their order."""
-        ...
-
-    def release(self, slot: int) -> None:
-        """Forget what is cached for `slot`."""
+        """The episode in `slot` is over; its memory can be freed."""
         ...
 
 
@@ -131,9 +113,95 @@ class ResponseFormat(Protocol):
         ...
 
 
+# Sampling ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt to continue."""
+
+    slot: int
+    """The live episode, so that a policy can keep its KV cache across turns."""
+    prompt_ids: tuple[int, ...]
+    """The whole prompt from its first token."""
+    key: int
+    """Seed of this response's draws."""
+    temperature: float = 1.0
+    """Divides the logits. 0 takes the most likely token, and reports the log-probabilities and
+    entropies of temperature 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A sampled continuation: ids with, per token, log-probability and full entropy (nats)."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    entropies: tuple[float, ...]
+    """Empty where the policy does not know them; the learner then computes them."""
+    cut: bool
+    """True if the token limit came before the end token."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """What a policy needs to know besides the weights."""
+
+    max_new_tokens: int
+    """Longest response, end token included."""
+    max_length: int
+    """Longest prompt with its response."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """`sampler_options` of the configuration: the policy's own."""
+
+
+class PolicyBase(Protocol):
+    """What the two kinds of policy share."""
+
+    exact: bool
+    """Its log-probabilities are the learner's own, to rounding in float32."""
+
+    def publish(self, learner: Learner) -> int:
+        """Sample from the learner's present weights from now on; the new version, from 1."""
+        ...
+
+    def release(self, slot: int) -> None:
+        """The episode in `slot` is over: free what is cached for it."""
+        ...
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        ...
+
+
+@runtime_checkable
+class BatchPolicy(PolicyBase, Protocol):
+    """A policy in this process, which continues all prompts together."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """One continuation per request, in their order."""
+        ...
+
+
+@runtime_checkable
+class AsyncPolicy(PolicyBase, Protocol):
+    """A policy behind a server, which continues each prompt by itself."""
+
+    async def sample(self, request: GenerationRequest) -> Generation:
+        """One continuation."""
+        ...
+
+
+Policy: TypeAlias = BatchPolicy | AsyncPolicy
+"""Registered as a function `(learner: Learner, settings: SamplingSettings) -> Policy`."""
+
+
+# Learning ----------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What the learner reads of N responses; T is the longest. Row i is the i-th span."""
+    """What training reads of N responses; T is the longest. Row i is the i-th span."""
 
     logprobs: Tensor
     """(N, T), differentiable if asked for; 0 in the padding."""
@@ -146,20 +214,19 @@ class Scores:
 
 
 @runtime_checkable
-class TrainableAgent(Agent, Protocol):
-    """A language agent whose weights can be trained: what the trainer needs of it."""
+class Learner(Protocol):
+    """The weights that train. Registered as `(LearnerSettings) -> Learner`."""
 
-    exact_sampling: bool
-    """The sampler computes in the learner's precision: its log-probabilities can be used."""
-
-    def tokenize(self, demo: Demo, start: EpisodeStart) -> list[LabelledRow]:
-        """A demonstration as rows to clone, as if the policy had acted so."""
-        ...
+    tokenizer: Any
+    """A transformers tokenizer with a chat template."""
 
     def score(
-        self, sequences: Sequence[TrainingRow], *, temperature: float, reference: bool = False
+        self, rows: Sequence[TrainingRow], *, temperature: float, reference: bool = False
     ) -> Scores:
-        """Log-probabilities and entropies of all spans, in order of sequences and spans."""
+        """Log-probabilities and entropies of all spans, in order of rows and spans.
+
+        `reference` reads them with the frozen reference policy, without gradient.
+        """
         ...
 
     def logprobs_at(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -175,14 +242,6 @@ class TrainableAgent(Agent, Protocol):
         """The weights that train, by name."""
         ...
 
-    def weights_changed(self) -> None:
-        """Tell the sampler that the weights are others now."""
-        ...
-
-    def sampling(self, temperature: float) -> None:
-        """Sample at this temperature from now on (0: greedy)."""
-        ...
-
     def freeze_reference(self) -> None:
         """Keep the present policy as the one that the KL is measured to."""
         ...
@@ -193,4 +252,95 @@ class TrainableAgent(Agent, Protocol):
 
     def load(self, folder: Path) -> None:
         """Read back what `save` wrote."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerSettings:
+    """What a learner is made from."""
+
+    config: Config
+    base: str
+    """Hub id or folder of the base model."""
+    adapter: bool = True
+    """Train a new LoRA adapter; False: all weights."""
+    value_head: bool = False
+    base_name: str | None = None
+    """How saved adapters name their base model; None: the name it was loaded by."""
+
+
+@runtime_checkable
+class TrainableAgent(Agent, Protocol):
+    """A language agent whose weights can be trained."""
+
+    policy: Policy
+    learner: Learner
+
+    def prepare(self, turn: TurnInput) -> GenerationRequest | Response:
+        """The prompt of a turn; a `Response` with `stop` where the context is full."""
+        ...
+
+    def finish(self, request: GenerationRequest, generation: Generation) -> Response:
+        """The response that a generation is."""
+        ...
+
+    def tokenize(self, demo: Demo, start: EpisodeStart) -> list[LabelledRow]:
+        """A demonstration as rows to clone, as if the policy had acted so."""
+        ...
+
+
+class BaseModel(Protocol):
+    """A model that is known by a name of its own, with the settings that suit it."""
+
+    defaults: Mapping[str, Any]
+    """Settings of runs with it, keys of `Config`."""
+    from_scratch: bool
+    """It knows nothing: it is made for the run, and has to be cloned before RL."""
+    prompt_template: str
+    """Name of the environment's prompt template that suits it; empty: by the context."""
+
+    def check(self, config: Config) -> None:
+        """Raise ConfigError where an option of the model is wrong. Loads nothing."""
+        ...
+
+    def locate(self) -> str:
+        """The hub id or folder to load; may fetch it. Only where `from_scratch` is false."""
+        ...
+
+    def make(
+        self,
+        folder: Path,
+        config: Config,
+        template: PromptTemplate,
+        demos: Sequence[Demo],
+        lexicon: Sequence[str],
+    ) -> None:
+        """Write a new model and its tokenizer to `folder`. Only where `from_scratch` is true."""
+        ...
+
+
+# Logging -----------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Logger(Protocol):
+    """Receives what a run logs, beside its files. Registered as `(run, config, step) -> Logger`.
+
+    `run` is the run's folder, `step` the RL steps that are done.
+    """
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """The figures of a training step (`success_rate`, `stop/won`, ...), from step 1."""
+        ...
+
+    def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
+        """The figures of an evaluation; `by_type` holds those of each task type."""
+        ...
+
+    def episodes(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+        """The episodes of a step, as in `episodes.jsonl`: text samples come from here."""
+        ...
+
+    def close(self) -> None:
+        """Flush and close."""
         ...

@@ -9,9 +9,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Literal
 
 import msgspec
+
+
+class StopReason(StrEnum):
+    """Why an episode ended."""
+
+    WON = "won"
+    LOST = "lost"
+    """The task is over and was not solved."""
+    SUBMITTED = "submitted"
+    """The agent handed in an answer that was graded and does not count as won."""
+    TURN_LIMIT = "turn_limit"
+    CONTEXT_FULL = "context_full"
+    """The next prompt and its response do not fit into `max_length`."""
+    AGENT_STOPPED = "agent_stopped"
+    """The agent gave up: a person who quit."""
+    ENV_ERROR = "env_error"
+    """The environment raised, hung, or broke its contract."""
+    AGENT_ERROR = "agent_error"
+    """The agent raised, or answered with something else than a response."""
+    INFRASTRUCTURE = "infrastructure"
+    """What the environment runs on failed (a container engine, a server), as it says itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +74,7 @@ class PromptTemplate:
     """The same for each action in `{admissible}`."""
     longest_window: int | None = None
     """Most characters of a `window` prompt: a longer one is shown without history, as `first`."""
-    learn_from: Literal["return", "won"] = "return"
+    reward_source: Literal["return", "won"] = "return"
     """What training rewards: the environment's rewards, or 1 at the end of a won episode."""
 
 
@@ -117,6 +139,7 @@ class Episode:
     context: str = "transcript"
     error: str | None = None
     """Why the episode failed, if the environment or the agent did. Such episodes are masked."""
+    stop_reason: StopReason = StopReason.TURN_LIMIT
 
     @property
     def reward(self) -> float:
@@ -192,6 +215,8 @@ class StepResult:
     error: str = ""
     """Why the episode cannot go on, where what it runs on has failed: it ends as truncated, and is
     left out of results and training."""
+    submitted: bool = False
+    """The agent has handed in its answer, and this is the verdict on it."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further info keys of this environment."""
 

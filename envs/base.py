@@ -122,5 +122,6 @@ class TextEnv(gym.Env[str, str]):
             "admissible_actions": list(last.admissible_actions),
             "action_valid": last.action_valid,
             "won": last.won,
+            "submitted": last.submitted,
             "score": float(last.won) if last.score is None else float(last.score),
         }

@@ -41,11 +41,11 @@ class Rewards:
     scale: float = 1.0
     invalid_penalty: float = 0.1
     invalid_means: str = "format"
-    learn_from: str = "return"
+    reward_source: str = "return"
 
     def of(self, episode: Episode) -> list[float]:
         """What each turn of an episode earns in training."""
-        if self.learn_from == "won":
+        if self.reward_source == "won":
             last = len(episode.turns) - 1
             return [self.scale * (episode.won and turn == last) for turn in range(last + 1)]
         return [turn.reward * self.scale for turn in episode.turns]

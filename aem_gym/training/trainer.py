@@ -115,7 +115,7 @@ class Trainer:
             parts.recipe.reward_scale,
             config.invalid_penalty,
             config.invalid_means,
-            parts.recipe.learn_from,
+            parts.recipe.reward_source,
         )
         parts.agent.freeze_reference()
         self.progress, offsets = Progress(), {}

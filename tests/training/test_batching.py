@@ -139,7 +139,7 @@ def test_no_usable_episode_is_no_step() -> None:
 def test_a_won_episode_is_all_that_counts_where_a_recipe_says_so(
     case: tuple[list[Group], bool],
 ) -> None:
-    rewards = Rewards(scale=10.0, learn_from="won")
+    rewards = Rewards(scale=10.0, reward_source="won")
     won = [[replace(e, won=e.rollout % 2 == 0) for e in group.episodes] for group in case[0]]
     step = make_step([Group(g.seed, tuple(e)) for g, e in zip(case[0], won, strict=True)], rewards)
     if step is None:
