@@ -292,12 +292,20 @@ class TrainableAgent(Agent, Protocol):
 class BaseModel(Protocol):
     """A model that is known by a name of its own, with the settings that suit it."""
 
-    defaults: Mapping[str, Any]
-    """Settings of runs with it, keys of `Config`."""
-    from_scratch: bool
-    """It knows nothing: it is made for the run, and has to be cloned before RL."""
-    prompt_template: str
-    """Name of the environment's prompt template that suits it; empty: by the context."""
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Settings of runs with it, keys of `Config`."""
+        ...
+
+    @property
+    def from_scratch(self) -> bool:
+        """It knows nothing: it is made for the run, and has to be cloned before RL."""
+        ...
+
+    @property
+    def prompt_template(self) -> str:
+        """Name of the environment's prompt template that suits it; empty: by the context."""
+        ...
 
     def check(self, config: Config) -> None:
         """Raise ConfigError where an option of the model is wrong. Loads nothing."""

@@ -1,17 +1,44 @@
 """Names to components: built-in ones, those of installed packages, and `module:attribute`.
 
-A third party adds a component through an entry point of its own package; nothing here changes.
-Values are import strings, so registering costs nothing and imports nothing.
+Another package adds a component through an entry point; nothing here changes. Tables hold import
+strings, so registering costs nothing and imports nothing.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
 from aem_gym.errors import ConfigError, UnknownNameError
+
+_CREDIT = {
+    "aem_gym.estimators": {
+        name: f"aem_gym.credit.estimators:{name}"
+        for name in ("grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline")
+        + ("ppo", "dapo", "gspo", "gigpo")
+    },
+    "aem_gym.modulators": {
+        "none": "aem_gym.credit.modulators:identity",
+        "aem": "aem_gym.credit.modulators:aem",
+        "empg": "aem_gym.credit.modulators:empg",
+        "entropy_shaping": "aem_gym.credit.modulators:entropy_shaping",
+    },
+    "aem_gym.losses": {
+        name: f"aem_gym.credit.losses:{name}"
+        for name in ("ppo_clip", "gspo", "clip_cov", "kl_cov", "reinforce")
+    },
+    "aem_gym.loggers": {
+        name: f"aem_gym.training.loggers:{name}"
+        for name in ("tensorboard", "wandb", "trackio", "mlflow")
+    },
+}
+_PACKAGES = ("aem_gym.envs.components", "aem_gym.agents.components")
+"""Modules with the tables `COMPONENTS` (entry-point group -> name -> target) and `DEFAULTS`."""
 
 
 class Registry:
@@ -20,15 +47,23 @@ class Registry:
     Args:
         kind: what the names name, for messages ("estimator").
         group: the entry-point group in which other packages register theirs.
-        builtin: name -> `module:attribute`.
+        builtin: name -> `module:attribute`, beside those in the tables of this package.
     """
 
-    def __init__(self, kind: str, group: str, builtin: Mapping[str, str]) -> None:
-        self.kind, self.group, self._builtin = kind, group, dict(builtin)
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, str] | None = None) -> None:
+        self.kind, self.group, self._builtin = kind, group, builtin or {}
 
     def names(self) -> list[str]:
         """All known names, sorted. Imports none of the components."""
-        return sorted({*self._builtin, *(point.name for point in entry_points(group=self.group))})
+        return sorted({*self._table(), *(point.name for point in entry_points(group=self.group))})
+
+    def default(self) -> str:
+        """The name registered as the default of its kind."""
+        for package in _PACKAGES:
+            defaults: Mapping[str, str] = importlib.import_module(package).DEFAULTS
+            if self.group in defaults:
+                return defaults[self.group]
+        raise ConfigError(f"no {self.kind} is registered as the default")
 
     def load(self, name: str) -> Any:
         """The component called `name`.
@@ -37,14 +72,45 @@ class Registry:
             UnknownNameError: no such name; lists what exists and suggests the nearest.
             ConfigError: the component is registered but cannot be imported.
         """
-        target = self._builtin.get(name)
+        target = self._table().get(name)
         if target is None:
             found = [p for p in entry_points(group=self.group) if p.name == name]
             target = found[0].value if found else name if ":" in name else None
         if target is None:
-            hint = f"Your own: write module:attribute, or register it in the group {self.group!r}."
-            raise UnknownNameError(self.kind, name, self.names(), hint)
+            raise self.unknown(name)
         return import_object(target, self.kind)
+
+    def check(self, name: str) -> None:
+        """Is `name` registered, or a `module:attribute` whose module exists? Imports no built-in.
+
+        Raises:
+            UnknownNameError: neither; lists the known names.
+        """
+        if name not in self.names() and not (":" in name and _module_exists(name.split(":")[0])):
+            raise self.unknown(name)
+
+    def unknown(self, name: str) -> UnknownNameError:
+        """The error that says that there is no such name."""
+        hint = f"Your own: write module:attribute, or register it in the group {self.group!r}."
+        return UnknownNameError(self.kind, name, self.names(), hint)
+
+    def _table(self) -> Mapping[str, str]:
+        return {**_builtin(self.group), **self._builtin}
+
+
+def _builtin(group: str) -> dict[str, str]:
+    """The components of this package in an entry-point group."""
+    found = dict(_CREDIT.get(group, {}))
+    for package in _PACKAGES:
+        found |= importlib.import_module(package).COMPONENTS.get(group, {})
+    return found
+
+
+def _module_exists(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return name in ("__main__",)
 
 
 def import_object(target: str, kind: str = "object") -> Any:
@@ -59,69 +125,47 @@ def import_object(target: str, kind: str = "object") -> Any:
     return value
 
 
-def env_tool(factory: Any, name: str) -> Callable[..., Any] | None:
-    """What an environment registers for a command of `aem-gym`, loaded now; None if it has none.
-
-    An environment class names its tools in `tools`, as `module:function`, so that what imports,
-    exports or shows data is not part of the environment itself. A classmethod of that name works
-    too.
+def check_options(
+    key: str, function: Callable[..., Any], options: Iterable[str], given: Iterable[str] = ()
+) -> None:
+    """Does `function` take each of `options` by keyword?
 
     Args:
-        factory: the environment class.
-        name: `data_report`, `import_data`, `export_games`, `page_app` (aem_gym.datasets says what
-            each takes and returns) or `doctor`.
+        key: the setting that holds the options, for messages.
+        function: the component.
+        options: names to check.
+        given: keyword arguments that the caller passes itself, so not options.
+
+    Raises:
+        UnknownNameError: it does not; lists what `key` may hold.
     """
-    tools = getattr(factory, "tools", None)
-    target = tools.get(name) if isinstance(tools, Mapping) else None
-    tool: Any = (
-        import_object(target, name) if isinstance(target, str) else getattr(factory, name, None)
-    )
-    return tool if callable(tool) else None
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = {p.name for p in parameters if p.default is not p.empty or p.kind is p.KEYWORD_ONLY}
+    for name in options:
+        if name not in known - set(given):
+            kind = f"option in {key} (of {getattr(function, '__name__', function)})"
+            raise UnknownNameError(kind, name, known - set(given))
 
 
-ESTIMATORS = Registry(
-    "estimator",
-    "aem_gym.estimators",
-    {
-        name: f"aem_gym.credit.advantages:{function}"
-        for name, function in {
-            "grpo": "grpo",
-            "dr_grpo": "dr_grpo",
-            "rloo": "rloo",
-            "reinforce_pp": "reinforce_pp",
-            "reinforce_pp_baseline": "reinforce_pp_baseline",
-            "ppo": "ppo",
-            "dapo": "grpo",
-            "gspo": "grpo",
-            "gigpo": "gigpo",
-        }.items()
-    },
-)
-MODULATORS = Registry(
-    "modulator",
-    "aem_gym.modulators",
-    {
-        "none": "aem_gym.credit.modulation:identity",
-        "aem": "aem_gym.credit.modulation:aem",
-        "empg": "aem_gym.credit.modulation:empg",
-        "entropy_shaping": "aem_gym.credit.modulation:entropy_shaping",
-    },
-)
-AGENTS = Registry(
-    "agent",
-    "aem_gym.agents",
-    {
-        "random": "aem_gym.agents.random:RandomAgent",
-        "expert": "aem_gym.agents.expert:ExpertAgent",
-        "human": "aem_gym.agents.human:HumanAgent",
-    },
-)
+ESTIMATORS = Registry("estimator", "aem_gym.estimators")
+MODULATORS = Registry("modulator", "aem_gym.modulators")
+LOSSES = Registry("loss", "aem_gym.losses")
+LOGGERS = Registry("logger", "aem_gym.loggers")
+MODELS = Registry("model", "aem_gym.models")
+LEARNERS = Registry("learner", "aem_gym.learners")
+SAMPLERS = Registry("sampler", "aem_gym.samplers")
+FORMATS = Registry("response format", "aem_gym.formats")
+AGENTS = Registry("agent", "aem_gym.agents")
+COMMANDS = Registry("command", "aem_gym.commands")
+ENVS = Registry("environment", "aem_gym.envs")
 
-_BUILTIN_ENVS = {
-    "aem_gym/ALFWorld-v0": "aem_gym.envs.alfworld.env:ALFWorldEnv",
-    "aem_gym/WebShop-v0": "aem_gym.envs.webshop.env:WebShopEnv",
-    "aem_gym/SWE-v0": "aem_gym.envs.swe.env:SWEEnv",
-}
+
+# Environments ------------------------------------------------------------------------------------
 
 
 def register_envs() -> None:
@@ -132,39 +176,116 @@ def register_envs() -> None:
     """
     import gymnasium as gym
 
-    targets = dict(_BUILTIN_ENVS)
-    for point in entry_points(group="aem_gym.envs"):
+    targets = _builtin(ENVS.group)
+    for point in entry_points(group=ENVS.group):
         targets.setdefault(point.name, point.value)
     for env_id, target in targets.items():
         if env_id not in gym.registry:
             gym.register(env_id, entry_point=target, disable_env_checker=True)
 
 
+def env_name(env: Any) -> Any:
+    """How an environment class is called in a configuration, `module:Class`; else `env` itself.
+
+    The class is registered with Gymnasium on the way, so that one defined in a notebook is found.
+    """
+    if not isinstance(env, type):
+        return env
+    name = f"{env.__module__}:{env.__qualname__}"
+    _register_class(name, env)
+    return name
+
+
 def find_env(name: str) -> str:
-    """The registered id for `name`: an id, `module:Id`, or an id without its namespace or version.
+    """The registered id for an environment.
+
+    Args:
+        name: an id, an id without its namespace or version, `module:Id` (imports the module,
+            which registers it), or `module:Class`.
 
     Raises:
         UnknownNameError: nothing is called that; lists the text environments that exist.
+        ConfigError: the module cannot be imported.
     """
     import gymnasium as gym
 
     register_envs()
     module, _, bare = name.rpartition(":")
     if module:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # another package's code: anything may happen in it
-            raise ConfigError(
-                f"environment {name!r}: the module {module!r} cannot be imported: "
-                f"{type(error).__name__}: {error}. Install it, or mend its name or its code"
-            ) from error
+        found = getattr(_import_env_module(name, module), bare, None)
+        if callable(found):
+            _register_class(name, found)
+        if _class_id(name) in gym.registry:
+            return _class_id(name)
     if bare in gym.registry:
         return bare
-    ours = [i for i in gym.registry if i.startswith("aem_gym/")] + [
-        point.name for point in entry_points(group="aem_gym.envs")
-    ]
+    ours = env_ids()
     short = {i.split("/")[-1].rsplit("-v", 1)[0].lower(): i for i in ours}
     if bare.lower() in short:
         return short[bare.lower()]
-    hint = "Any other Gymnasium id works too once its package is imported: --env package:Id."
+    hint = "Your own: write module:Class, or module:Id where importing the module registers the id."
     raise UnknownNameError("environment", name, ours, hint)
+
+
+def env_ids() -> list[str]:
+    """Ids of the built-in environments and of those that other packages register for aem_gym."""
+    import gymnasium as gym
+
+    register_envs()
+    ours = {name for name in gym.registry if name.startswith("aem_gym/")}
+    return sorted(ours | {point.name for point in entry_points(group=ENVS.group)})
+
+
+def env_factory(env: str) -> Any:
+    """What makes the environment: a class, or a function."""
+    import gymnasium as gym
+
+    entry = gym.registry[find_env(env)].entry_point
+    return import_object(entry, "environment") if isinstance(entry, str) else entry
+
+
+def env_tool(factory: Any, name: str) -> Callable[..., Any] | None:
+    """What an environment registers for a command of `aem-gym`, loaded now; None if it has none.
+
+    An environment class names its tools in `tools`, as `module:function`, so that what imports,
+    exports or shows data is not part of the environment itself. A classmethod of that name works
+    too.
+
+    Args:
+        factory: the environment class.
+        name: `data_report`, `import_data`, `export_games`, `page_app` (aem_gym.datasets says what
+            each takes and returns), `doctor` or `preflight`.
+    """
+    tools = getattr(factory, "tools", None)
+    target = tools.get(name) if isinstance(tools, Mapping) else None
+    tool: Any = (
+        import_object(target, name) if isinstance(target, str) else getattr(factory, name, None)
+    )
+    return tool if callable(tool) else None
+
+
+def _class_id(name: str) -> str:
+    """The Gymnasium id under which `module:Class` is registered."""
+    module, _, cls = name.rpartition(":")
+    namespace, plain = re.sub(r"[^\w-]", "-", module), re.sub(r"[^\w.-]", "-", cls)
+    return f"{namespace}/{plain}-v0"
+
+
+def _register_class(name: str, cls: Callable[..., Any]) -> None:
+    """Register a class, or its newest definition where a notebook's cell ran again."""
+    import gymnasium as gym
+
+    env_id = _class_id(name)
+    if env_id not in gym.registry or gym.registry[env_id].entry_point is not cls:
+        gym.registry.pop(env_id, None)
+        gym.register(env_id, entry_point=cls, disable_env_checker=True)
+
+
+def _import_env_module(name: str, module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # another package's code: anything may happen in it
+        raise ConfigError(
+            f"environment {name!r}: the module {module!r} cannot be imported: "
+            f"{type(error).__name__}: {error}. Install it, or correct its name or its code"
+        ) from error

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aem_gym.credit.entropy import linear_logprob_and_entropy
+from aem_gym.logprobs import linear_logprob_and_entropy
 from aem_gym.errors import ModelError
 from aem_gym.protocols import Scores
 from aem_gym.types import TrainingRow

@@ -8,24 +8,27 @@ sum over micro-batches equals the loss of the whole mini-batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from aem_gym.credit.covariance import clip_cov, kl_cov
-from aem_gym.credit.surrogate import (
-    LOG_RATIO_BOUND,
-    LossOutput,
-    clipped_surrogate,
-    drift,
-    dual_clipped,
-    log_ratio_of,
-)
 from aem_gym.errors import UnknownNameError
 
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "token-sum-norm")
+LOG_RATIO_BOUND = 20.0
+"""Log-ratios are clamped here, so that their exponential stays finite."""
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """A loss before aggregation."""
+
+    per_token: Tensor
+    """(n, T) with gradient; 0 outside the mask."""
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    """Detached scalars: sums over the tokens of the mask. `ratio`: pi / pi_old; `old_kl`: k3
+    estimate of KL(pi_old || pi); `clipped`, `dual_clipped`, `selected`: numbers of tokens."""
 
 
 def ppo_clip(
@@ -82,6 +85,66 @@ def reinforce(
     log_ratio = log_ratio_of(logprobs, old_logprobs, mask)
     loss = (-advantages.detach() * logprobs.masked_fill(~mask, 0)).masked_fill(~mask, 0)
     return LossOutput(loss, drift(log_ratio, mask))
+
+
+def clip_cov(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    share: float = 2e-4,
+    cov_low: float = 1.0,
+    cov_high: float = 5.0,
+    generator: torch.Generator | int = 0,
+) -> LossOutput:
+    """PPO's surrogate without the gradient of a random share of high-covariance tokens.
+
+    Of the unclipped tokens with covariance between `cov_low` and `cov_high`, at most
+    `max(1, share * tokens)` are drawn; their loss is 0.
+    """
+    advantages = advantages.detach()
+    log_ratio = log_ratio_of(logprobs, old_logprobs, mask)
+    loss, clipped = clipped_surrogate(log_ratio, advantages, mask, clip_low, clip_high)
+    covariance = token_covariance(logprobs, advantages, mask)
+    candidate = mask & ~clipped & (covariance > cov_low) & (covariance < cov_high)
+    rows = candidate.flatten().nonzero()[:, 0]
+    if isinstance(generator, int):
+        generator = torch.Generator().manual_seed(generator)
+    order = torch.randperm(rows.numel(), generator=generator).to(rows.device)
+    selected = _marked(mask, rows[order[: _share_of(mask, share)]])
+    metrics = drift(log_ratio, mask)
+    metrics["clipped"] = clipped.sum().float()
+    metrics["selected"] = selected.sum().float()
+    return LossOutput(loss.masked_fill(~mask | selected, 0), metrics)
+
+
+def kl_cov(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    share: float = 2e-4,
+    kl_weight: float = 1.0,
+) -> LossOutput:
+    """The unclipped surrogate `-r A`, plus `kl_weight * |logp - old|` on the top tokens.
+
+    The top tokens are the `max(1, share * tokens)` of the largest covariance.
+    """
+    advantages = advantages.detach()
+    log_ratio = log_ratio_of(logprobs, old_logprobs, mask)
+    loss = -advantages * torch.exp(log_ratio)
+    covariance = token_covariance(logprobs, advantages, mask)
+    covariance = covariance.masked_fill(~mask, -float("inf")).flatten()
+    top = covariance.topk(min(_share_of(mask, share), int(mask.sum()))).indices
+    selected = _marked(mask, top)
+    loss = loss + kl_weight * log_ratio.abs() * selected
+    metrics = drift(log_ratio, mask)
+    metrics["selected"] = selected.sum().float()
+    return LossOutput(loss.masked_fill(~mask, 0), metrics)
 
 
 def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -177,12 +240,58 @@ def _surrogate(
     return LossOutput(loss.masked_fill(~mask, 0), metrics)
 
 
-LOSSES: Mapping[str, Callable[..., LossOutput]] = MappingProxyType(
-    {
-        "ppo_clip": ppo_clip,
-        "gspo": gspo,
-        "clip_cov": clip_cov,
-        "kl_cov": kl_cov,
-        "reinforce": reinforce,
-    }
-)
+def log_ratio_of(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """The log-ratio logp - old, (n, T); 0 outside the mask, whatever is stored there."""
+    difference = logprobs.masked_fill(~mask, 0) - old_logprobs.detach().masked_fill(~mask, 0)
+    return difference.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+
+
+def clipped_surrogate(
+    log_ratio: Tensor, advantages: Tensor, mask: Tensor, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """(`-min(r A, clip(r) A)`, where the clip took effect): (n, T), (n, T) bool."""
+    ratio = torch.exp(log_ratio)
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    return torch.maximum(plain, clipped), (clipped > plain).detach() & mask
+
+
+def dual_clipped(
+    loss: Tensor, advantages: Tensor, mask: Tensor, dual_clip: float
+) -> tuple[Tensor, Tensor]:
+    """The loss bounded by `dual_clip * |A|` where A < 0, and where that took effect."""
+    bound = -dual_clip * advantages
+    negative = advantages < 0
+    took_effect = (negative & (loss > bound)).detach() & mask
+    return torch.where(negative, torch.minimum(loss, bound), loss), took_effect
+
+
+@torch.no_grad()
+def drift(log_ratio: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Sums over tokens of the ratio and of the k3 divergence from the policy that sampled."""
+    ratio = torch.exp(log_ratio) * mask
+    return {"ratio": ratio.sum(), "old_kl": (torch.expm1(log_ratio) - log_ratio).sum()}
+
+
+@torch.no_grad()
+def token_covariance(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    """Each token's part of Cov(A, logp) over the tokens of the mask, (n, T); 0 outside.
+
+    `(A - mean A) * (logp - mean logp)` over the tokens of the call, so that the losses that use it
+    depend on the micro-batch. Source: arXiv 2505.22617.
+    """
+    count = mask.sum().clamp(min=1)
+    logp, adv = logprobs.masked_fill(~mask, 0), advantages.masked_fill(~mask, 0)
+    product = (adv - adv.sum() / count) * (logp - logp.sum() / count)
+    return product.masked_fill(~mask, 0)
+
+
+def _share_of(mask: Tensor, share: float) -> int:
+    return max(1, int(share * int(mask.sum())))
+
+
+def _marked(mask: Tensor, positions: Tensor) -> Tensor:
+    """True at the given positions of the flattened mask, (n, T) bool."""
+    flat = torch.zeros(mask.numel(), dtype=torch.bool, device=mask.device)
+    flat[positions] = True
+    return flat.view(mask.shape)

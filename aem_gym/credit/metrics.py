@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aem_gym.credit.batch import ResponseBatch
-from aem_gym.credit.modulation import Modulated
+from aem_gym.credit.modulators import Modulated
 from aem_gym.credit.segments import Segments
 
 

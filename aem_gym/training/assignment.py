@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aem_gym.credit.advantages import ESTIMATOR_DEFAULTS, EstimatorDefaults, gae, gigpo_parts
+from aem_gym.credit.estimators import ESTIMATOR_DEFAULTS, EstimatorDefaults, gae, gigpo_parts
 from aem_gym.credit.batch import ResponseBatch
-from aem_gym.credit.modulation import Modulated, aem
+from aem_gym.credit.modulators import Modulated, aem
 from aem_gym.errors import ConfigError
 from aem_gym.registry import ESTIMATORS, MODULATORS
 from aem_gym.seeding import derive
@@ -104,5 +104,5 @@ def check_assignment(config: Config) -> None:
     except TypeError as error:
         raise ConfigError(
             f"estimator_options or modulator_options: {error}. Options of {config.estimator!r}: "
-            f"aem_gym.credit.advantages; of {config.modulator!r}: aem_gym.credit.modulation"
+            f"aem_gym.credit.estimators; of {config.modulator!r}: aem_gym.credit.modulators"
         ) from error

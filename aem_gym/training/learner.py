@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aem_gym.credit.losses import kl_k3, value_loss
-from aem_gym.credit.surrogate import LossOutput
+from aem_gym.credit.losses import LossOutput
 from aem_gym.errors import SamplerMismatchError
 from aem_gym.protocols import Scores, TrainableAgent
 from aem_gym.seeding import generator

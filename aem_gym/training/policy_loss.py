@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aem_gym.credit.losses import LOSSES, aggregate
-from aem_gym.credit.surrogate import LossOutput
+from aem_gym.credit.losses import LossOutput
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.registry import import_object
 from aem_gym.training.assignment import estimator_defaults

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aem_gym.credit import aem, aem_coefficients, gigpo_parts
-from aem_gym.credit.modulation import empg, entropy_shaping, identity
+from aem_gym.credit.modulators import empg, entropy_shaping, identity
 from aem_gym.errors import UnknownNameError
 from aem_gym.registry import ESTIMATORS, MODULATORS
 

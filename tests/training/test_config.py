@@ -210,7 +210,7 @@ def test_possible_settings_are_accepted(tmp_path: Path) -> None:
     validate(Config())
     validate(Config(model=str(tmp_path)))
     validate(Config(model="Qwen/Qwen2.5-1.5B-Instruct", estimator="ppo", group_size=1))
-    validate(Config(estimator="aem_gym.credit.advantages:grpo"))
+    validate(Config(estimator="aem_gym.credit.estimators:grpo"))
     validate(Config(env="CartPole-v1"))
 
 

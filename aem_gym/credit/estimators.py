@@ -14,9 +14,9 @@ gradient.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,47 +30,60 @@ EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
-class EstimatorDefaults:
-    """The loss settings an estimator is published with. Every one can be overridden."""
+class EstimatorNeeds:
+    """What an estimator needs of a run, and the loss settings it is published with.
+
+    The settings hold where the run gives none; the loss takes those that it has an option for.
+    """
 
     loss: str = "ppo_clip"
-    """Name in `aem_gym.credit.losses.LOSSES`."""
+    """A registered loss, or `module:attribute`."""
     clip_low: float = 0.2
     clip_high: float = 0.2
+    dual_clip: float | None = 3.0
+    """Bound on the loss of negative advantages; None: off."""
     aggregation: str = "token-mean"
     """Mode of `aem_gym.credit.losses.aggregate`."""
     kl_coef: float = 0.01
-    """Weight of the k3 divergence to the reference policy; 0: no reference pass is needed."""
-    filter_equal_groups: bool = False
-    """Drop groups whose returns are all equal and sample others (dynamic sampling)."""
+    """Weight of the k3 divergence to the reference policy, where the run's `kl_coef` is null."""
     needs_values: bool = False
-    """Whether `ResponseBatch.values` must be given."""
-    dual_clip: float | None = 3.0
-    """Bound on the loss of negative advantages (`ppo_clip`)."""
+    """Train a value head, and give `ResponseBatch.values`."""
+    drops_equal_groups: bool = False
+    """Drop groups whose returns are all equal and sample others (dynamic sampling)."""
+    compares: bool = True
+    """It compares the rollouts of a group, so that a group needs at least two."""
 
 
-ESTIMATOR_DEFAULTS: Mapping[str, EstimatorDefaults] = MappingProxyType(
-    {
-        "grpo": EstimatorDefaults(),
-        "dr_grpo": EstimatorDefaults(aggregation="token-sum-norm", kl_coef=0.0),
-        "rloo": EstimatorDefaults(),
-        "reinforce_pp": EstimatorDefaults(),
-        "reinforce_pp_baseline": EstimatorDefaults(),
-        "ppo": EstimatorDefaults(needs_values=True),
-        "dapo": EstimatorDefaults(clip_high=0.28, kl_coef=0.0, filter_equal_groups=True),
-        "gspo": EstimatorDefaults(
-            loss="gspo",
-            clip_low=3e-4,
-            clip_high=4e-4,
-            aggregation="seq-mean-token-mean",
-            kl_coef=0.0,
-            dual_clip=None,
-        ),
-        "gigpo": EstimatorDefaults(),
-    }
-)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
+def estimator(**needs: Any) -> Callable[[F], F]:
+    """Decorate an estimator with the fields of `EstimatorNeeds` that differ from the defaults."""
+
+    def attach(function: F) -> F:
+        function.__dict__["needs"] = EstimatorNeeds(**needs)
+        return function
+
+    return attach
+
+
+def needs_of(function: Callable[..., Any]) -> EstimatorNeeds:
+    """The needs of an estimator; the defaults (compares nothing) for one without the decorator."""
+    found = getattr(function, "needs", None)
+    return found if isinstance(found, EstimatorNeeds) else EstimatorNeeds(compares=False)
+
+
+@dataclass(frozen=True)
+class SplitAdvantages:
+    """What an estimator may return in place of (N,): only the first part is modulated."""
+
+    modulated: Tensor
+    """(N,) given to the modulator."""
+    unmodulated: Tensor
+    """(N,) added after it."""
+
+
+@estimator()
 @torch.no_grad()
 def grpo(
     batch: ResponseBatch,
@@ -91,11 +104,44 @@ def grpo(
     return scores.to_rows(centred)
 
 
+@estimator(aggregation="token-sum-norm", kl_coef=0.0)
 def dr_grpo(batch: ResponseBatch, *, over: str = "episodes", penalty: str = "advantage") -> Tensor:
     """`R - mean_g`: GRPO without the division. Source: Dr. GRPO, arXiv 2503.20783."""
     return grpo(batch, over=over, penalty=penalty, normalise=False)
 
 
+@estimator(clip_high=0.28, kl_coef=0.0, drops_equal_groups=True)
+def dapo(
+    batch: ResponseBatch,
+    *,
+    over: str = "episodes",
+    penalty: str = "advantage",
+    normalise: bool = True,
+) -> Tensor:
+    """GRPO's advantage with clip-higher and dynamic sampling. Source: DAPO, arXiv 2503.14476."""
+    return grpo(batch, over=over, penalty=penalty, normalise=normalise)
+
+
+@estimator(
+    loss="gspo",
+    clip_low=3e-4,
+    clip_high=4e-4,
+    aggregation="seq-mean-token-mean",
+    kl_coef=0.0,
+    dual_clip=None,
+)
+def gspo(
+    batch: ResponseBatch,
+    *,
+    over: str = "episodes",
+    penalty: str = "advantage",
+    normalise: bool = True,
+) -> Tensor:
+    """GRPO's advantage for the loss with one ratio per response. Source: GSPO, arXiv 2507.18071."""
+    return grpo(batch, over=over, penalty=penalty, normalise=normalise)
+
+
+@estimator()
 @torch.no_grad()
 def rloo(batch: ResponseBatch, *, over: str = "episodes", penalty: str = "advantage") -> Tensor:
     """Leave-one-out: `R - mean of the others = n / (n - 1) * (R - mean_g)`; 0 in a group of one.
@@ -109,6 +155,7 @@ def rloo(batch: ResponseBatch, *, over: str = "episodes", penalty: str = "advant
     return scores.to_rows(factor[scores.by_group.index] * scores.centred(mean, std))
 
 
+@estimator(compares=False)
 @torch.no_grad()
 def reinforce_pp(
     batch: ResponseBatch, *, over: str = "episodes", penalty: str = "advantage"
@@ -118,6 +165,7 @@ def reinforce_pp(
     return scores.to_rows(_whitened(scores.value, scores.keep))
 
 
+@estimator()
 @torch.no_grad()
 def reinforce_pp_baseline(
     batch: ResponseBatch, *, over: str = "episodes", penalty: str = "advantage"
@@ -128,6 +176,7 @@ def reinforce_pp_baseline(
     return scores.to_rows(_whitened(scores.centred(mean, std), scores.keep))
 
 
+@estimator(needs_values=True, compares=False)
 @torch.no_grad()
 def ppo(
     batch: ResponseBatch,
@@ -172,6 +221,7 @@ def gae(
     return advantages, advantages + batch.values.detach()
 
 
+@estimator()
 def gigpo(
     batch: ResponseBatch,
     *,
@@ -181,8 +231,14 @@ def gigpo(
     normalise_step: bool = False,
     over: str = "episodes",
     penalty: str = "advantage",
-) -> Tensor:
-    """GiGPO: `A_E + omega * A_S`, the episode and the step advantage. See `gigpo_parts`."""
+    modulate: str = "both",
+) -> Tensor | SplitAdvantages:
+    """GiGPO: `A_E + omega * A_S`, the episode and the step advantage. See `gigpo_parts`.
+
+    With `modulate="episode"` a modulator sees A_E only.
+    """
+    if modulate not in ("both", "episode"):
+        raise UnknownNameError("value of the option 'modulate'", modulate, ("both", "episode"))
     episode, step = gigpo_parts(
         batch,
         gamma=gamma,
@@ -192,7 +248,7 @@ def gigpo(
         over=over,
         penalty=penalty,
     )
-    return episode + step
+    return episode + step if modulate == "both" else SplitAdvantages(episode, step)
 
 
 @torch.no_grad()

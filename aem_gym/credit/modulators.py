@@ -98,7 +98,6 @@ def aem(
     shuffle: bool = False,
     generator: torch.Generator | int = 0,
     recentre: bool = False,
-    unmodulated: Tensor | None = None,
 ) -> Modulated:
     """Adaptive Entropy Modulation: `A' = stop_gradient(alpha) * A`. The defaults are the paper's.
 
@@ -116,7 +115,6 @@ def aem(
         shuffle: permute alpha among the responses of a scope (ablation).
         generator: a CPU generator or a seed for the shuffle.
         recentre: subtract per scope what the modulation added to the mean advantage.
-        unmodulated: (N,) added after modulation: GiGPO's step part for "apply to A_E only".
 
     Raises:
         UnknownNameError: an option has a value that does not exist.
@@ -133,8 +131,6 @@ def aem(
     result = alpha * advantages.detach()
     if recentre:
         result = result - _added_mean(batch, alpha, advantages, scopes)
-    if unmodulated is not None:
-        result = result + unmodulated.detach()
     return Modulated(_per_token(batch, result), alpha)
 
 

@@ -1,0 +1,80 @@
+"""Which model a run is about: one that is registered by name, a folder, or a Hugging Face id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.registry import MODELS
+from aem_gym.types import Demo, PromptTemplate
+
+if TYPE_CHECKING:
+    from aem_gym.config import Config
+    from aem_gym.protocols import BaseModel
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainedModel:
+    """A `BaseModel` that is found as transformers finds it: a hub id or a folder."""
+
+    source: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    from_scratch: bool = False
+    prompt_template: str = ""
+
+    def check(self, config: Config) -> None:
+        """Its options are those of `from_pretrained`, which transformers checks."""
+
+    def locate(self) -> str:
+        """The hub id or folder itself."""
+        return self.source
+
+    def make(
+        self,
+        folder: Path,
+        config: Config,
+        template: PromptTemplate,
+        demos: Sequence[Demo],
+        lexicon: Sequence[str],
+    ) -> None:
+        """Not for a model that exists."""
+        raise NotImplementedError(f"model {self.source!r} is pretrained")
+
+
+def find_model(name: str) -> BaseModel:
+    """The model called `name`. Loads no weights.
+
+    Raises:
+        ConfigError: a folder without config.json.
+        UnknownNameError: neither registered, nor a folder, nor written like a Hugging Face id.
+    """
+    if name in MODELS.names():
+        return _made(MODELS.load(name))
+    folder = Path(name).expanduser()
+    if name.strip() and folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"model {name!r} is a folder without config.json, so not a model in the "
+                "Hugging Face format. Point --model at the folder that save_pretrained wrote."
+            )
+        return PretrainedModel(name)
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if _HUB_ID.match(name) and not looks_like_path:
+        return PretrainedModel(name)
+    if ":" in name and not looks_like_path:
+        MODELS.check(name)
+        return _made(MODELS.load(name))
+    hint = "Or a folder holding config.json, or a Hugging Face id (owner/name)."
+    raise UnknownNameError("model", name, MODELS.names(), hint)
+
+
+def _made(component: Any) -> BaseModel:
+    """A registered component is a `BaseModel`, or a class that makes one."""
+    model: BaseModel = component() if isinstance(component, type) else component
+    return model
