@@ -1,4 +1,4 @@
-"""The command line: `aem-gym COMMAND`. Errors a user can mend are one line; others a traceback.
+"""The command line: `aem-gym COMMAND`. Errors a user can fix are one line; others a traceback.
 
 Exit status: 0 done, 1 `data` found something missing, 2 bad input or a known failure,
 130 interrupted.
@@ -24,11 +24,28 @@ from aem_gym.commands.replay import replay
 from aem_gym.commands.train import train
 from aem_gym.console import REPEATS, ConsoleHandler
 from aem_gym.errors import AemGymError
+from aem_gym.registry import COMMANDS
 
 DEBUG = "AEM_GYM_DEBUG"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _App(click.Group):
+    """The commands below, and those that environments and other packages register by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *COMMANDS.names()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        if found is None and cmd_name in COMMANDS.names():
+            loaded: click.Command = COMMANDS.load(cmd_name)
+            return loaded
+        return found
+
+
+@click.group(
+    cls=_App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(aem_gym.__version__, prog_name="aem-gym")
 def app() -> None:
     """Train language agents on multi-turn text tasks.

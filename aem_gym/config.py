@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -138,11 +138,11 @@ class Config:
     loss_options: Options = setting({})
     """Options of the loss beyond the clipping below."""
     clip_low: float | None = setting(None, above=0, below=1)
-    """Clip of the ratio below 1; unset: the estimator's, or else the loss's."""
+    """Clip of the ratio below 1; unset: the estimator's."""
     clip_high: float | None = setting(None, above=0)
-    """Clip of the ratio above 1; unset: the estimator's, or else the loss's."""
+    """Clip of the ratio above 1; unset: the estimator's."""
     dual_clip: float | None = setting(None, above=1)
-    """Bound (> 1) on the loss of negative advantages; unset: the estimator's, or else the loss's."""
+    """Bound (> 1) on the loss of negative advantages; unset: the estimator's."""
     kl_coef: float | None = setting(0.0, at_least=0)
     """Weight of the KL (k3) to the policy as RL started; null: the estimator's."""
     invalid_penalty: float = setting(0.1, at_least=0)
@@ -222,7 +222,7 @@ class Config:
     token_samples: int | str = setting(2, at_least=0)
     """Training episodes per step that are saved with token-level arrays, or all."""
     loggers: list[str] = setting(["tensorboard"])
-    """Where metrics go beside metrics.jsonl: tensorboard, wandb, trackio, mlflow, or your own."""
+    """Where metrics go beside metrics.jsonl: tensorboard, or your own by name."""
 
     def __repr__(self) -> str:
         given = (f"{name}={value!r}" for name, value in self.given().items())
@@ -293,7 +293,7 @@ def is_options(name: str) -> bool:
 
 def check_ranges(values: Mapping[str, Any]) -> None:
     """Raise ConfigError where a number is out of the range of its field, or not finite."""
-    rules = {
+    rules: dict[str, tuple[str, Callable[[float, float], bool]]] = {
         "at_least": ("at least", lambda value, bound: value >= bound),
         "above": ("above", lambda value, bound: value > bound),
         "below": ("below", lambda value, bound: value < bound),

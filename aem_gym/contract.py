@@ -17,7 +17,7 @@ import gymnasium as gym
 from gymnasium.utils.env_checker import check_env
 
 from aem_gym.contract_play import Found, TextGym, play, same, short
-from aem_gym.rollout.observed import describe
+from aem_gym.errors import describe
 from aem_gym.types import INFO_DEFAULTS
 
 NONSENSE = (

@@ -1,4 +1,4 @@
-"""Files: the cache folder, atomic writes, locks, the claim on a run's folder, JSON lines.
+"""Files: the cache folder, atomic writes, locks, JSON lines.
 
 Every failure of the disk becomes an OutputError that says what to do about it.
 """
@@ -14,16 +14,13 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-from typing import IO
 
 from aem_gym.errors import AemGymError, OutputError
 
 logger = logging.getLogger(__name__)
 
-LOCK_NAME = ".lock"
 _MENDS = {
     errno.ENOSPC: "the disk is full. Free some space, then go on with --resume",
     errno.EDQUOT: "your disk quota is used up. Free some space, then go on with --resume",
@@ -170,83 +167,6 @@ def tidy_folder(path: Path) -> None:
         old.replace(path)
     for leftover in (part, old):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A run's folder, held by this process until `release` or the process ends."""
-
-    folder: Path
-    resuming: bool
-    """True if there are checkpoints to go on from."""
-    lock: IO[bytes]
-    fresh: bool = False
-    """True if the folder was empty, so that all in it is this process's own."""
-
-    def withdraw(self) -> None:
-        """Empty a fresh folder again: nothing came of the run, and its name is free."""
-        if not self.fresh:
-            return
-        for item in self.folder.iterdir():
-            if item.is_dir():
-                shutil.rmtree(item, ignore_errors=True)
-            else:
-                item.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
-
-    def release(self) -> None:
-        """Let another process have the folder."""
-        self.lock.close()
-
-
-def claim_output(folder: str | Path, resume: bool) -> Claim:
-    """Make the folder of a run, or take one up again.
-
-    Args:
-        folder: where the run's files go.
-        resume: whether a used folder is welcome.
-
-    Raises:
-        OutputError: the folder is used and `resume` is false; it holds something else than a
-            run; another process is using it; or it cannot be written.
-    """
-    folder = Path(folder)
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        used = any(item.name != LOCK_NAME for item in folder.iterdir())
-        if used and not resume:
-            raise OutputError(
-                f"{folder} is in use already. Go on with that run: --resume. "
-                "Or start a new one in another folder: --out FOLDER"
-            )
-        if used and not (folder / "config.yaml").is_file():
-            raise OutputError(
-                f"{folder} holds files but no config.yaml, so it is not a run to go on with. "
-                "Choose another folder with --out"
-            )
-        lock = _lock(folder)
-    resuming = any((folder / "checkpoints").glob("step-*"))
-    if resume and not resuming:
-        logger.warning("%s holds no checkpoint: starting from the beginning", folder)
-    return Claim(folder, resuming, lock, fresh=not used)
-
-
-def _lock(folder: Path) -> IO[bytes]:
-    """Hold the folder's lock file; the system lets go of it when the process ends."""
-    stream = (folder / LOCK_NAME).open("ab")
-    try:
-        import fcntl
-
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # not a POSIX system: no lock there
-        pass
-    except BlockingIOError:
-        stream.close()
-        raise OutputError(
-            f"{folder} is being written by another process. Wait for it, or choose another --out"
-        ) from None
-    return stream
 
 
 @contextlib.contextmanager

@@ -18,8 +18,7 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from aem_gym.errors import ConfigError
-from aem_gym.rollout.observed import describe
+from aem_gym.errors import ConfigError, describe
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

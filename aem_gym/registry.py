@@ -32,10 +32,7 @@ _CREDIT = {
         name: f"aem_gym.credit.losses:{name}"
         for name in ("ppo_clip", "gspo", "clip_cov", "kl_cov", "reinforce")
     },
-    "aem_gym.loggers": {
-        name: f"aem_gym.training.loggers:{name}"
-        for name in ("tensorboard", "wandb", "trackio", "mlflow")
-    },
+    "aem_gym.loggers": {"tensorboard": "aem_gym.training.records:tensorboard"},
 }
 _PACKAGES = ("aem_gym.envs.components", "aem_gym.agents.components")
 """Modules with the tables `COMPONENTS` (entry-point group -> name -> target) and `DEFAULTS`."""

@@ -107,7 +107,16 @@ def settle(
         for key, value in values.items()
     }
     check_ranges(checked)
+    _check_one_limit({**saved, **merge(top)[0]})
     return Settled(Config(**checked), origin)
+
+
+def _check_one_limit(given: Mapping[str, Any]) -> None:
+    limit, inner = given.get("max_turns"), (given.get("env_args") or {}).get("max_turns")
+    if limit is not None and inner not in (None, limit):
+        raise ConfigError(
+            f"max_turns: {limit} and env_args.max_turns: {inner} differ: give one of them"
+        )
 
 
 def merge(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[str, str]]:

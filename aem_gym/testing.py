@@ -14,9 +14,8 @@ import gymnasium as gym
 
 from aem_gym.contract import RULES, Subject
 from aem_gym.contract_play import TextGym
-from aem_gym.errors import AemGymError, ConfigError
+from aem_gym.errors import AemGymError, ConfigError, describe
 from aem_gym.registry import find_env
-from aem_gym.rollout.observed import describe
 
 __all__ = ["ContractError", "Violation", "check_text_env"]
 

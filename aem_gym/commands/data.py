@@ -70,8 +70,7 @@ def data(
 def _reporter(env: str) -> Callable[..., DataReport]:
     """The environment's `data_report`. Raises ConfigError if it has none."""
     from aem_gym.errors import ConfigError
-    from aem_gym.registry import env_tool
-    from aem_gym.training.config_check import env_factory
+    from aem_gym.registry import env_factory, env_tool
 
     report = env_tool(env_factory(env), "data_report")
     if report is None:
@@ -85,8 +84,7 @@ def _reporter(env: str) -> Callable[..., DataReport]:
 def _import(env: str, source: Path, options: Mapping[str, Any]) -> None:
     """Import data of an environment that can, and say what came of it."""
     from aem_gym.errors import ConfigError
-    from aem_gym.registry import env_tool
-    from aem_gym.training.config_check import env_factory
+    from aem_gym.registry import env_factory, env_tool
 
     import_data = env_tool(env_factory(env), "import_data")
     if import_data is None:
@@ -108,10 +106,8 @@ def _import(env: str, source: Path, options: Mapping[str, Any]) -> None:
 
 def _with_data() -> Iterator[tuple[str, Callable[..., DataReport]]]:
     """The environments that say what data they have, with their ids."""
-    from aem_gym.commands.envs import env_ids
     from aem_gym.errors import ConfigError
-    from aem_gym.registry import env_tool
-    from aem_gym.training.config_check import env_factory
+    from aem_gym.registry import env_factory, env_ids, env_tool
 
     for name in env_ids():
         try:

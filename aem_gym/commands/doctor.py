@@ -1,4 +1,4 @@
-"""`aem-gym doctor`: what is there, what is missing, and the command that mends it."""
+"""`aem-gym doctor`: what is installed, what is missing, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from typing import Any
 import click
 
 Finding = tuple[bool, str, str]
-"""(is it fine, what was looked at, what was found or what mends it)."""
+"""(fine, what was checked, what was found or what fixes it)."""
 
 _BASE = ("gymnasium", "numpy", "msgspec", "click")
 _EXTRAS = {
     "train": ("torch", "transformers", "peft", "accelerate", "tensorboard", "gguf"),
     "alfworld": ("alfworld", "textworld"),
     "swebench": ("swebench",),
-    "vllm": ("vllm",),
-    "trl": ("trl",),
 }
 
 
@@ -51,19 +49,19 @@ def findings() -> Iterator[Finding]:
     yield from _of_environments()
 
 
-def _version(package: str, mend: str) -> Finding:
+def _version(package: str, fix: str) -> Finding:
     try:
         return True, package, version(package)
     except PackageNotFoundError:
-        return False, package, f"not installed: {mend}"
+        return False, package, f"not installed: {fix}"
 
 
 def _extra(extra: str, packages: tuple[str, ...]) -> Finding:
     found = [_version(package, "") for package in packages]
     missing = [name for fine, name, _ in found if not fine]
     if missing:
-        mend = f'pip install "aem-gym[{extra}]"'
-        return False, f"[{extra}]", f"missing {', '.join(missing)}: {mend}"
+        fix = f'pip install "aem-gym[{extra}]"'
+        return False, f"[{extra}]", f"missing {', '.join(missing)}: {fix}"
     return True, f"[{extra}]", ", ".join(f"{name} {text}" for _, name, text in found)
 
 
@@ -94,9 +92,7 @@ def _cache() -> Finding:
 
 def _of_environments() -> Iterator[Finding]:
     """What environments register to be looked at: engines, images, data."""
-    from aem_gym.commands.envs import env_ids
-    from aem_gym.registry import env_tool
-    from aem_gym.training.config_check import env_factory
+    from aem_gym.registry import env_factory, env_ids, env_tool
 
     for name in env_ids():
         try:

@@ -11,8 +11,7 @@ import click
 from aem_gym.commands.flags import env_arg_option, parse_env_args
 
 if TYPE_CHECKING:
-    from aem_gym.evaluation.protocol import Result
-    from aem_gym.evaluation.runner import Evaluation
+    from aem_gym.evaluation import EvalResult, Evaluation
 
 
 @click.command("eval")
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--episodes", type=click.IntRange(1), help="Number of tasks.")
 @click.option("--split", help="Split of the tasks.")
 @click.option("--temperature", type=click.FloatRange(0), help="Sampling temperature; 0: greedy.")
-@click.option("--seed", type=click.IntRange(0), help="Names the tasks.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of the tasks.")
 @click.option("--no-baselines", is_flag=True, help="Leave out the random agent and the expert.")
 @click.option("--env", help="Another environment.")
 @env_arg_option
@@ -42,7 +41,7 @@ def evaluate(
 
     What is not given is as in the run's own evaluation.
     """
-    from aem_gym.evaluation.runner import evaluate_run
+    from aem_gym.evaluation import evaluate_run
 
     evaluation = evaluate_run(
         run,
@@ -60,9 +59,9 @@ def evaluate(
 
 
 def report(evaluation: Evaluation) -> str:
-    """The protocol and a table of scores, in percent."""
+    """The protocol and a table of scores."""
     protocol = ", ".join(f"{k}={v}" for k, v in asdict(evaluation.protocol).items())
-    lines = [protocol, "", "in percent, turns aside"]
+    lines = [protocol, "", "success, interval, score and invalid actions in percent"]
     width = max(map(len, evaluation.results))
     heads = f"{'':<{width}} {'success':>8} {'95%':>15} {'score':>6} {'turns':>6} {'invalid':>8}"
     lines.append(heads)
@@ -71,7 +70,7 @@ def report(evaluation: Evaluation) -> str:
     return "\n".join([*lines, "", *_by_type(evaluation.results)])
 
 
-def _by_type(results: Mapping[str, Result]) -> Iterator[str]:
+def _by_type(results: Mapping[str, EvalResult]) -> Iterator[str]:
     """Success per task type, one column per agent."""
     counts = {kind: score.episodes for r in results.values() for kind, score in r.by_type.items()}
     labels = {kind: f"{kind or '(no type)'} ({count})" for kind, count in counts.items()}
@@ -88,7 +87,7 @@ def _by_type(results: Mapping[str, Result]) -> Iterator[str]:
         yield f"{label:<{width}} " + " ".join(cells)
 
 
-def _figures(result: Result) -> str:
+def _figures(result: EvalResult) -> str:
     interval = f"[{100 * result.low:.1f}, {100 * result.high:.1f}]"
     failed = f"  ({result.errors} failed, not counted)" if result.errors else ""
     return (

@@ -35,8 +35,7 @@ def export(
     Tasks that are there already are kept: the same command goes on where it was interrupted.
     """
     from aem_gym.errors import ConfigError
-    from aem_gym.registry import env_tool
-    from aem_gym.training.config_check import env_factory
+    from aem_gym.registry import env_factory, env_tool
 
     export_games = env_tool(env_factory(env), "export_games")
     if export_games is None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from aem_gym.config import built_in, field_docs, field_types, is_options, type_text
 from aem_gym.errors import ConfigError
-from aem_gym.training.config import Config
-from aem_gym.training.config_io import field_docs, field_names, field_types, to_dict, type_text
-from aem_gym.training.config_yaml import dump_yaml, load_yaml
+from aem_gym.settings import OLD_NAMES
+from aem_gym.yaml_io import dump_yaml, load_yaml
 
 EVERYDAY = (
     *("env", "model", "estimator", "modulator", "context", "groups", "group_size", "steps"),
@@ -18,6 +18,7 @@ EVERYDAY = (
     *("eval_every", "save_every"),
 )
 """The settings that `--help` shows first."""
+_OLD_BOOLEANS = ("save_tokens", "tensorboard")
 
 
 def env_arg_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,9 +43,15 @@ def parse_env_args(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def config_options() -> list[click.Option]:
-    """One option per setting, the everyday ones first. None means: not given."""
-    order = [*EVERYDAY, *(name for name in field_names() if name not in EVERYDAY)]
-    return [_option(name) for name in order if not _holds_keys(name)]
+    """One option per setting, the everyday ones first; old spellings are hidden.
+
+    The value None means: not given.
+    """
+    order = [*EVERYDAY, *(name for name in field_types() if name not in EVERYDAY)]
+    return [
+        *(_option(name) for name in order if not is_options(name)),
+        *(_old_option(name) for name in OLD_NAMES),
+    ]
 
 
 def given_flags(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,38 +60,46 @@ def given_flags(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a value that is not YAML.
     """
-    return {
-        name: _value(name, value)
-        for name, value in values.items()
-        if value is not None and name in field_types()
-    }
+    return {name: _value(name, value) for name, value in values.items() if value is not None}
 
 
-def _holds_keys(name: str) -> bool:
-    return getattr(field_types()[name], "__origin__", None) is dict
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _option(name: str) -> click.Option:
-    flag, hint = "--" + name.replace("_", "-"), field_types()[name]
-    default = dump_yaml(to_dict(Config())[name]).split("\n")[0]
+    flag, hint = _flag(name), field_types()[name]
+    default = dump_yaml(built_in()[name]).split("\n")[0]
     text = f"{field_docs()[name]} [{'unset' if default == 'null' else default}]"
     if hint is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=text)
-    words = "TEXT|[A,B]" if hint == str | list[str] else type_text(hint).removesuffix(" or null")
+    if list[str] in (hint, *getattr(hint, "__args__", ())):
+        return click.Option([flag], default=None, metavar="TEXT|[A,B]", help=text)
     choices = getattr(hint, "__args__", ())
     if choices and all(isinstance(choice, str) for choice in choices):
         return click.Option([flag], default=None, metavar="|".join(choices), help=text)
+    words = type_text(hint).removesuffix(" or null")
     return click.Option([flag], default=None, metavar=words.upper(), help=text)
+
+
+def _old_option(name: str) -> click.Option:
+    flag = _flag(name)
+    names = [f"{flag}/--no-{flag[2:]}"] if name in _OLD_BOOLEANS else [flag]
+    return click.Option(names, default=None, hidden=True)
 
 
 def _value(name: str, value: Any) -> Any:
     """A flag's text as a YAML value; where the setting is a text, the text itself."""
-    hint = field_types()[name]
     if not isinstance(value, str):
         return value
+    hint = field_types().get(
+        name, int if name == "updates_per_batch" or name == "max_live" else str
+    )
     kinds = getattr(hint, "__args__", (hint,))
+    if hint == list[str] and not value.startswith("["):
+        return value.split(",")
     if hint is str or all(isinstance(kind, str) for kind in kinds):
         return value
     if str in kinds and not value.startswith("[") and value not in ("null", "~"):
-        return value
-    return load_yaml(value, f"--{name.replace('_', '-')} {value}")
+        return int(value) if int in kinds and value.lstrip("-").isdigit() else value
+    return load_yaml(value, f"{_flag(name)} {value}")

@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
     from aem_gym.protocols import Agent
-    from aem_gym.rollout.observed import CheckedStep
+    from aem_gym.rollout.checked import CheckedStep
     from aem_gym.rollout.pool import EnvPool
     from aem_gym.types import PromptTemplate, Turn
 
@@ -56,14 +55,17 @@ def play(
 
     With --web you play on a web page, for this machine's browsers only, until Ctrl-C.
     """
-    from aem_gym.errors import ConfigError
-    from aem_gym.rollout.pool import EnvPool, EnvSpec
-    from aem_gym.training.config import Config
-    from aem_gym.training.config_check import check_env, pool_limits
-    from aem_gym.training.config_io import resolve
+    from aem_gym.errors import ConfigError, UnknownNameError
+    from aem_gym.evaluation import find_agent
+    from aem_gym.rollout.envs import EnvSpec
+    from aem_gym.rollout.pool import EnvPool, env_parameters
+    from aem_gym.settings import settle
 
     kwargs = parse_env_args(env_arg)
-    check_env(Config(env=env, env_args=kwargs))
+    names, takes_any = env_parameters(env)
+    for key in kwargs:
+        if key not in names and not takes_any:
+            raise UnknownNameError(f"argument of {env}:", key, names)
     if web:
         if who != "human":
             raise ConfigError(
@@ -73,10 +75,13 @@ def play(
         return
     if port is not None or no_open:
         raise ConfigError(f"{'--no-open' if no_open else '--port'}: only with --web")
-    agent, recipe = _open_agent(who)
-    with EnvPool(EnvSpec(env, kwargs), **pool_limits(resolve(flags={"env": env}))) as pool:
-        recipe = recipe or next(iter(pool.describe().prompt_templates.values()))
-        _episode(pool, agent, recipe, seed)
+    agent, _ = find_agent(who)
+    config = settle({"env": env}).config
+    limits = {"step_timeout": config.step_timeout, "reset_timeout": config.reset_timeout}
+    with EnvPool(EnvSpec(env, kwargs), **limits) as pool:
+        templates = pool.describe().prompt_templates
+        template = getattr(agent, "template", None) or next(iter(templates.values()))
+        _episode(pool, agent, template, seed)
 
 
 def _serve(env: str, kwargs: Mapping[str, Any], seed: int, port: int | None, browser: bool) -> None:
@@ -84,7 +89,7 @@ def _serve(env: str, kwargs: Mapping[str, Any], seed: int, port: int | None, bro
     import webbrowser
 
     from aem_gym.loopback import LoopbackServer
-    from aem_gym.rollout.live import EnvSpec
+    from aem_gym.rollout.envs import EnvSpec
 
     page_app = _page_app(env)
     live = EnvSpec(env, kwargs).make()
@@ -103,8 +108,7 @@ def _serve(env: str, kwargs: Mapping[str, Any], seed: int, port: int | None, bro
 def _page_app(env: str) -> Callable[..., WSGIApplication]:
     """The environment's `page_app`. Raises ConfigError if it has none, and names those that do."""
     from aem_gym.errors import ConfigError
-    from aem_gym.registry import env_tool
-    from aem_gym.training.config_check import env_factory
+    from aem_gym.registry import env_factory, env_tool
 
     page_app = env_tool(env_factory(env), "page_app")
     if page_app is not None:
@@ -117,10 +121,8 @@ def _page_app(env: str) -> Callable[..., WSGIApplication]:
 
 def _pages() -> Iterator[str]:
     """Ids of the environments that have a page."""
-    from aem_gym.commands.envs import env_ids
     from aem_gym.errors import ConfigError
-    from aem_gym.registry import env_tool
-    from aem_gym.training.config_check import env_factory
+    from aem_gym.registry import env_factory, env_ids, env_tool
 
     for name in env_ids():
         try:
@@ -137,19 +139,7 @@ def _has_screen() -> bool:
     return sys.platform != "linux" or any(os.environ.get(name) for name in shown)
 
 
-def _open_agent(who: str) -> tuple[Agent, PromptTemplate | None]:
-    """The agent by name or folder, and the recipe it was trained with."""
-    from aem_gym.registry import AGENTS
-
-    if (Path(who) / "config.yaml").is_file():
-        from aem_gym.evaluation.runner import load_agent, run_recipe
-
-        return load_agent(who), run_recipe(Path(who))
-    agent: Agent = AGENTS.load(who)()
-    return agent, None
-
-
-def _episode(pool: EnvPool, agent: Agent, recipe: PromptTemplate, seed: int) -> None:
+def _episode(pool: EnvPool, agent: Agent, template: PromptTemplate, seed: int) -> None:
     from aem_gym.errors import EnvironmentFailure
     from aem_gym.protocols import EpisodeStart, TurnInput
     from aem_gym.seeding import derive
@@ -161,7 +151,7 @@ def _episode(pool: EnvPool, agent: Agent, recipe: PromptTemplate, seed: int) -> 
     if instructions and not person:
         click.echo(f"{instructions}\n")
     goal = now.info["goal"]
-    agent.begin(EpisodeStart(_SLOT, derive(seed, "play"), instructions, goal, recipe))
+    agent.begin(EpisodeStart(_SLOT, derive(seed, "play"), instructions, goal, template))
     turns: list[Turn] = []
     while now.error is None:
         over = now.terminated or now.truncated

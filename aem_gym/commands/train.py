@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from aem_gym.commands.flags import EVERYDAY, config_options, given_flags, parse_env_args
+from aem_gym.config import field_types
 from aem_gym.errors import MissingDependencyError
-from aem_gym.training.config_check import validate
-from aem_gym.training.config_io import field_types, resolve, to_yaml
+from aem_gym.settings import settle, to_yaml
 
 _NEEDED = ("torch", "transformers", "peft")
 
@@ -35,25 +35,25 @@ class _TrainCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def run_training(config_file: str | None, dry_run: bool, **given: Any) -> None:
-    """Resolve the settings, judge them, train, and print the summary."""
+def run_training(config_file: str | None, dry_run: bool, explain: bool, **given: Any) -> None:
+    """Settle the settings, check them, train, and print the summary."""
+    from aem_gym.training.setup import check_run
+
     overrides = [*given.pop("set"), *given.pop("overrides")]
     env_args = parse_env_args(given.pop("env_arg"))
-    flags = given_flags(given)
-    if env_args:
-        flags["env_args"] = env_args
-    config = resolve(config_file, flags, overrides)
-    validate(config)
-    if dry_run:
-        click.echo(to_yaml(config), nl=False)
+    flags = given_flags(given) | {f"env_args.{key}": value for key, value in env_args.items()}
+    settled = settle(file=config_file, flags=flags, overrides=overrides)
+    if dry_run or explain:
+        check_run(settled.config)
+        click.echo(settled.explain() if explain else to_yaml(settled.config), nl=False)
         return
     for package in _NEEDED:
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(package, "train", "Training")
-    from aem_gym.training import trainer
+    from aem_gym.training.loop import train
 
     with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
-        summary = trainer.train(config)
+        summary = train(settled.config)
     click.echo(json.dumps(summary))
 
 
@@ -76,7 +76,12 @@ def _command() -> click.Command:
             help="Any setting or part of one, e.g. modulator_options.lam=0.5; may be repeated.",
         ),
         click.Option(
-            ["--dry-run"], is_flag=True, help="Print the resolved settings as YAML; start nothing."
+            ["--dry-run"],
+            is_flag=True,
+            help="Check the settings as a run would, print them as YAML, and start nothing.",
+        ),
+        click.Option(
+            ["--explain"], is_flag=True, help="The same, with the layer that each value came from."
         ),
     ]
     arguments = [click.Argument(["overrides"], nargs=-1, metavar="[KEY.SUB=VALUE]...")]
@@ -85,8 +90,9 @@ def _command() -> click.Command:
         params=[*own, *settings, *arguments],
         callback=run_training,
         help="Train an agent on an environment.\n\nWithout arguments: generated household tasks, "
-        "the tiny policy, GRPO + AEM, on the CPU. Settings: defaults, then --config, then flags, "
-        "then KEY.SUB=VALUE. The last line on stdout is a JSON object with the outcome.",
+        "the tiny policy, GRPO + AEM, on the CPU. A setting is taken from the last of these that "
+        "gives it: built-in default, environment, model, both, estimator, --config, flags and "
+        "KEY.SUB=VALUE. The last line on stdout is a JSON object with the outcome.",
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
 

@@ -1,4 +1,7 @@
-"""Runs episodes: an agent in a pool of environments, the live ones together, turn by turn."""
+"""Runs episodes: an agent in a pool of environments, all live ones together, turn by turn.
+
+Every failure of an environment or an agent ends its own episode, and is recorded on it.
+"""
 
 from __future__ import annotations
 
@@ -6,52 +9,70 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from aem_gym.errors import describe, well_formed
 from aem_gym.protocols import Agent, EpisodeStart, Response, TurnInput
-from aem_gym.rollout.observed import CheckedStep, describe, well_formed
+from aem_gym.rollout.checked import CheckedStep
 from aem_gym.rollout.pool import EnvPool
-from aem_gym.rollout.queue import Queue, RolloutRequest
 from aem_gym.seeding import derive
-from aem_gym.types import Episode, Group, PromptTemplate, Turn
-
-__all__ = ["Collector", "CollectorSettings", "RolloutRequest", "grouped", "requests_for"]
+from aem_gym.types import Episode, Group, PromptTemplate, StopReason, Turn
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Live:
-    ticket: RolloutRequest
-    slot: int
-    place: int
-    """Of its ticket among all."""
-    now: CheckedStep
-    turns: list[Turn] = field(default_factory=list)
-    begun: bool = False
-    done: bool = False
-    truncated: bool = False
-    error: str | None = None
+@dataclass(frozen=True, slots=True)
+class RolloutRequest:
+    """One episode to run: which task, which rollout of it, and its own randomness."""
+
+    seed: int
+    """Given to `env.reset`: chooses the task."""
+    rollout: int
+    """Which rollout of the task."""
+    key: int
+    """Seed of the agent's draws in this episode."""
+    options: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CollectorSettings:
     """How episodes are run, whatever the agent and the task."""
 
-    recipe: PromptTemplate
+    template: PromptTemplate
     context: str = "transcript"
     max_turns: int | None = None
-    """Turn limit on top of the environment's own; None: the recipe's."""
-    live: int = 0
+    """Turn limit on top of the environment's own; None: the prompt template's."""
+    max_concurrent_episodes: int = 0
     """Most episodes at once (memory of a GPU, or of sandboxes); 0: all."""
 
 
+@dataclass(slots=True)
+class _Live:
+    """An episode in progress."""
+
+    request: RolloutRequest
+    place: int
+    """Number of the request among all."""
+    slot: int
+    now: CheckedStep
+    begun: bool = False
+    turns: list[Turn] = field(default_factory=list)
+    stop_reason: StopReason | None = None
+    """Why it is over; None while it is not."""
+    error: str | None = None
+
+    def fail(self, reason: StopReason, error: str | None) -> None:
+        """End the episode because of a failure."""
+        self.stop_reason, self.error = reason, error
+
+
 class Collector:
-    """Runs tickets to episodes. Failures are recorded on the episode, never raised.
+    """Runs requests to episodes.
 
     Args:
         pool: the environments.
-        agent: who acts.
-        settings: recipe, context, limits.
+        agent: acts in them.
+        settings: prompt template, context, limits.
     """
 
     def __init__(self, pool: EnvPool, agent: Agent, settings: CollectorSettings) -> None:
@@ -61,58 +82,81 @@ class Collector:
         self.agent_seconds = 0.0
 
     def run(
-        self, tickets: Sequence[RolloutRequest], on_end: Callable[[Episode], None] | None = None
+        self,
+        requests: Sequence[RolloutRequest],
+        *,
+        temperature: float = 1.0,
+        on_end: Callable[[Episode], None] | None = None,
     ) -> list[Episode]:
-        """One episode per ticket, in their order. `on_end` hears of each as it ends."""
-        queue = Queue(tickets, self.settings.live, self.pool.processes)
-        limit = self.settings.max_turns or self.settings.recipe.max_turns
+        """One episode per request, in their order. `on_end` is called with each as it ends."""
+        most = self.settings.max_concurrent_episodes or len(requests)
+        free = list(range(min(most, len(requests))))
+        waiting = list(range(len(requests)))
         episodes: dict[int, Episode] = {}
         live: list[_Live] = []
-        while live or queue.waiting:
-            live += self._reset(queue)
+        self.prefetch(requests)
+        while live or waiting:
+            live += self._reset(requests, free, waiting, temperature)
             for row in live:
-                if row.done:
+                if row.stop_reason is not None:
                     self._end(row)
-                    queue.free.append(row.slot)
+                    free.append(row.slot)
                     episode = episodes[row.place] = self._episode(row)
                     if on_end is not None:
                         on_end(episode)
-            live = [row for row in live if not row.done]
-            if live and not (queue.free and queue.waiting):
-                self._turn(live, limit)
-        return [episodes[place] for place in range(len(tickets))]
+            live = [row for row in live if row.stop_reason is None]
+            if live and not (free and waiting):
+                self._turn(live)
+        return [episodes[place] for place in range(len(requests))]
 
-    def expect(self, tickets: Sequence[RolloutRequest]) -> None:
-        """Tell the environments which tickets are run next."""
-        first = tickets[: self.settings.live or None]
-        self.pool.expect([(i, t.seed, t.options) for i, t in enumerate(first)])
+    def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
+        """Let the environments prepare what will be run next, while something else works."""
+        self.pool.prefetch([(request.seed, request.options) for request in requests])
 
-    def _reset(self, queue: Queue) -> list[_Live]:
-        """Begin an episode in every free slot."""
-        begun = queue.take()
+    def _reset(
+        self,
+        requests: Sequence[RolloutRequest],
+        free: list[int],
+        waiting: list[int],
+        temperature: float,
+    ) -> list[_Live]:
+        """Begin an episode in every free slot; takes what begins out of `free` and `waiting`."""
+        begun = []
+        for slot in sorted(free)[: len(waiting)]:
+            place = _next(waiting, slot, self.pool.processes)
+            waiting.remove(place)
+            free.remove(slot)
+            begun.append((slot, place, requests[place]))
         if not begun:
             return []
         clock = time.perf_counter()
-        answers = self.pool.reset([(slot, t.seed, t.options) for slot, _, t in begun])
-        self.pool.expect([(slot, t.seed, t.options) for slot, t in queue.tell()])
+        answers = self.pool.reset([(slot, r.seed, r.options) for slot, _, r in begun])
         self.env_seconds += time.perf_counter() - clock
         rows = [
-            _Live(ticket, slot, place, now)
-            for (slot, place, ticket), now in zip(begun, answers, strict=True)
+            _Live(request, place, slot, now)
+            for (slot, place, request), now in zip(begun, answers, strict=True)
         ]
         for row in rows:
-            self._begin(row)
+            self._begin(row, temperature)
         return rows
 
-    def _begin(self, row: _Live) -> None:
-        row.error = row.now.error
-        if row.error is None:
-            row.begun = True
-            try:
-                self.agent.begin(self._start(row))
-            except Exception as error:
-                row.error = _failure(error)
-        row.done = row.truncated = row.error is not None
+    def _begin(self, row: _Live, temperature: float) -> None:
+        if row.now.error is not None:
+            row.fail(row.now.failure, row.now.error)
+            return
+        row.begun = True
+        start = EpisodeStart(
+            slot=row.slot,
+            key=row.request.key,
+            instructions=self.description.instructions,
+            goal=row.now.info["goal"],
+            template=self.settings.template,
+            temperature=temperature,
+        )
+        try:
+            self.agent.begin(start)
+        except Exception as error:
+            row.fail(StopReason.AGENT_ERROR, _agent_failure(error))
 
     def _end(self, row: _Live) -> None:
         if not row.begun:
@@ -122,44 +166,44 @@ class Collector:
         except Exception as error:  # the episode itself is whole
             logger.warning("the agent failed to end an episode: %s", describe(error))
 
-    def _turn(self, live: list[_Live], limit: int | None) -> None:
+    def _turn(self, live: list[_Live]) -> None:
         """Let the agent respond in all live episodes, then step their environments."""
         clock = time.perf_counter()
         responses = self._ask(live)
         self.agent_seconds += time.perf_counter() - clock
         acting = []
         for row, response in zip(live, responses, strict=True):
-            if response.stop or response.error:
-                row.done = row.truncated = True
-                row.error = None if response.stop else response.error
+            if response.stop:
+                row.fail(response.stop_reason, None)
+            elif response.error:
+                row.fail(StopReason.AGENT_ERROR, response.error)
             else:
                 acting.append((row, response))
         clock = time.perf_counter()
         answers = self.pool.step([(row.slot, response.action) for row, response in acting])
         self.env_seconds += time.perf_counter() - clock
+        limit = self.settings.max_turns or self.settings.template.max_turns
         for (row, response), answer in zip(acting, answers, strict=True):
             row.turns.append(_turn_of(row.now, response, answer))
             row.error = answer.error
-            full = limit is not None and len(row.turns) >= limit
-            row.done = answer.terminated or answer.truncated or full
-            row.truncated = row.done and not answer.terminated
+            row.stop_reason = _why_over(answer, len(row.turns), limit)
             row.now = answer if answer.error is None else replace(answer, info=row.now.info)
 
     def _ask(self, live: list[_Live]) -> list[Response]:
-        situations = [self._situation(row) for row in live]
+        inputs = [self._input(row) for row in live]
         try:
-            responses = self.agent.act(situations)
+            responses = self.agent.act(inputs)
         except Exception as error:
             # A model out of memory, say, would fail for all; a bad observation only for its own.
-            if len(situations) == 1 or _out_of_memory(error):
-                return [Response("", error=_failure(error))] * len(situations)
+            if len(inputs) == 1 or "out of memory" in str(error).lower():
+                return [Response("", error=_agent_failure(error))] * len(inputs)
             return [self._ask([row])[0] for row in live]
-        if len(responses) != len(situations):
-            message = f"expected {len(situations)} responses, got {len(responses)}"
-            return [Response("", error=_failure(ValueError(message)))] * len(situations)
-        return [_recordable(response) for response in responses]
+        if len(responses) != len(inputs):
+            message = f"expected {len(inputs)} responses, got {len(responses)}"
+            return [Response("", error=_agent_failure(ValueError(message)))] * len(inputs)
+        return [_checked_response(response) for response in responses]
 
-    def _situation(self, row: _Live) -> TurnInput:
+    def _input(self, row: _Live) -> TurnInput:
         return TurnInput(
             slot=row.slot,
             turn=len(row.turns),
@@ -169,35 +213,29 @@ class Collector:
             ask_expert=lambda: self.pool.ask_expert(row.slot),
         )
 
-    def _start(self, row: _Live) -> EpisodeStart:
-        return EpisodeStart(
-            slot=row.slot,
-            key=row.ticket.key,
-            instructions=self.description.instructions,
-            goal=row.now.info["goal"],
-            recipe=self.settings.recipe,
-        )
-
     def _episode(self, row: _Live) -> Episode:
         info = row.now.info
+        assert row.stop_reason is not None
+        terminated = row.stop_reason in (StopReason.WON, StopReason.LOST, StopReason.SUBMITTED)
         return Episode(
             task_id=info["task_id"],
             task_type=info["task_type"],
             goal=info["goal"],
-            seed=row.ticket.seed,
-            rollout=row.ticket.rollout,
+            seed=row.request.seed,
+            rollout=row.request.rollout,
             turns=tuple(row.turns),
             won=info["won"] and row.error is None,
             score=info["score"] if row.error is None else 0.0,
-            terminated=row.done and not row.truncated,
-            truncated=row.truncated,
+            terminated=terminated,
+            truncated=not terminated,
             context=self.settings.context,
             error=row.error,
+            stop_reason=row.stop_reason,
         )
 
 
 def requests_for(seeds: Sequence[int], group_size: int, *stream: int | str) -> list[RolloutRequest]:
-    """`group_size` tickets per task seed; the agent's randomness is named by `stream`."""
+    """`group_size` requests per task seed; `stream` is the seed of the agent's randomness."""
     return [
         RolloutRequest(seed, rollout, derive(*stream, place, seed, rollout))
         for place, seed in enumerate(seeds)
@@ -211,6 +249,23 @@ def grouped(episodes: Sequence[Episode], group_size: int) -> list[Group]:
         Group(episodes[i].seed, tuple(episodes[i : i + group_size]))
         for i in range(0, len(episodes), group_size)
     ]
+
+
+def _next(waiting: Sequence[int], slot: int, processes: int) -> int:
+    """The first request that the slot's process has prefetched, or else the first of all."""
+    return next((p for p in waiting if p % processes == slot % processes), waiting[0])
+
+
+def _why_over(answer: CheckedStep, turns: int, limit: int | None) -> StopReason | None:
+    """Why an episode is over after a step; None if it goes on."""
+    if answer.error is not None:
+        return answer.failure
+    if answer.terminated:
+        if answer.info["won"]:
+            return StopReason.WON
+        return StopReason.SUBMITTED if answer.info.get("submitted") else StopReason.LOST
+    over = answer.truncated or (limit is not None and turns >= limit)
+    return StopReason.TURN_LIMIT if over else None
 
 
 def _turn_of(before: CheckedStep, response: Response, after: CheckedStep) -> Turn:
@@ -231,24 +286,21 @@ def _turn_of(before: CheckedStep, response: Response, after: CheckedStep) -> Tur
     )
 
 
-def _recordable(response: object) -> Response:
+def _checked_response(response: object) -> Response:
     """The response as it can be written down; an error in its place if it is none."""
     if not isinstance(response, Response):
-        return Response("", error=_failure(TypeError(f"expected a Response, got {response!r:.80}")))
+        error = TypeError(f"expected a Response, got {response!r:.80}")
+        return Response("", error=_agent_failure(error))
     texts = (response.action, response.text, response.thought)
     if not all(isinstance(text, str) for text in texts):
         message = f"expected str for action, text and thought, got {texts!r:.80}"
-        return Response("", error=_failure(TypeError(message)))
+        return Response("", error=_agent_failure(TypeError(message)))
     action, text, thought = map(well_formed, texts)
     return replace(response, action=action, text=text, thought=thought)
 
 
-def _failure(error: Exception) -> str:
+def _agent_failure(error: Exception) -> str:
     message = f"AgentFailure: {describe(error)}"
     logger.warning("%s", message)
     logger.debug("where it failed:", exc_info=error)
     return message
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return "out of memory" in str(error).lower()

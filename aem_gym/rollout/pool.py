@@ -6,11 +6,11 @@ processes. An environment that fails or hangs ends its own episode and nothing e
 
 from __future__ import annotations
 
+import inspect
 import logging
 import pickle
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -18,10 +18,11 @@ from typing import Any, cast
 
 import gymnasium as gym
 
+from aem_gym.config import Config
 from aem_gym.errors import ConfigError, EnvironmentFailure
-from aem_gym.registry import find_env
-from aem_gym.rollout.live import AHEAD, EnvDescription, EnvSpec, LiveEnvs
-from aem_gym.rollout.observed import CheckedStep
+from aem_gym.registry import env_factory, find_env
+from aem_gym.rollout.checked import CheckedStep
+from aem_gym.rollout.envs import EnvDescription, EnvSpec, LiveEnvs, Reset
 from aem_gym.rollout.workers import Worker, WorkerSettings
 
 __all__ = ["EnvDescription", "EnvPool", "EnvSpec", "CheckedStep"]
@@ -64,10 +65,11 @@ class EnvPool:
         if workers < 0:
             raise ConfigError(f"workers: expected 0 (this process) or more, got {workers}")
         self._limits = {"reset": reset_timeout}
-        self._limits |= dict.fromkeys(("step", "ask_expert", "expect"), step_timeout)
+        self._limits |= dict.fromkeys(("step", "ask_expert", "prefetch"), step_timeout)
         self._workers: list[Worker] = []
         self._local: LiveEnvs | None = None
-        spec = replace(spec, env_id=find_env(spec.env_id))
+        if spec.instance is None:
+            spec = replace(spec, env_id=find_env(spec.env_id))
         if workers == 0:
             self._local = LiveEnvs(spec, step_timeout=step_timeout, reset_timeout=reset_timeout)
             self._description = self._local.describe()
@@ -97,27 +99,20 @@ class EnvPool:
         Returns:
             One `CheckedStep` per request, in their order. Failures are in `CheckedStep.error`.
         """
-        return [_observed(a) for a in self._call("reset", requests)]
+        return [_checked(a) for a in self._call("reset", requests)]
 
-    def expect(self, requests: Sequence[tuple[int, int, dict[str, Any] | None]]) -> None:
-        """Tell environments which resets come next: the first `AHEAD` of each process.
+    def prefetch(self, coming: Sequence[Reset]) -> None:
+        """Let environments prepare the resets that come next, in their order.
 
-        Costs nothing where environments have no `expect`. The reset itself is to follow; another
-        one may come instead.
+        Costs nothing where environments have no `prefetch`. Reset n of these is expected in
+        process n modulo `processes`; another one may come instead.
 
         Args:
-            requests: as for `reset`.
+            coming: (seed, options) of each.
         """
-        if not self._description.expects:
-            return
-        chosen: list[tuple[Any, ...]] = []
-        counts = Counter[int]()
-        for request in requests:
-            process = request[0] % self.processes
-            counts[process] += 1
-            if counts[process] <= AHEAD:
-                chosen.append(request)
-        self._call("expect", chosen)
+        if self._description.prefetches:
+            every = self.processes
+            self._call("prefetch", [(p, list(coming[p::every])) for p in range(every)])
 
     def step(self, actions: Sequence[tuple[int, str]]) -> list[CheckedStep]:
         """Act in the given slots, and in no others.
@@ -128,7 +123,7 @@ class EnvPool:
         Returns:
             One `CheckedStep` per action, in their order. Failures are in `CheckedStep.error`.
         """
-        return [_observed(a) for a in self._call("step", actions)]
+        return [_checked(a) for a in self._call("step", actions)]
 
     def ask_expert(self, slot: int) -> tuple[str, str] | None:
         """(thought, action) of the environment's expert for the state that `slot` is in.
@@ -167,7 +162,7 @@ class EnvPool:
         if self._local is None:
             return _Round(self._workers, method, requests, self._limits[method]).run()
         try:
-            return list(self._local.answer(method, requests))
+            return [getattr(self._local, method)(*request) for request in requests]
         finally:
             self._local.sweep()
 
@@ -187,6 +182,62 @@ class EnvPool:
             self.close()
             raise ConfigError(f"in a worker process: {answer}")
         return answer
+
+
+def open_pool(config: Config, split: str, extra: Mapping[str, Any] | None = None) -> EnvPool:
+    """The environments of a run for the tasks of `split`. Close them when done.
+
+    Args:
+        config: settled.
+        split: passed to the environment where its constructor takes one.
+        extra: further arguments of the environment, over `env_args`.
+
+    Raises:
+        ConfigError: the environment cannot be made so, or `max_turns` is above a limit of its own
+            that it does not let anybody change.
+    """
+    kwargs = env_kwargs(config, split) | dict(extra or {})
+    pool = EnvPool(
+        EnvSpec(config.env, kwargs),
+        workers=config.workers,
+        step_timeout=config.step_timeout,
+        reset_timeout=config.reset_timeout,
+    )
+    own = pool.describe().max_turns
+    if config.max_turns is not None and own is not None and own < config.max_turns:
+        pool.close()
+        raise ConfigError(
+            f"max_turns: {config.max_turns} is above the limit of {config.env}, {own}, which it "
+            "does not take as an argument. Give at most that, or leave max_turns out"
+        )
+    return pool
+
+
+def env_parameters(env: str) -> tuple[list[str], bool]:
+    """Names of the arguments `gym.make(env, ...)` takes, and whether it takes any other."""
+    try:
+        parameters = inspect.signature(env_factory(env)).parameters.values()
+    except (TypeError, ValueError):
+        return [], True
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = {p.name for p in parameters if p.kind in kinds}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return sorted(names | {"render_mode", "max_episode_steps"}), takes_any
+
+
+def env_kwargs(config: Config, split: str) -> dict[str, Any]:
+    """What to pass to `gym.make(config.env, ...)` for the tasks of `split`.
+
+    `split` and `max_turns` are passed only where the constructor names such an argument; `split`
+    never over one that `env_args` holds.
+    """
+    kwargs = dict(config.env_args)
+    names = env_parameters(config.env)[0]
+    if "split" in names:
+        kwargs.setdefault("split", split)
+    if config.max_turns is not None and "max_turns" in names:
+        kwargs["max_turns"] = config.max_turns
+    return kwargs
 
 
 class _Round:
@@ -259,7 +310,7 @@ class _Round:
             self.answers[index] = CheckedStep.failed(EnvironmentFailure(reason))
 
 
-def _observed(answer: Any) -> CheckedStep:
+def _checked(answer: Any) -> CheckedStep:
     return (
         answer if isinstance(answer, CheckedStep) else CheckedStep.failed(RuntimeError(str(answer)))
     )

@@ -23,8 +23,8 @@ from typing import Any
 
 import gymnasium as gym
 
-from aem_gym.rollout.live import CLOSE_SECONDS, EnvSpec, LiveEnvs
-from aem_gym.rollout.observed import describe
+from aem_gym.errors import describe
+from aem_gym.rollout.envs import CLOSE_SECONDS, EnvSpec, LiveEnvs
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,8 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
 
 def _answers(live: LiveEnvs, method: str, requests: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
     try:
-        yield from live.answer(method, requests)
+        for request in requests:
+            yield getattr(live, method)(*request)
     except Exception as error:
         # Only `describe` raises, and not every exception survives pickling: its text does.
         yield RuntimeError(describe(error))

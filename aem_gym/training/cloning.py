@@ -1,12 +1,11 @@
-"""Behaviour cloning: supervised training of an agent on demonstrations, before RL.
+"""Behaviour cloning: supervised training on demonstrations, before RL.
 
-The recipe for the tiny policy (matrices by Muon, the rest by AdamW, a share of the observation
+The recipe for a model from scratch (matrices by Muon, the rest by AdamW, a share of the observation
 tokens learned too) was measured; docs/learning.md has the figures.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,11 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from aem_gym.protocols import TrainableAgent
+from aem_gym.protocols import Learner
 from aem_gym.seeding import generator
 from aem_gym.types import IMITATE, PROMPT, LabelledRow
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +37,18 @@ class CloningSettings:
 
 
 def clone(
-    agent: TrainableAgent,
+    learner: Learner,
     rows: Sequence[LabelledRow],
     settings: CloningSettings,
     progress: Callable[[float], None] = lambda loss: None,
 ) -> float:
-    """Train `agent` to give the responses of `rows`; the mean loss (nats) of the last 20 steps.
+    """Train `learner` to give the responses of `rows`; the mean loss (nats) of the last 20 steps.
 
     The learning rates rise over `warmup` steps and fall linearly to 0.
     """
-    optimizers = _optimizers(agent.parameters(), settings)
+    optimizers = _optimizers(learner.parameters(), settings)
     initial = [[group["lr"] for group in o.param_groups] for o in optimizers]
-    parameters = list(agent.parameters().values())
+    parameters = list(learner.parameters().values())
     losses: list[float] = []
     batches = _batches(rows, settings)
     for step in range(settings.steps):
@@ -61,14 +58,13 @@ def clone(
                 group["lr"] = rate * scale
             optimizer.zero_grad(set_to_none=True)
         ids, positions = next(batches)
-        loss = -agent.logprobs_at(ids, positions).mean()
+        loss = -learner.logprobs_at(ids, positions).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip)
         for optimizer in optimizers:
             optimizer.step()
         losses.append(float(loss.detach()))
         progress(losses[-1])
-    agent.weights_changed()
     return float(np.mean(losses[-20:])) if losses else float("nan")
 
 
@@ -101,7 +97,7 @@ def _batches(
     epoch = 0
     while True:
         epoch += 1
-        # Noise on the lengths, so that the buckets are mixed anew in each epoch.
+        # Noise on the lengths, so that the buckets are mixed differently in each epoch.
         order = np.argsort(lengths + draws.uniform(0, 16, len(rows)), kind="stable")
         size = min(settings.batch, len(rows))
         starts = np.arange(0, len(rows) - size + 1, size)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from aem_gym.errors import EnvironmentFailure, NoExpertError
-from aem_gym.rollout.observed import CheckedStep
+from aem_gym.rollout.checked import CheckedStep
 from aem_gym.rollout.pool import EnvPool
 from aem_gym.seeding import derive, generator
 from aem_gym.types import Demo, DemoStep
@@ -30,7 +30,7 @@ class Demonstrator:
 
     Args:
         pool: environments of the training split.
-        seed: names the tasks and all randomness; the same seed gives the same demonstrations.
+        seed: of the tasks and all randomness; the same seed gives the same demonstrations.
         noise: share of random admissible actions, which are fed but not to be imitated.
         max_turns: turn limit on top of the environment's own.
         keep_all: keep also what the expert did not win; of random play only what was won.
@@ -60,13 +60,13 @@ class Demonstrator:
                 "the environment has no expert to clone: use --warmstart random (clones the best "
                 "random rollouts) or a pretrained --model"
             )
-        mend = (
+        advice = (
             f"its expert cannot win within {self.max_turns} turns and with {self.noise:.0%} random "
             "actions: raise --max-turns, lower --warmstart-noise, or start from a pretrained "
             "--model with --warmstart none"
         )
         kept = self._collect(
-            count, 2 * count, self._expert_action, progress, mend, won_only=not self.keep_all
+            count, 2 * count, self._expert_action, progress, advice, won_only=not self.keep_all
         )
         return kept[:count]
 
@@ -76,12 +76,12 @@ class Demonstrator:
         Raises:
             NoExpertError: none of them had any success.
         """
-        mend = (
+        advice = (
             "give the environment an expert() method, or start from a pretrained --model with "
             "--warmstart none"
         )
         won = self._collect(
-            count, _TRIES * count, self._random_action, progress, mend, won_only=True
+            count, _TRIES * count, self._random_action, progress, advice, won_only=True
         )
         return sorted(won, key=lambda demo: len(demo.steps))[:count]
 
@@ -91,11 +91,11 @@ class Demonstrator:
         tries: int,
         choose: Callable[[int, CheckedStep, np.random.Generator], DemoStep | None],
         progress: Callable[[int], None],
-        mend: str,
+        advice: str,
         *,
         won_only: bool,
     ) -> list[Demo]:
-        """All episodes to keep until there are `count`; `mend` is the advice if there is none."""
+        """All episodes to keep until there are `count`; `advice` is given if there is none."""
         kept: list[Demo] = []
         played = 0
         while played < tries:
@@ -109,7 +109,7 @@ class Demonstrator:
                 break
         if not kept:
             raise NoExpertError(
-                f"none of {played} episodes succeeded, so there is nothing to clone: {mend}"
+                f"none of {played} episodes succeeded, so there is nothing to clone: {advice}"
             )
         if len(kept) < count:
             logger.warning("only %d of %d episodes succeeded: fewer to clone", len(kept), played)
@@ -149,8 +149,8 @@ class Demonstrator:
         errors = [observed.error for observed in now if observed.error is not None]
         if errors and len(errors) == len(now):
             raise EnvironmentFailure(
-                f"each of {len(now)} episodes failed, the last one with: {errors[-1]}. Mend the "
-                "environment (aem_gym.testing.check_text_env tells what is wrong), or raise "
+                f"each of {len(now)} episodes failed, the last one with: {errors[-1]}. Correct the "
+                "environment (aem_gym.check_text_env says what is wrong), or raise "
                 "--step-timeout if it is only slow"
             )
         return [

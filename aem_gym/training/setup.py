@@ -1,46 +1,144 @@
-"""Everything a run needs, made in order: threads, environments, recipe, agent."""
+"""Before the first step: checks, then everything a run needs, made in order."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from aem_gym.config import Config
 from aem_gym.console import quiet_loading
-from aem_gym.evaluation.protocol import EvalSpec
-from aem_gym.evaluation.runner import RECIPE, eval_protocol
+from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.evaluation import EvalSpec, eval_spec
 from aem_gym.io import atomic_folder, atomic_write
+from aem_gym.models import find_model
 from aem_gym.protocols import TrainableAgent
-from aem_gym.registry import import_object
+from aem_gym.registry import (
+    ESTIMATORS,
+    FORMATS,
+    LEARNERS,
+    LOGGERS,
+    LOSSES,
+    MODULATORS,
+    SAMPLERS,
+    env_factory,
+    env_tool,
+    import_object,
+)
 from aem_gym.rollout.collector import Collector, CollectorSettings
-from aem_gym.rollout.pool import EnvPool, EnvSpec
-from aem_gym.training.assignment import estimator_defaults
-from aem_gym.training.config import Config
-from aem_gym.training.config_check import env_kwargs, pool_limits
-from aem_gym.training.warmstart import WarmStart, choose_recipe, warm_start
+from aem_gym.rollout.envs import EnvDescription, EnvSpec
+from aem_gym.rollout.pool import env_kwargs, env_parameters, open_pool
+from aem_gym.runs import BASE, TEMPLATE
 from aem_gym.types import PromptTemplate
 
 logger = logging.getLogger(__name__)
 
+_DEVICE = re.compile(r"^(auto|cpu|mps|cuda(:\d+)?)$")
+
+
+# Checks ------------------------------------------------------------------------------------------
+
+
+def check_run(config: Config) -> None:
+    """Everything that can be checked before a model loads; `--dry-run` does the same.
+
+    Makes the environments of both splits once. Estimator, modulator, loss and device are tried
+    where torch is installed.
+
+    Raises:
+        UnknownNameError: a component, argument or option that does not exist; lists what does.
+        ConfigError: a value out of range, or values that do not go together.
+    """
+    _check_relations(config)
+    for registry, name in (
+        (ESTIMATORS, config.estimator),
+        (MODULATORS, config.modulator),
+        (SAMPLERS, config.sampler),
+        (LEARNERS, config.learner),
+        *((LOGGERS, name) for name in config.loggers),
+        *(((LOSSES, config.loss),) if config.loss != "auto" else ()),
+        *(((FORMATS, config.response_format),) if config.response_format != "auto" else ()),
+    ):
+        registry.check(name)
+    find_model(config.model).check(config)
+    _check_env(config)
+    if importlib.util.find_spec("torch") is None:
+        logger.info("torch is not installed: estimator, loss and device were not tried")
+        return
+    from aem_gym.training.credit import check_credit
+    from aem_gym.training.update import check_loss
+
+    check_credit(config)
+    check_loss(config)
+    import_object("aem_gym.agents.devices:resolve_device")(config.device)
+
+
+def _check_relations(config: Config) -> None:
+    if config.max_new_tokens >= config.max_length:
+        raise ConfigError(
+            f"max_new_tokens ({config.max_new_tokens}) must be below max_length "
+            f"({config.max_length}): a prompt has to fit as well"
+        )
+    if isinstance(config.mini_batch, str) and not re.fullmatch(r"1/[1-9]\d*", config.mini_batch):
+        raise ConfigError(
+            f"mini_batch: expected a number of rows, or a share such as 1/2, got "
+            f"{config.mini_batch!r}"
+        )
+    if isinstance(config.token_samples, str) and config.token_samples != "all":
+        raise ConfigError(f"token_samples: expected a number, or all, got {config.token_samples!r}")
+    if not _DEVICE.match(config.device):
+        raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {config.device!r}")
+    if not config.lora_targets:
+        raise ConfigError("lora_targets: expected all-linear or names of layers, got none")
+    if config.out is not None and not config.out.strip():
+        raise ConfigError("out: expected a folder, got an empty text")
+
+
+def _check_env(config: Config) -> None:
+    """Arguments, prompt template, what the environment runs on, and its making."""
+    factory = env_factory(config.env)
+    names, takes_any = env_parameters(config.env)
+    for key in (*config.env_args, *config.warmstart_env_args):
+        if key not in names and not takes_any:
+            raise UnknownNameError(f"argument of {config.env}:", key, names)
+    templates = getattr(factory, "prompt_templates", None)
+    known = ("auto", *templates) if isinstance(templates, Mapping) else ("auto",)
+    if config.prompt_template not in known:
+        raise UnknownNameError(
+            "prompt template", config.prompt_template, known, f"(Of {config.env}.)"
+        )
+    preflight = env_tool(factory, "preflight")
+    for split in dict.fromkeys((config.train_split, config.eval_split)):
+        kwargs = env_kwargs(config, split)
+        EnvSpec(config.env, kwargs).make().close()
+        if preflight is not None:
+            preflight(kwargs)
+            preflight = None
+
+
+# Components --------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
-class Parts:
-    """The parts of a run."""
+class RunComponents:
+    """Agent and environments of a run."""
 
     agent: TrainableAgent
-    recipe: PromptTemplate
-    warm: WarmStart
+    template: PromptTemplate
     collector: Collector
     """Of the training split."""
     evaluator: Collector
     """Of the evaluation split."""
-    protocol: EvalSpec
+    eval_spec: EvalSpec
 
 
 def prepare_torch(config: Config) -> None:
@@ -56,42 +154,73 @@ def prepare_torch(config: Config) -> None:
 
 
 @contextmanager
-def open_parts(config: Config, run: Path) -> Iterator[Parts]:
-    """Make the parts, warm start included; environments are closed at the end."""
-    limits = pool_limits(config)
-    train = EnvSpec(config.env, env_kwargs(config, config.train_split))
-    held_out = EnvSpec(config.env, env_kwargs(config, config.eval_split))
-    with EnvPool(train, **limits) as pool, EnvPool(held_out, **limits) as eval_pool:
+def open_components(config: Config, run: Path) -> Iterator[RunComponents]:
+    """Make the components, warm start included; environments are closed at the end."""
+    from aem_gym.training.warmstart import warm_start
+
+    with (
+        open_pool(config, config.train_split) as pool,
+        open_pool(config, config.eval_split) as eval_pool,
+    ):
         description = pool.describe()
-        recipe = choose_recipe(config, description)
-        atomic_write(run / RECIPE, msgspec.json.encode(recipe))
+        template = choose_template(config, description)
+        atomic_write(run / TEMPLATE, msgspec.json.encode(template))
         with quiet_loading():
-            warm = warm_start(config, description, recipe)
-            agent = make_agent(config, recipe, warm, run)
-        settings = CollectorSettings(recipe, config.context, recipe.max_turns, config.max_live)
-        yield Parts(
-            agent=agent,
-            recipe=recipe,
-            warm=warm,
-            collector=Collector(pool, agent, settings),
-            evaluator=Collector(eval_pool, agent, settings),
-            protocol=eval_protocol(config, recipe, eval_pool.describe()),
+            base, adapter = warm_start(config, description, template)
+            agent = _make_agent(config, template, base, adapter, run)
+        settings = CollectorSettings(
+            template, config.context, template.max_turns, config.max_concurrent_episodes
         )
+        try:
+            yield RunComponents(
+                agent=agent,
+                template=template,
+                collector=Collector(pool, agent, settings),
+                evaluator=Collector(eval_pool, agent, settings),
+                eval_spec=eval_spec(config, template, eval_pool.describe()),
+            )
+        finally:
+            agent.policy.close()
 
 
-def make_agent(
-    config: Config, recipe: PromptTemplate, warm: WarmStart, run: Path
+def choose_template(config: Config, description: EnvDescription) -> PromptTemplate:
+    """The prompt template of a run: the named one, or the one that suits model and context.
+
+    Raises:
+        UnknownNameError: the environment has no prompt template of that name.
+    """
+    templates = description.prompt_templates
+    name = config.prompt_template
+    if name == "auto":
+        by_context = "published" if config.context == "window" else config.context
+        name = find_model(config.model).prompt_template or by_context
+        name = name if name in templates else next(iter(templates))
+    if name not in templates:
+        raise UnknownNameError("prompt template", name, templates)
+    template = templates[name]
+    changes: dict[str, Any] = {
+        "history": config.history,
+        "reward_scale": config.reward_scale,
+        "max_turns": config.max_turns,
+    }
+    return replace(template, **{k: v for k, v in changes.items() if v is not None})
+
+
+def _make_agent(
+    config: Config, template: PromptTemplate, base: str, adapter: Path | None, run: Path
 ) -> TrainableAgent:
-    """The agent RL starts from. A `tiny` base is copied into the run: it exists nowhere else."""
-    base = warm.base
-    if config.model == "tiny":
-        if not (run / "model").exists():
-            with atomic_folder(run / "model") as folder:
+    """The agent RL starts from. A base made from scratch is copied into the run."""
+    from aem_gym.credit.estimators import needs_of
+
+    if find_model(config.model).from_scratch:
+        if not (run / BASE).exists():
+            with atomic_folder(run / BASE) as folder:
                 shutil.copytree(base, folder, dirs_exist_ok=True)
-        base = str(run / "model")
+        base = str(run / BASE)
+    needs_values = needs_of(ESTIMATORS.load(config.estimator)).needs_values
     open_agent = import_object("aem_gym.agents.build:open_agent")
-    needs_values = estimator_defaults(config.estimator).needs_values
-    agent: TrainableAgent = open_agent(config, recipe, base, value_head=needs_values)
-    if warm.adapter is not None:
-        agent.load(warm.adapter)
+    agent: TrainableAgent = open_agent(config, template, base, value_head=needs_values)
+    if adapter is not None:
+        agent.learner.load(adapter)
+        agent.policy.publish(agent.learner)
     return agent

@@ -1,22 +1,28 @@
-"""How far a run is, and how that gets into a checkpoint and back."""
+"""How far a run is, how that gets into a checkpoint and back, and how a signal ends it."""
 
 from __future__ import annotations
 
 import io
 import logging
+import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
 
 from aem_gym.errors import AemGymError, CheckpointError
-from aem_gym.protocols import TrainableAgent
-from aem_gym.training.checkpoint import Checkpoint, CheckpointStore
-from aem_gym.training.learner import Learner
+from aem_gym.protocols import Policy
+from aem_gym.runs import ADAPTER, Checkpoint, CheckpointStore
+from aem_gym.training.update import Updater
 
 logger = logging.getLogger(__name__)
 
-ADAPTER, OPTIMIZER = "adapter", "optimizer.pt"
+OPTIMIZER = "optimizer.pt"
 
 
 @dataclass
@@ -46,8 +52,7 @@ class Progress:
 
 def save_state(
     store: CheckpointStore,
-    agent: TrainableAgent,
-    learner: Learner,
+    updater: Updater,
     progress: Progress,
     offsets: Mapping[str, int],
 ) -> None:
@@ -55,18 +60,17 @@ def save_state(
 
     Args:
         store: of the run.
-        agent: whose adapter (and value head) is saved.
-        learner: whose optimizer is saved. The schedule and all randomness are functions of the
-            step and the seed, so there is no other state.
+        updater: whose adapter (and value head) and optimizer are saved. The schedule and all
+            randomness are functions of the step and the seed, so there is no other state.
         progress: of the run.
         offsets: sizes in bytes of the run's files (`Recorder.sync`).
     """
     import torch
 
     def write(folder: Path) -> None:
-        agent.save(folder / ADAPTER)
+        updater.learner.save(folder / ADAPTER)
         memory = io.BytesIO()  # torch's own writing to files hides that a disk is full
-        torch.save(learner.optimizer.state_dict(), memory)
+        torch.save(updater.optimizer.state_dict(), memory)
         (folder / OPTIMIZER).write_bytes(memory.getbuffer())
 
     meta = {
@@ -80,8 +84,8 @@ def save_state(
     store.save(progress.step, write, meta)
 
 
-def restore_state(checkpoint: Checkpoint, agent: TrainableAgent, learner: Learner) -> Progress:
-    """Put agent and optimizer back as a checkpoint has them; how far the run was.
+def restore_state(checkpoint: Checkpoint, updater: Updater, policy: Policy) -> Progress:
+    """Put weights, optimizer and sampler back as a checkpoint has them; how far the run was.
 
     Raises:
         CheckpointError: it belongs to another model, estimator or version.
@@ -90,9 +94,10 @@ def restore_state(checkpoint: Checkpoint, agent: TrainableAgent, learner: Learne
 
     meta = checkpoint.meta
     try:
-        agent.load(checkpoint.folder / ADAPTER)
+        updater.learner.load(checkpoint.folder / ADAPTER)
+        policy.publish(updater.learner)
         state = torch.load(checkpoint.folder / OPTIMIZER, weights_only=True)
-        learner.optimizer.load_state_dict(state)
+        updater.optimizer.load_state_dict(state)
         progress = Progress(
             step=checkpoint.step,
             cursor=int(meta["cursor"]),
@@ -105,7 +110,48 @@ def restore_state(checkpoint: Checkpoint, agent: TrainableAgent, learner: Learne
         raise
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{checkpoint.folder} does not fit this run ({error}). Start anew with --out"
+            f"{checkpoint.folder} does not fit this run ({error}). Start a new run: --out"
         ) from error
     logger.info("resumed from %s", checkpoint.folder)
     return progress
+
+
+class StopAfterStep:
+    """Turns the first SIGINT, SIGTERM or SIGHUP of a block into the flag `requested`.
+
+    Outside the main thread it does nothing: signals are not handled there.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopAfterStep:
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                if hasattr(signal, name):
+                    number = getattr(signal, name)
+                    self._previous[number] = signal.signal(number, self._heard)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt(
+                "stopped at once; continue from the last checkpoint with --resume"
+            )
+        self.requested = True
+        if number == getattr(signal, "SIGHUP", None) and sys.stderr.isatty():
+            # The connection is lost, and with it the terminal: every further line would fail.
+            silence = os.open(os.devnull, os.O_WRONLY)
+            for stream in (1, 2):
+                os.dup2(silence, stream)
+        logger.warning("stopping after this step, then saving (again to stop at once)")

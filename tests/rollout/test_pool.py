@@ -16,7 +16,7 @@ import pytest
 
 import aem_gym
 from aem_gym.errors import ConfigError, UnknownNameError
-from aem_gym.rollout.live import AHEAD
+from aem_gym.rollout.envs import AHEAD
 from aem_gym.rollout.pool import CheckedStep, EnvPool, EnvSpec
 from aem_gym.types import INFO_DEFAULTS, PromptTemplate
 
@@ -246,7 +246,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.path[:0] = {folders!r}
 import pool_envs
-from aem_gym.rollout.live import AHEAD
+from aem_gym.rollout.envs import AHEAD
 from aem_gym.rollout.pool import EnvPool, EnvSpec
 
 if __name__ == "__main__":

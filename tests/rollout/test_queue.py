@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.rollout.live import AHEAD
+from aem_gym.rollout.envs import AHEAD
 from aem_gym.rollout.queue import Queue, RolloutRequest
 
 

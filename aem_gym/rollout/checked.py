@@ -1,15 +1,21 @@
-"""What an environment answered, checked and completed: the pool's side of the contract."""
+"""What an environment answered, checked and completed; and a time limit for its calls."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import FrameType
+from typing import Any, TypeVar
 
-from aem_gym.errors import EnvironmentFailure
-from aem_gym.types import INFO_DEFAULTS
+from aem_gym.errors import EnvironmentFailure, EnvironmentTimeout, describe, well_formed
+from aem_gym.types import INFO_DEFAULTS, StopReason
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,8 @@ class CheckedStep:
     truncated: bool = False
     info: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    failure: StopReason = StopReason.ENV_ERROR
+    """Whose failure `error` is, where there is one."""
 
     @staticmethod
     def failed(error: BaseException) -> CheckedStep:
@@ -37,7 +45,7 @@ class CheckedStep:
         return CheckedStep("", truncated=True, info=info, error=message)
 
 
-def observed_reset(answer: Any) -> CheckedStep:
+def checked_reset(answer: Any) -> CheckedStep:
     """Read what `env.reset` returned. Raises TypeError on anything but text and a dict."""
     if not isinstance(answer, tuple) or len(answer) != 2:
         raise TypeError(f"reset: expected (observation, info), got {_short(answer)}")
@@ -45,7 +53,7 @@ def observed_reset(answer: Any) -> CheckedStep:
     return CheckedStep(_text(observation), info=_info(info, won=False))
 
 
-def observed_step(answer: Any) -> CheckedStep:
+def checked_step(answer: Any) -> CheckedStep:
     """Read what `env.step` returned. Raises TypeError or ValueError on a broken contract."""
     if not isinstance(answer, tuple) or len(answer) != 5:
         raise TypeError(
@@ -60,7 +68,8 @@ def observed_step(answer: Any) -> CheckedStep:
     error = filled.get("error") if truncated and not terminated else None
     if error and isinstance(error, str):
         # What the environment runs on has failed (a container, a server), and it says so.
-        return CheckedStep("", truncated=True, info=filled, error=f"EnvironmentFailure: {error}")
+        failure, message = StopReason.INFRASTRUCTURE, f"EnvironmentFailure: {error}"
+        return CheckedStep("", truncated=True, info=filled, error=message, failure=failure)
     return CheckedStep(_text(observation), value, bool(terminated), bool(truncated), filled)
 
 
@@ -100,21 +109,68 @@ def _coerced(key: str, value: Any, default: Any) -> Any:
         raise TypeError(f"info[{key!r}]: expected {wanted}, got {_short(value)}") from error
 
 
-def well_formed(text: str) -> str:
-    """`text` with lone surrogates, which no file can hold, replaced by `?`; else unchanged."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="replace").decode()
-    return text
-
-
-def describe(error: BaseException) -> str:
-    """The error in one line, with its type."""
-    message = well_formed(str(error))
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
-
-
 def _short(value: Any) -> str:
     text = repr(value)
     return f"{type(value).__name__} {text[:80]}{'...' if len(text) > 80 else ''}"
+
+
+class _Expired(BaseException):
+    """Raised inside the bounded call. Not an `Exception`: `except Exception` must not eat it."""
+
+
+class _Alarm:
+    """SIGALRM after `seconds`, and again every second should the call swallow it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.armed = False
+
+    def start(self) -> None:
+        self.began = time.monotonic()
+        self.handler = signal.signal(signal.SIGALRM, self._ring)
+        self.armed = True
+        self.outer = signal.setitimer(signal.ITIMER_REAL, self.seconds, 1.0)
+
+    def stop(self) -> None:
+        """Put back the handler and the timer that were there before (pytest-timeout's, say)."""
+        self.armed = False
+        left, interval = self.outer
+        if left:
+            left = max(left - (time.monotonic() - self.began), 1e-3)
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, self.handler)
+        signal.setitimer(signal.ITIMER_REAL, left, interval)
+
+    def _ring(self, signum: int, frame: FrameType | None) -> None:
+        if self.armed:
+            raise _Expired
+
+
+def can_interrupt() -> bool:
+    """Whether a call can be bounded here: POSIX signals, and in the main thread."""
+    return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+
+
+def bounded(call: Callable[[], T], seconds: float | None, what: str) -> T:
+    """The result of `call()`, which may take at most `seconds` (None: no limit).
+
+    The limit acts between Python bytecodes: it ends a sleep or an endless loop, not a hang inside
+    C code. Outside the main thread, and without POSIX signals, there is no limit at all; worker
+    processes (`EnvPool(workers=1)`) bound every case.
+
+    Raises:
+        EnvironmentTimeout: the call took longer; `what` names it in the message.
+    """
+    if seconds is None or not can_interrupt():
+        return call()
+    alarm = _Alarm(seconds)
+    alarm.start()
+    try:
+        return call()
+    except _Expired:
+        raise EnvironmentTimeout(f"{what} took longer than {seconds:g} s") from None
+    finally:
+        try:
+            alarm.stop()
+        except _Expired:  # the alarm rang between the end of the call and `armed = False`
+            alarm.stop()

@@ -7,25 +7,27 @@ way, which is why the number of workers cannot change a result.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 
-from aem_gym.errors import AemGymError, ConfigError, EnvironmentFailure
-from aem_gym.registry import find_env
-from aem_gym.rollout.observed import CheckedStep, describe, observed_reset, observed_step
-from aem_gym.rollout.timeout import bounded
+from aem_gym.errors import AemGymError, ConfigError, EnvironmentFailure, describe
+from aem_gym.registry import env_name, find_env
+from aem_gym.rollout.checked import CheckedStep, bounded, checked_reset, checked_step
 from aem_gym.types import PromptTemplate
 
 logger = logging.getLogger(__name__)
 TextGym = gym.Env[str, str]
+Reset = tuple[int, dict[str, Any] | None]
+"""Seed and options of a reset."""
 CLOSE_SECONDS = 5.0
 """How long an environment may take to close before it is left alone."""
-AHEAD = 8
-"""Most resets to come that the environments of one process are told of: what they make ready for
-them is held in memory."""
+PREFETCHED = 8
+"""Most resets that the environments of one process prepare ahead: what they prepare is held in
+memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,16 @@ class EnvSpec:
 
     env_id: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    instance: TextGym | None = None
+    """An environment that exists already; whoever made it closes it."""
+
+    @staticmethod
+    def of(env: Any, kwargs: Mapping[str, Any] | None = None) -> EnvSpec:
+        """From an id, an environment class, or an environment."""
+        if isinstance(env, gym.Env):
+            name = env.spec.id if env.spec is not None else type(env).__name__
+            return EnvSpec(name, {}, env)
+        return EnvSpec(env_name(env), kwargs or {})
 
     def make(self) -> TextGym:
         """A new environment.
@@ -42,6 +54,8 @@ class EnvSpec:
             UnknownNameError: there is no such id; lists those that exist.
             ConfigError: it cannot be made so, or it does not speak text.
         """
+        if self.instance is not None:
+            return self.instance
         # Looking for entry points reads the disk: only where the id is not known already.
         env_id = self.env_id if self.env_id in gym.registry else find_env(self.env_id)
         try:
@@ -66,7 +80,7 @@ class EnvSpec:
 
 @dataclass(frozen=True, slots=True)
 class EnvDescription:
-    """What an environment tells about itself, read once; defaults where it tells nothing."""
+    """What an environment declares, read once; defaults where it declares nothing."""
 
     instructions: str = ""
     prompt_templates: Mapping[str, PromptTemplate] = field(
@@ -75,12 +89,12 @@ class EnvDescription:
     lexicon: tuple[str, ...] = ()
     max_turns: int | None = None
     has_expert: bool = False
-    expects: bool = False
-    """It has a method `expect`, and can begin what a reset needs before it comes."""
+    prefetches: bool = False
+    """It has a method `prefetch`, and can prepare a reset before it comes."""
     task_types: tuple[str, ...] = ()
     """In the order in which results are shown."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
-    """What scores depend on besides the arguments: sizes, bounds, the source of the tasks."""
+    """What scores depend on besides the arguments: sizes, limits, the source of the tasks."""
 
 
 class LiveEnvs:
@@ -94,6 +108,9 @@ class LiveEnvs:
         self._spare: TextGym | None = None
         self._condemned: list[TextGym] = []
         self._about: EnvDescription | None = None
+        self._coming: list[Reset] = []
+        self._prefetched = 0
+        """How many of the resets to come are being prepared."""
 
     def describe(self) -> EnvDescription:
         """Make one environment, ask it, and keep it for the first slot.
@@ -106,22 +123,43 @@ class LiveEnvs:
             self._about = _description(self._spare)
         return self._about
 
-    def expect(self, slot: int, seed: int, options: dict[str, Any] | None) -> None:
-        """Tell the environment of `slot` which reset comes next, if it wants to know."""
-        try:
-            inner: Any = self._env(slot).unwrapped
-            if callable(getattr(inner, "expect", None)):
-                bounded(lambda: inner.expect(seed, options), self.step_timeout, "expect")
-        except (Exception, SystemExit) as error:  # the reset itself will tell
-            logger.debug("%s, slot %d: expect: %s", self.spec.env_id, slot, describe(error))
+    def prefetch(self, slot: int, coming: Sequence[Reset]) -> None:
+        """Prepare the resets that come next in this process, a few at a time.
+
+        Args:
+            slot: any slot of this process; its environment prepares them all.
+            coming: (seed, options) in the order of the resets.
+        """
+        if list(coming) != self._coming:
+            self._coming, self._prefetched = list(coming), 0
+        self._prefetch(slot)
+
+    def _prefetch(self, slot: int) -> None:
+        if not self._coming or not self.describe().prefetches:
+            return
+        for seed, options in self._coming[self._prefetched : PREFETCHED]:
+            self._prefetched += 1
+            try:
+                inner: Any = self._env(slot).unwrapped
+                call = getattr(inner, "prefetch", None) or inner.expect
+                bounded(partial(call, seed, options), self.step_timeout, "prefetch")
+            except (Exception, SystemExit) as error:  # the reset itself will raise it
+                logger.debug("%s, slot %d: prefetch: %s", self.spec.env_id, slot, describe(error))
 
     def reset(self, slot: int, seed: int, options: dict[str, Any] | None) -> CheckedStep:
         """Start an episode in `slot`. Never raises on account of the environment."""
 
         def call() -> CheckedStep:
-            return observed_reset(self._env(slot).reset(seed=seed, options=options))
+            return checked_reset(self._env(slot).reset(seed=seed, options=options))
 
-        return self._guarded(slot, call, self.reset_timeout, f"reset(seed={seed})")
+        answer = self._guarded(slot, call, self.reset_timeout, f"reset(seed={seed})")
+        if (seed, options) in self._coming:
+            place = self._coming.index((seed, options))
+            del self._coming[place]
+            self._prefetched -= place < self._prefetched
+            if answer.error is None:
+                self._prefetch(slot)
+        return answer
 
     def step(self, slot: int, action: str) -> CheckedStep:
         """Act in `slot`. Never raises on account of the environment."""
@@ -132,7 +170,7 @@ class LiveEnvs:
                 raise EnvironmentFailure(
                     f"slot {slot} has no live environment (it failed before, or was never reset)"
                 )
-            return observed_step(env.step(action))
+            return checked_step(env.step(action))
 
         return self._guarded(slot, call, self.step_timeout, "step")
 
@@ -152,20 +190,12 @@ class LiveEnvs:
             logger.warning("the expert of %s failed: %s", self.spec.env_id, describe(error))
             return None
 
-    def answer(self, method: str, requests: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        """`method(*request)` of each request; resets are told of a few ahead, if that helps."""
-        ahead = method == "reset" and self.describe().expects
-        for request in requests[:AHEAD] if ahead else ():
-            self.expect(*request)
-        for place, request in enumerate(requests):
-            yield getattr(self, method)(*request)
-            for coming in requests[place + AHEAD : place + AHEAD + 1] if ahead else ():
-                self.expect(*coming)
-
     def sweep(self) -> None:
         """Close the environments that failed. Apart from `step`: closing may take its time."""
         while self._condemned:
             env = self._condemned.pop()
+            if env is self.spec.instance:
+                continue
             try:
                 bounded(env.close, CLOSE_SECONDS, "close")
             except (Exception, SystemExit) as error:
@@ -220,7 +250,8 @@ def _description(env: TextGym) -> EnvDescription:
         lexicon=tuple(map(str, lexicon)) if isinstance(lexicon, list | tuple) else (),
         max_turns=turns,
         has_expert=callable(getattr(inner, "expert", None)),
-        expects=callable(getattr(inner, "expect", None)),
+        # `expect` is the method's old name.
+        prefetches=callable(getattr(inner, "prefetch", None) or getattr(inner, "expect", None)),
         task_types=tuple(map(str, types)) if isinstance(types, list | tuple) else (),
         protocol=dict(protocol) if isinstance(protocol, Mapping) else {},
     )

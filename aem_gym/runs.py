@@ -1,11 +1,13 @@
-"""Checkpoints that are whole or absent, and say so when a disk has damaged them.
+"""The folder of a run: its claim, its settings, and its checkpoints.
 
 A checkpoint is a folder `RUN/checkpoints/step-000010/` with the files of whoever saves, and a
-manifest: step, meta data, versions, size and SHA-256 of each file. Nothing here knows torch.
+manifest: step, meta data, versions, size and SHA-256 of each file. It is whole or absent, and
+damage is noticed. Nothing here needs torch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,15 +17,137 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from aem_gym.errors import CheckpointError
-from aem_gym.io import atomic_folder, tidy_folder
+import msgspec
+
+from aem_gym.config import Config
+from aem_gym.errors import CheckpointError, OutputError
+from aem_gym.io import atomic_folder, explained, tidy_folder
+from aem_gym.settings import CONFIG_NAME, load_config
+from aem_gym.types import PromptTemplate
 
 logger = logging.getLogger(__name__)
 
+EPISODES, METRICS, EVALUATIONS = "episodes.jsonl", "metrics.jsonl", "evaluations.jsonl"
+TEMPLATE, SUMMARY = "prompt_template.json", "summary.json"
+ADAPTER, BASE = "adapter", "model"
+"""Folders: what was trained, and the base model where it exists nowhere else."""
+LOCK_NAME = ".lock"
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+
+
+def run_config(folder: Path) -> Config:
+    """The configuration of a run. Raises CheckpointError if `folder` is not one."""
+    if not (folder / CONFIG_NAME).is_file():
+        raise CheckpointError(
+            f"{folder} is not a run: it has no {CONFIG_NAME}. Train one with: python train.py "
+            f"--out {folder}"
+        )
+    return load_config(folder / CONFIG_NAME)
+
+
+def run_template(folder: Path) -> PromptTemplate:
+    """The prompt template a run was trained with. Raises CheckpointError where there is none."""
+    path = folder / TEMPLATE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=PromptTemplate)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): the run ended before or in its warm start. "
+            f"Continue it with: python train.py --resume --out {folder}"
+        ) from error
+
+
+def run_adapter(folder: Path) -> Path:
+    """The newest adapter of a run. Raises CheckpointError where there is none yet."""
+    if (folder / ADAPTER).is_dir():
+        return folder / ADAPTER
+    checkpoint = CheckpointStore(folder).latest()
+    if checkpoint is None:
+        raise CheckpointError(
+            f"{folder} holds no adapter and no checkpoint yet. Continue the run with: python "
+            f"train.py --resume --out {folder}"
+        )
+    return checkpoint.folder / ADAPTER
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run's folder, held by this process until `release` or the process ends."""
+
+    folder: Path
+    resuming: bool
+    """True if there are checkpoints to go on from."""
+    lock: IO[bytes]
+    fresh: bool = False
+    """True if the folder was empty, so that all in it is this process's own."""
+
+    def withdraw(self) -> None:
+        """Empty a fresh folder again: nothing came of the run, and its name is free."""
+        if not self.fresh:
+            return
+        for item in self.folder.iterdir():
+            if item.is_dir():
+                shutil.rmtree(item, ignore_errors=True)
+            else:
+                item.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def release(self) -> None:
+        """Let another process have the folder."""
+        self.lock.close()
+
+
+def claim_output(folder: str | Path, resume: bool) -> Claim:
+    """Make the folder of a run, or take one up again.
+
+    Args:
+        folder: where the run's files go.
+        resume: whether a used folder is welcome.
+
+    Raises:
+        OutputError: the folder is used and `resume` is false; it holds something else than a
+            run; another process is using it; or it cannot be written.
+    """
+    folder = Path(folder)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        used = any(item.name != LOCK_NAME for item in folder.iterdir())
+        if used and not resume:
+            raise OutputError(
+                f"{folder} is in use already. Go on with that run: --resume. "
+                "Or start a new one in another folder: --out FOLDER"
+            )
+        if used and not (folder / "config.yaml").is_file():
+            raise OutputError(
+                f"{folder} holds files but no config.yaml, so it is not a run to go on with. "
+                "Choose another folder with --out"
+            )
+        lock = _lock(folder)
+    resuming = any((folder / "checkpoints").glob("step-*"))
+    if resume and not resuming:
+        logger.warning("%s holds no checkpoint: starting from the beginning", folder)
+    return Claim(folder, resuming, lock, fresh=not used)
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    """Hold the folder's lock file; the system lets go of it when the process ends."""
+    stream = (folder / LOCK_NAME).open("ab")
+    try:
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # not a POSIX system: no lock there
+        pass
+    except BlockingIOError:
+        stream.close()
+        raise OutputError(
+            f"{folder} is being written by another process. Wait for it, or choose another --out"
+        ) from None
+    return stream
 
 
 @dataclass(frozen=True)
@@ -116,13 +240,13 @@ class CheckpointStore:
         if damaged:
             raise CheckpointError(
                 f"all checkpoints in {self.folder} are damaged (steps "
-                f"{', '.join(map(str, damaged))}). Start anew with another --out, or delete "
+                f"{', '.join(map(str, damaged))}). Start a new run with another --out, or delete "
                 f"{self.folder} and give --resume to make this run again from the beginning"
             )
         return None
 
     def recover(self) -> Checkpoint | None:
-        """`latest`, for the process that goes on with the run: also tidies up.
+        """`latest`, for the process that continues the run: also tidies up.
 
         Leftovers of interrupted saves are removed; damaged checkpoints newer than the one that
         is used are set aside as `step-N.damaged`.

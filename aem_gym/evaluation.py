@@ -1,0 +1,406 @@
+"""Evaluation: fixed tasks, one episode each, success with its interval."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from aem_gym.config import Config, check_ranges
+from aem_gym.console import quiet_loading
+from aem_gym.errors import ConfigError
+from aem_gym.io import atomic_write, explained
+from aem_gym.protocols import Agent, TrainableAgent
+from aem_gym.registry import AGENTS, env_name, import_object
+from aem_gym.rollout.collector import Collector, CollectorSettings, RolloutRequest, requests_for
+from aem_gym.rollout.envs import EnvDescription, EnvSpec
+from aem_gym.rollout.pool import EnvPool, env_kwargs, open_pool
+from aem_gym.runs import BASE, run_adapter, run_config, run_template
+from aem_gym.seeding import derive
+from aem_gym.settings import settle
+from aem_gym.types import Episode, PromptTemplate
+
+BASELINES = ("random", "expert")
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSpec:
+    """Everything an evaluation's score depends on besides the agent."""
+
+    env: str
+    env_args: dict[str, object]
+    split: str
+    episodes: int
+    seed: int
+    """Task i is `env.reset(seed=seed + i)`."""
+    temperature: float
+    max_turns: int | None
+    prompt_template: str
+    context: str
+    tasks: Mapping[str, object] = field(default_factory=dict)
+    """What the environment declares that its scores depend on: sizes, limits, digests."""
+
+    @property
+    def task_seeds(self) -> range:
+        """The seeds of the tasks."""
+        return range(self.seed, self.seed + self.episodes)
+
+
+@dataclass(frozen=True, slots=True)
+class TypeScore:
+    """Figures of one task type."""
+
+    episodes: int
+    success: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """The figures of one evaluation. Fractions are 0..1."""
+
+    episodes: int
+    """Episodes that count: those that did not fail for infrastructure reasons."""
+    success: float
+    low: float
+    """Lower end of the 95% Wilson interval of the success rate."""
+    high: float
+    """Upper end."""
+    score: float
+    """Mean graded score."""
+    turns: float
+    """Mean number of turns."""
+    invalid_format: float
+    """Share of responses that could not be parsed."""
+    invalid_action: float
+    """Share of actions that the environment did not admit."""
+    by_type: dict[str, TypeScore]
+    errors: int
+    """Episodes that failed (environment raised or hung); not counted above."""
+
+
+def summarize(episodes: Sequence[Episode], task_types: Sequence[str] = ()) -> EvalResult:
+    """Figures of finished episodes.
+
+    Args:
+        episodes: finished ones.
+        task_types: the order of `by_type`; others follow by name.
+    """
+    order = {name: number for number, name in enumerate(task_types)}
+    counted = [e for e in episodes if e.error is None]
+    turns = [turn for e in counted for turn in e.turns]
+    wins = sum(e.won for e in counted)
+    low, high = wilson_interval(wins, len(counted))
+    types: dict[str, list[bool]] = {}
+    for episode in counted:
+        types.setdefault(episode.task_type, []).append(episode.won)
+    return EvalResult(
+        episodes=len(counted),
+        success=_mean([e.won for e in counted]),
+        low=low,
+        high=high,
+        score=_mean([e.score for e in counted]),
+        turns=_mean([len(e.turns) for e in counted]),
+        invalid_format=_mean([not t.format_valid for t in turns]),
+        invalid_action=_mean([not t.action_valid for t in turns]),
+        by_type={
+            name: TypeScore(len(types[name]), _mean(types[name]))
+            for name in sorted(types, key=lambda name: (order.get(name, len(order)), name))
+        },
+        errors=len(episodes) - len(counted),
+    )
+
+
+def wilson_interval(wins: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95% interval of a success rate (JASA 1927); (0, 1) without episodes."""
+    if total == 0:
+        return 0.0, 1.0
+    rate = wins / total
+    centre = rate + z * z / (2 * total)
+    spread = z * math.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    # The ends 0 and 1 are exact; rounding would miss them by an ulp.
+    low = (centre - spread) / scale if wins else 0.0
+    high = (centre + spread) / scale if wins < total else 1.0
+    return low, high
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+# Agents ------------------------------------------------------------------------------------------
+
+
+def load_agent(run: str | Path, *, device: str = "auto") -> TrainableAgent:
+    """The agent of a finished or interrupted run, ready to act.
+
+    Args:
+        run: the run's folder.
+        device: where to put the model: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        CheckpointError: the folder is not a run, or holds no adapter yet.
+    """
+    folder = Path(run)
+    config = replace(run_config(folder), device=device)
+    template = run_template(folder)
+    base = str(folder / BASE) if (folder / BASE).exists() else config.model
+    open_agent = import_object("aem_gym.agents.build:open_agent")
+    with quiet_loading():
+        agent: TrainableAgent = open_agent(config, template, base)
+        agent.learner.load(run_adapter(folder))
+        agent.policy.publish(agent.learner)
+    return agent
+
+
+def find_agent(who: str | Path | Agent) -> tuple[Agent, Path | None]:
+    """An agent, and the folder of its run.
+
+    Args:
+        who: an agent, the name of one (`random`, `expert`, `module:attribute`), or a run's folder.
+    """
+    if isinstance(who, str | Path) and (Path(who) / "config.yaml").is_file():
+        return load_agent(who), Path(who)
+    if isinstance(who, str | Path):
+        made: Agent = AGENTS.load(str(who))()
+        return made, None
+    if not isinstance(who, Agent):
+        raise ConfigError(
+            f"agent: expected the folder of a run, a name ({', '.join(AGENTS.names())}), or an "
+            f"object with begin, act and end (aem_gym.protocols.Agent), got {who!r}"
+        )
+    return who, None
+
+
+def run_episode(
+    env: Any,
+    agent: str | Path | Agent,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    env_args: Mapping[str, Any] | None = None,
+) -> Episode:
+    """Play one episode.
+
+    Args:
+        env: id or class of the environment, or one made by `gym.make`, which stays open.
+        agent: an agent, the name of one (`random`, `expert`), or the folder of a run.
+        seed: of the task, and of the agent's draws.
+        temperature: sampling temperature of a language agent; 0 is greedy.
+        env_args: arguments of the environment, where it is not made already.
+
+    Returns:
+        The episode: `.turns`, `.won`, `.score`, `.stop_reason`, `.error`.
+    """
+    found, run = find_agent(agent)
+    spec = EnvSpec.of(env, env_args or {})
+    with EnvPool(spec) as pool:
+        templates = pool.describe().prompt_templates
+        template = getattr(found, "template", None) or next(iter(templates.values()))
+        context = run_config(run).context if run is not None else "transcript"
+        collector = Collector(pool, found, CollectorSettings(template, context))
+        request = RolloutRequest(seed, 0, derive(seed, "play"))
+        return collector.run([request], temperature=temperature)[0]
+
+
+# Evaluation --------------------------------------------------------------------------------------
+
+
+def evaluate(
+    agent: str | Path | Agent,
+    *,
+    env: Any = None,
+    episodes: int | None = None,
+    split: str | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    env_args: Mapping[str, Any] | None = None,
+) -> EvalResult:
+    """Evaluate an agent on fixed held-out tasks.
+
+    Args:
+        agent: the folder of a run, an agent, or the name of one (`random`, `expert`).
+        env: id or class of the environment; default: the run's.
+        episodes: number of tasks; this and the following default to the run's own evaluation.
+        split: of the environment.
+        temperature: sampling temperature; 0 is greedy.
+        seed: of the tasks.
+        env_args: arguments of the environment.
+
+    Returns:
+        The figures: `success` with its 95% interval `low` to `high`, `score`, `by_type`, ...
+
+    Raises:
+        CheckpointError: the folder holds no adapter yet.
+        ConfigError: a value out of range, a name that does not exist, or no environment given.
+    """
+    found, run = find_agent(agent)
+    template: PromptTemplate | None = getattr(found, "template", None)
+    if run is None and env is None:
+        raise ConfigError("evaluate: env is missing: which environment shall the agent play in?")
+    base = settle({"env": env}).config if run is None else run_config(run)
+    base = base if run is not None else replace(base, env_args={})
+    config = _changed(base, episodes, split, temperature, seed, env, env_args)
+    with open_pool(config, config.eval_split) as pool:
+        about = pool.describe()
+        template = template or next(iter(about.prompt_templates.values()))
+        spec = eval_spec(config, template, about)
+        return evaluate_agent(found, pool, spec, template, live=config.max_concurrent_episodes)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of several agents on the same tasks, with how they were made."""
+
+    protocol: EvalSpec
+    results: dict[str, EvalResult]
+
+
+def evaluate_run(
+    run: str | Path,
+    *,
+    episodes: int | None = None,
+    split: str | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    baselines: bool = True,
+    env: str | None = None,
+    env_args: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+) -> Evaluation:
+    """Evaluate a run, with random agent and expert on the same tasks beside it.
+
+    Args:
+        run: the run's folder.
+        episodes: see `evaluate`, as all that is not named here.
+        split: see `evaluate`.
+        temperature: see `evaluate`.
+        seed: see `evaluate`.
+        baselines: also run the random agent, and the expert where there is one.
+        env: another environment.
+        env_args: its arguments.
+        out: where the scores go as JSON; default: `eval-SPLIT-tTEMPERATURE.json` in the run.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: the folder is not a run, or holds no adapter yet.
+        ConfigError: a value out of range, or a name that does not exist.
+        OutputError: the scores cannot be written (checked before any episode runs).
+    """
+    folder = Path(run)
+    config = _changed(run_config(folder), episodes, split, temperature, seed, env, env_args)
+    template = run_template(folder)
+    target = folder / f"eval-{config.eval_split}-t{config.eval_temperature:g}.json"
+    target = _writable(Path(out).expanduser() if out else target)
+    agents: dict[str, Agent] = {_label(folder): load_agent(folder, device=device)}
+    with open_pool(config, config.eval_split) as pool:
+        spec = eval_spec(config, template, pool.describe())
+        agents |= _baselines(pool) if baselines else {}
+        results = {
+            name: evaluate_agent(
+                who, pool, spec, template, label=name, live=config.max_concurrent_episodes
+            )
+            for name, who in agents.items()
+        }
+    evaluation = Evaluation(spec, results)
+    atomic_write(target, json.dumps(asdict(evaluation), indent=1))
+    return evaluation
+
+
+def evaluate_agent(
+    agent: Agent,
+    pool: EnvPool,
+    spec: EvalSpec,
+    template: PromptTemplate,
+    *,
+    label: str = "evaluation",
+    live: int = 0,
+) -> EvalResult:
+    """Scores of one agent under a specification; with a progress bar called `label`.
+
+    `live` is the most episodes at once; 0: all.
+    """
+    settings = CollectorSettings(template, spec.context, spec.max_turns, live)
+    return play(Collector(pool, agent, settings), spec, label)
+
+
+def play(collector: Collector, spec: EvalSpec, label: str) -> EvalResult:
+    """Scores of the collector's agent on the tasks of `spec`; with a progress bar."""
+    requests = requests_for(spec.task_seeds, 1, spec.seed, "evaluation")
+    with tqdm(total=len(requests), desc=label, unit="ep", leave=False) as bar:
+
+        def count(_episode: Episode) -> None:
+            bar.update()
+
+        episodes = collector.run(requests, temperature=spec.temperature, on_end=count)
+        return summarize(episodes, collector.description.task_types)
+
+
+def eval_spec(config: Config, template: PromptTemplate, description: EnvDescription) -> EvalSpec:
+    """How a configuration is evaluated, in environments that describe themselves so."""
+    kwargs = env_kwargs(config, config.eval_split)
+    return EvalSpec(
+        env=config.env,
+        env_args={key: value for key, value in kwargs.items() if key != "split"},
+        split=str(kwargs.get("split", "")),
+        episodes=config.eval_episodes,
+        seed=config.eval_seed,
+        temperature=config.eval_temperature,
+        max_turns=template.max_turns,
+        prompt_template=template.name,
+        context=config.context,
+        tasks=description.protocol,
+    )
+
+
+def _writable(target: Path) -> Path:
+    """`target`, whose folder takes files: better to know before an hour of episodes than after."""
+    with explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            return target
+
+
+def _baselines(pool: EnvPool) -> dict[str, Agent]:
+    has_expert = pool.describe().has_expert
+    return {name: AGENTS.load(name)() for name in BASELINES if name != "expert" or has_expert}
+
+
+def _label(folder: Path) -> str:
+    """The name of a run in its scores: its folder's, never a baseline's."""
+    name = folder.resolve().name
+    return f"{name} (run)" if name in BASELINES else name
+
+
+def _changed(
+    config: Config,
+    episodes: int | None,
+    split: str | None,
+    temperature: float | None,
+    seed: int | None,
+    env: Any,
+    env_args: Mapping[str, Any] | None,
+) -> Config:
+    """The configuration with what was given in place of the run's own."""
+    env = env_name(env)
+    if env is not None and env != config.env:
+        # The run's arguments and splits belong to its own environment.
+        other = settle({"env": env}).config
+        config = replace(config, env=other.env, env_args={}, eval_split=other.eval_split)
+    changes: dict[str, Any] = {
+        "eval_episodes": episodes,
+        "eval_split": split,
+        "eval_temperature": temperature,
+        "eval_seed": seed,
+        "env_args": None if env_args is None else dict(env_args),
+    }
+    changed = replace(config, **{k: v for k, v in changes.items() if v is not None})
+    check_ranges(vars(changed))
+    return changed

@@ -1,1 +1,0 @@
-"""Evaluation: what is measured, and how it is run."""

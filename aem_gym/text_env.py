@@ -1,0 +1,5 @@
+"""TextEnv."""
+
+from aem_gym.envs.base import TextEnv
+
+__all__ = ["TextEnv"]

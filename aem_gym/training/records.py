@@ -1,0 +1,330 @@
+"""What a run writes down: every episode, the figures of every step, and its loggers.
+
+`episodes.jsonl` holds no clock times and no paths: two runs of the same seed give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import torch
+
+from aem_gym.config import Config
+from aem_gym.credit.metrics import credit_metrics
+from aem_gym.io import JsonLines
+from aem_gym.protocols import Logger
+from aem_gym.registry import LOGGERS
+from aem_gym.runs import EPISODES, EVALUATIONS, METRICS
+from aem_gym.training.batch import Rewards, TrainBatch
+from aem_gym.training.credit import Credit
+from aem_gym.types import Episode, Group, StopReason, Turn
+
+FILES = (EPISODES, METRICS, EVALUATIONS)
+
+
+def step_metrics(
+    episodes: Sequence[Episode],
+    rewards: Rewards,
+    step: TrainBatch | None,
+    credit: Credit | None,
+    threshold: float,
+) -> dict[str, float]:
+    """Figures of all episodes of a step, and of the credit given to the usable ones.
+
+    docs/runs.md explains each figure. `threshold` is AEM's, in nats.
+    """
+    counted = [e for e in episodes if e.error is None]
+    turns = [turn for e in counted for turn in e.turns]
+    figures: dict[str, float] = {"episodes": float(len(episodes))}
+    figures["episode_errors"] = float(len(episodes) - len(counted))
+    stops = Counter(e.stop_reason for e in episodes)
+    figures |= {f"stop/{reason.value}": float(stops[reason]) for reason in StopReason}
+    if counted:
+        figures["success_rate_all"] = _mean([e.won for e in counted])
+        figures["score_mean"] = _mean([e.score for e in counted])
+        figures["turns_mean"] = _mean([len(e.turns) for e in counted])
+        figures["truncated_rate"] = _mean([e.truncated for e in counted])
+    trained = len(step.episodes) if step is not None else 0
+    figures["episodes_masked"] = float(len(episodes) - trained)
+    if turns:
+        figures["invalid_format_rate"] = _mean([not t.format_valid for t in turns])
+        figures["invalid_action_rate"] = _mean([not t.action_valid for t in turns])
+        figures["penalised_rate"] = _mean([rewards.invalid(t) for t in turns])
+        figures["cut_rate"] = _mean([t.cut for t in turns])
+        figures["tokens_generated"] = float(sum(len(t.response_ids) for t in turns))
+    if step is not None and credit is not None:
+        won = torch.tensor([e.won for e in step.episodes])[step.batch.trajectory_ids]
+        figures |= credit_metrics(
+            step.batch, credit.modulated, credit.base, won, threshold=threshold
+        )
+        figures |= credit.modulated.info
+        figures["tokens_trained"] = float(sum(len(row.ids) for row in step.rows))
+        figures["seconds/modulation"] = credit.seconds
+    return figures
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCredit:
+    """The credit of one response."""
+
+    alpha: float
+    base_advantage: float
+    """Of the estimator."""
+    advantage: float
+    """After modulation, mean over the response's tokens."""
+
+
+def turn_credits(
+    step: TrainBatch | None, credit: Credit | None
+) -> dict[tuple[int, int], dict[int, TurnCredit]]:
+    """Per (group, episode of the group) that was trained on, per turn: its credit."""
+    if step is None or credit is None:
+        return {}
+    batch = step.batch
+    columns = zip(
+        batch.trajectory_ids.tolist(),
+        batch.turns.tolist(),
+        credit.modulated.alpha.tolist(),
+        credit.base.tolist(),
+        (credit.modulated.advantages.sum(-1) / batch.lengths.clamp(min=1)).tolist(),
+        strict=True,
+    )
+    found: dict[tuple[int, int], dict[int, TurnCredit]] = {}
+    for trajectory, turn, alpha, base, advantage in columns:
+        place = found.setdefault(step.place[trajectory], {})
+        place[turn] = TurnCredit(alpha, base, advantage)
+    return found
+
+
+def episode_records(
+    number: int,
+    groups: Sequence[Group],
+    dropped: Sequence[Group],
+    step: TrainBatch | None,
+    credit: Credit | None,
+    tokens: int | str,
+) -> Iterator[dict[str, Any]]:
+    """The lines of episodes.jsonl of one step, dropped groups last.
+
+    Args:
+        number: the step, from 1.
+        groups: those trained on.
+        dropped: those left out because all their returns were equal.
+        step: tensors of `groups`.
+        credit: of their responses.
+        tokens: how many episodes, from the first, keep their token-level arrays, or `all`.
+    """
+    credits = turn_credits(step, credit)
+    seen = 0
+    for g, group in enumerate((*groups, *dropped)):
+        for i, episode in enumerate(group.episodes):
+            yield episode_record(
+                number,
+                g,
+                episode,
+                {} if g >= len(groups) else credits.get((g, i), {}),
+                dropped=g >= len(groups),
+                tokens=tokens == "all" or seen < int(tokens),
+            )
+            seen += 1
+
+
+def episode_record(
+    step: int,
+    group: int,
+    episode: Episode,
+    credits: Mapping[int, TurnCredit],
+    *,
+    dropped: bool = False,
+    tokens: bool = False,
+) -> dict[str, Any]:
+    """One line of episodes.jsonl.
+
+    Args:
+        step: RL step, from 1.
+        group: number of the group within the step.
+        episode: what happened.
+        credits: per turn; turns without one were not trained on.
+        dropped: the group was left out (all returns equal).
+        tokens: include ids, log-probabilities and entropies.
+    """
+    return {
+        "step": step,
+        "group": group,
+        "rollout": episode.rollout,
+        "task_id": episode.task_id,
+        "task_type": episode.task_type,
+        "goal": episode.goal,
+        "seed": episode.seed,
+        "won": episode.won,
+        "score": episode.score,
+        "reward": episode.reward,
+        "terminated": episode.terminated,
+        "truncated": episode.truncated,
+        "stop_reason": episode.stop_reason,
+        "error": episode.error,
+        "dropped": dropped,
+        "context": episode.context,
+        "turns": [
+            _turn_record(turn, credits.get(number), tokens)
+            for number, turn in enumerate(episode.turns)
+        ],
+    }
+
+
+def _turn_record(turn: Turn, credit: TurnCredit | None, tokens: bool) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "observation": turn.observation,
+        "response": turn.response,
+        "thought": turn.thought,
+        "action": turn.action,
+        "reward": turn.reward,
+        "format_valid": turn.format_valid,
+        "action_valid": turn.action_valid,
+        "cut": turn.cut,
+        "tokens": len(turn.response_ids),
+        "response_entropy": turn.response_entropy,
+        "surprisal": turn.surprisal,
+    }
+    if credit is not None:
+        record |= {
+            "alpha": credit.alpha,
+            "base_advantage": credit.base_advantage,
+            "advantage": credit.advantage,
+        }
+    if turn.error is not None:
+        record["error"] = turn.error
+    if tokens:
+        record |= {
+            "prompt_ids": turn.prompt_ids,
+            "response_ids": turn.response_ids,
+            "logprobs": turn.logprobs,
+            "entropies": turn.entropies,
+        }
+    return record
+
+
+class Recorder:
+    """Writes a run's files and calls its loggers; can be cut back to a checkpoint.
+
+    Args:
+        run: the run's folder.
+        offsets: bytes of each file to keep, from `sync` at the checkpoint; missing: from 0.
+        loggers: receive everything that is written.
+    """
+
+    def __init__(
+        self, run: Path, offsets: Mapping[str, int], loggers: Sequence[Logger] = ()
+    ) -> None:
+        self._files = {name: JsonLines(run / name, offsets.get(name, 0)) for name in FILES}
+        self._loggers = loggers
+
+    def episodes(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append lines to episodes.jsonl."""
+        for record in records:
+            self._files[EPISODES].write(msgspec.json.encode(record))
+        self._files[EPISODES].flush()
+        for logger in self._loggers:
+            logger.episodes(step, records)
+
+    def metrics(self, step: int, figures: Mapping[str, float]) -> None:
+        """Append a line to metrics.jsonl."""
+        self._write(METRICS, {"step": step, **figures})
+        for logger in self._loggers:
+            logger.metrics(step, figures)
+
+    def evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Append a line to evaluations.jsonl."""
+        self._write(EVALUATIONS, {"step": step, **figures})
+        for logger in self._loggers:
+            logger.evaluation(step, figures)
+
+    def sync(self) -> dict[str, int]:
+        """Bring everything to the disk; the size of each file, for the checkpoint."""
+        return {name: file.sync() for name, file in self._files.items()}
+
+    def close(self) -> None:
+        """Flush and close all files and loggers."""
+        for file in self._files.values():
+            file.close()
+        for logger in self._loggers:
+            logger.close()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write(self, name: str, record: Mapping[str, Any]) -> None:
+        self._files[name].write(msgspec.json.encode(record))
+        self._files[name].flush()
+
+
+# Loggers -----------------------------------------------------------------------------------------
+
+
+def open_loggers(config: Config, run: Path, step: int) -> list[Logger]:
+    """The loggers of a run, by name. One that is not installed is left out, with a warning."""
+    makers: list[Callable[..., Logger | None]] = [LOGGERS.load(name) for name in config.loggers]
+    made = [make(run, config, step) for make in makers]
+    return [logger for logger in made if logger is not None]
+
+
+class TensorBoardLogger:
+    """Curves and text samples for `tensorboard --logdir runs`."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """One scalar per figure; those without a folder go to `train/`."""
+        for name, value in values.items():
+            self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
+
+    def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
+        """`eval/...`, and `eval_by_type/...` for the success of each task type."""
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(f"eval/{name}", float(value), step)
+        for kind, figures in values.get("by_type", {}).items():
+            self._board.add_scalar(f"eval_by_type/{kind}", figures["success"], step)
+
+    def episodes(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+        """The first episode of the step as text."""
+        for record in records[:1]:
+            lines = (f"{t['observation']}\n> {t['response']}" for t in record["turns"])
+            text = "\n".join((f"{record['goal']} [{record['stop_reason']}]", *lines))
+            self._board.add_text("episode", f"```\n{text}\n```", step)
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._board.close()
+
+
+def tensorboard(run: Path, config: Config, step: int) -> TensorBoardLogger | None:
+    """The logger `tensorboard`; None where the package is missing (it is only a view)."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    board: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+    if not step:
+        text = "\n".join(f"    {name}: {value}" for name, value in vars(config).items())
+        board.add_text("settings", text, 0)
+    return TensorBoardLogger(board)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

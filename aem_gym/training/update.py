@@ -1,0 +1,295 @@
+"""The update of a step: clipped policy losses on modulated advantages, one optimizer."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aem_gym.config import Config
+from aem_gym.credit.estimators import needs_of
+from aem_gym.credit.losses import LossOutput, aggregate, kl_k3, value_loss
+from aem_gym.errors import ComponentError, ConfigError, SamplerMismatchError
+from aem_gym.protocols import Learner, Scores
+from aem_gym.registry import ESTIMATORS, LOSSES, check_options
+from aem_gym.seeding import generator
+from aem_gym.training.batch import TrainBatch
+from aem_gym.training.credit import Credit
+
+FP32_TOLERANCE = 1e-3
+"""Largest difference of sampler and learner log-probabilities in float32, in nats."""
+BF16_TOLERANCE = 0.05
+"""Mean difference in bfloat16, in nats."""
+_OF_ALL = ("aggregation", "constant", "value_coef")
+"""Options that every loss has."""
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What a run minimizes.
+
+    Besides the loss's own options `loss_options` may hold `aggregation` (mode of
+    `aem_gym.credit.losses.aggregate`), `constant` (its length; default: max_new_tokens) and
+    `value_coef` (weight of the value loss; default 0.5).
+    """
+
+    name: str
+    function: Callable[..., LossOutput]
+    options: dict[str, Any]
+    aggregation: str
+    kl_coef: float
+    constant: float
+    value_coef: float
+
+    @staticmethod
+    def of(config: Config) -> LossSettings:
+        """The run's settings, and the estimator's where the run gives none.
+
+        Raises:
+            UnknownNameError: no loss of that name, or an option it does not have.
+        """
+        needs = needs_of(ESTIMATORS.load(config.estimator))
+        name = needs.loss if config.loss == "auto" else config.loss
+        function: Callable[..., LossOutput] = LOSSES.load(name)
+        options = dict(config.loss_options)
+        general = {key: options.pop(key) for key in _OF_ALL if key in options}
+        for key in ("clip_low", "clip_high", "dual_clip"):
+            if getattr(config, key) is not None:
+                options[key] = getattr(config, key)
+            elif key in inspect.signature(function).parameters:
+                options.setdefault(key, getattr(needs, key))
+        check_options("loss_options", function, options)
+        return LossSettings(
+            name,
+            function,
+            options,
+            aggregation=str(general.get("aggregation", needs.aggregation)),
+            kl_coef=needs.kl_coef if config.kl_coef is None else config.kl_coef,
+            constant=float(general.get("constant", config.max_new_tokens)),
+            value_coef=float(general.get("value_coef", 0.5)),
+        )
+
+    def per_token(
+        self, logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor
+    ) -> LossOutput:
+        """The loss (n, T) of each token. Raises ComponentError if it is no LossOutput."""
+        output = self.function(logprobs, old, advantages, mask, **self.options)
+        if not isinstance(output, LossOutput) or output.per_token.shape != mask.shape:
+            shape = getattr(getattr(output, "per_token", None), "shape", None)
+            raise ComponentError(
+                f"loss {self.name!r}: expected a LossOutput (aem_gym.credit) of shape "
+                f"{tuple(mask.shape)}, got {type(output).__name__} {shape or ''}"
+            )
+        return output
+
+    def total(self, per_token: Tensor, mask: Tensor, tokens: float, rows: float) -> Tensor:
+        """The loss of (n, T) `per_token` as its part of a mini-batch of `tokens` and `rows`."""
+        return aggregate(
+            per_token,
+            mask,
+            self.aggregation,
+            total_tokens=tokens,
+            total_rows=rows,
+            constant=self.constant,
+        )
+
+
+def check_loss(config: Config) -> None:
+    """Try the loss and its options on two made-up responses, before any model loads.
+
+    Raises:
+        ConfigError: an option that the loss does not take or cannot use.
+    """
+    some = torch.tensor([[-0.1, -0.9], [-0.5, -0.2]])
+    mask = torch.ones_like(some, dtype=torch.bool)
+    try:
+        settings = LossSettings.of(config)
+        output = settings.per_token(some, some, torch.ones_like(some), mask)
+        settings.total(output.per_token, mask, 4.0, 2.0)
+    except ConfigError:
+        raise
+    except Exception as error:  # a user's own loss raises whatever it likes
+        raise ConfigError(f"loss_options: {error} (loss {config.loss!r})") from error
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """What a step's tokens are compared with."""
+
+    credit: Credit
+    old: Tensor
+    """(N, T) log-probabilities under the policy that sampled."""
+    reference: Tensor | None
+    """(N, T) under the reference policy; None without a KL term."""
+
+
+class Updater:
+    """The optimizer of a run and its updates.
+
+    Args:
+        learner: whose `parameters()` are trained.
+        config: learning rate, clipping, batch sizes.
+        exact: the sampler's log-probabilities are the learner's (`Policy.exact`).
+    """
+
+    def __init__(self, learner: Learner, config: Config, *, exact: bool = True) -> None:
+        self.learner, self.config, self.exact = learner, config, exact
+        self.loss = LossSettings.of(config)
+        self.parameters = list(learner.parameters().values())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.lr, weight_decay=config.weight_decay
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """Of step `step` (from 0): a linear rise over the warm-up, then the schedule."""
+        warm = min(1.0, (step + 1) / max(1, self.config.lr_warmup))
+        rest = max(1, self.config.steps - self.config.lr_warmup)
+        progress = min(1.0, max(0, step - self.config.lr_warmup) / rest)
+        shape = {
+            "constant": 1.0,
+            "linear": 1.0 - progress,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
+        }[self.config.lr_schedule]
+        return self.config.lr * warm * shape
+
+    @torch.no_grad()
+    def score(self, step: TrainBatch, *, reference: bool = False) -> Scores:
+        """Scores of all responses of a step, without gradient, on the CPU, in batch order."""
+        parts = [
+            self._score(step, rows, reference=reference)
+            for rows in _chunks(list(range(len(step.rows))), self.config.micro_batch)
+        ]
+        width = step.batch.mask.shape[1]
+        values = [part.values for part in parts if part.values is not None]
+        return Scores(
+            torch.cat([_widen(p.logprobs, width) for p in parts]).cpu(),
+            torch.cat([_widen(p.entropies, width) for p in parts]).cpu(),
+            torch.cat([_widen(p.mask, width) for p in parts]).cpu(),
+            torch.cat(values).cpu() if values else None,
+        )
+
+    def check_sampler(self, step: TrainBatch) -> float:
+        """Compare the sampler's log-probabilities with the learner's on a step's responses.
+
+        Returns:
+            The largest difference in nats (float32), or the mean (bfloat16).
+
+        Raises:
+            SamplerMismatchError: they are different policies, so every gradient would be wrong.
+        """
+        mask = step.batch.mask
+        difference = (self.score(step).logprobs[mask] - step.batch.logprobs[mask]).abs()
+        seen = float(difference.max() if self.exact else difference.mean())
+        limit = FP32_TOLERANCE if self.exact else BF16_TOLERANCE
+        if not seen <= limit:
+            kind = "largest" if self.exact else "mean"
+            raise SamplerMismatchError(
+                f"sampler and learner disagree on the log-probabilities of the same tokens: {kind} "
+                f"difference {seen:.2g} nats, expected at most {limit:g}. Do they have the same "
+                "weights, tokens and temperature? Try --dtype float32, and --lora-dropout 0"
+            )
+        return seen
+
+    def update(self, step: TrainBatch, credit: Credit, number: int) -> dict[str, float]:
+        """Train on one step's data; the figures of the update, averaged over its tokens.
+
+        Args:
+            step: episodes as training rows and tensors.
+            credit: modulated advantages (and value targets) of its responses.
+            number: the step's number, for the schedule and the order of rows.
+        """
+        rate = self.learning_rate(number)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        reference = self.score(step, reference=True).logprobs if self.loss.kl_coef else None
+        targets = _Targets(credit, step.batch.logprobs, reference)
+        sums: Counter[str] = Counter()
+        norms: list[float] = []
+        for epoch in range(self.config.epochs):
+            order = generator(self.config.seed, "order", number, epoch)
+            rows = order.permutation(len(step.rows)).tolist()
+            for mini in _chunks(rows, mini_batch_rows(self.config.mini_batch, len(rows))):
+                norm, more = self._optimizer_step(step, targets, mini)
+                norms.append(norm)
+                sums.update(more)
+        tokens = max(1.0, sums.pop("tokens"))
+        figures = {name: total / tokens for name, total in sums.items()}
+        return figures | {
+            "grad_norm": sum(norms) / len(norms),
+            "lr": rate,
+            "updates": float(len(norms)),
+        }
+
+    def _optimizer_step(
+        self, step: TrainBatch, targets: _Targets, mini: list[int]
+    ) -> tuple[float, Counter[str]]:
+        """One update on the training rows `mini`: the gradient norm before clipping, and sums."""
+        responses = step.responses(mini)
+        tokens = float(step.batch.mask[responses].sum())
+        rows = float((step.batch.lengths[responses] > 0).sum())
+        sums: Counter[str] = Counter()
+        self.optimizer.zero_grad(set_to_none=True)
+        # Rows of like length together: less padding, and the sum does not depend on the cut.
+        mini = sorted(mini, key=lambda row: len(step.rows[row].ids))
+        for micro in _chunks(mini, self.config.micro_batch):
+            loss, more = self._loss(step, targets, micro, tokens, rows)
+            loss.backward()  # type: ignore[no-untyped-call]
+            sums.update(more)
+        clip = self.config.grad_clip or float("inf")
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
+        if math.isfinite(norm):
+            self.optimizer.step()
+        return norm, sums
+
+    def _loss(
+        self, step: TrainBatch, targets: _Targets, micro: list[int], tokens: float, rows: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The part of some training rows in a mini-batch's loss, and sums over their tokens."""
+        numbers = step.responses(micro)
+        scores = self._score(step, micro)
+        mask, device, width = scores.mask, scores.logprobs.device, scores.mask.shape[1]
+        advantages = targets.credit.modulated.advantages[numbers, :width].to(device)
+        old = targets.old[numbers, :width].to(device)
+        output = self.loss.per_token(scores.logprobs, old, advantages, mask)
+        per_token = output.per_token
+        sums = {name: float(total) for name, total in output.metrics.items()}
+        if targets.reference is not None:
+            reference = targets.reference[numbers, :width].to(device)
+            kl = kl_k3(scores.logprobs, reference).masked_fill(~mask, 0)
+            sums["kl_reference"] = float(kl.detach().sum())
+            per_token = per_token + self.loss.kl_coef * kl
+        sums |= {"loss": float(per_token.detach().sum()), "tokens": float(mask.sum())}
+        loss = self.loss.total(per_token, mask, tokens, rows)
+        if scores.values is not None and targets.credit.value_targets is not None:
+            assert step.batch.values is not None
+            before = step.batch.values[numbers].to(device)
+            wanted = targets.credit.value_targets[numbers].to(device)
+            errors = value_loss(scores.values, before, wanted)
+            loss = loss + self.loss.value_coef * errors.sum() / rows
+        return loss, sums
+
+    def _score(self, step: TrainBatch, rows: list[int], *, reference: bool = False) -> Scores:
+        chosen = [step.rows[row] for row in rows]
+        return self.learner.score(chosen, temperature=self.config.temperature, reference=reference)
+
+
+def mini_batch_rows(mini_batch: int | str, rows: int) -> int:
+    """How many of `rows` training rows make one update, for a setting such as 32 or 1/2."""
+    if isinstance(mini_batch, int):
+        return mini_batch
+    return -(-rows // int(mini_batch.partition("/")[2]))
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
+    for first in range(0, len(items), size):
+        yield list(items[first : first + size])
+
+
+def _widen(x: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(x, (0, width - x.shape[1]))
