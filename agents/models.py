@@ -1,6 +1,6 @@
-"""Base models by name: a hub id, a folder, or the packaged `smollm2`.
+"""Base models by name: a hub id, a folder, or a registered name such as `smollm2`.
 
-A model that is not whole is refused here, with the reason and what mends it; transformers alone
+An incomplete model is refused here, with the reason and the command that helps; transformers alone
 would fill missing weights with random numbers and go on.
 """
 
@@ -8,39 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aem_gym.agents.counts import ParameterCounts, count_parameters_on_meta
-from aem_gym.agents.devices import resolve_device, resolve_dtype
-from aem_gym.agents.lora import (
-    attach_lora,
-    base_weights_hash,
-    freeze_reference,
-    listing,
-    load_adapter,
-    save_adapter,
-)
-from aem_gym.errors import ModelError, UnknownNameError
+from aem_gym.agents.lora import listing, lora_config
+from aem_gym.errors import ConfigError, ModelError, UnknownNameError
+from aem_gym.protocols import BaseModel
+from aem_gym.registry import MODELS
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-__all__ = [
-    "LoadedModel",
-    "ParameterCounts",
-    "attach_lora",
-    "base_weights_hash",
-    "count_parameters_on_meta",
-    "freeze_reference",
-    "load_adapter",
-    "load_model",
-    "resolve_device",
-    "resolve_dtype",
-    "save_adapter",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +37,8 @@ PLAIN_TEMPLATE = (
 )
 """For base models that come without a chat template."""
 
+_DTYPES = ("float32", "bfloat16", "float16")
+_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _HUB_KEYS = ("revision", "local_files_only", "token", "cache_dir", "trust_remote_code")
 
 
@@ -71,7 +53,7 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     notes: tuple[str, ...] = ()
-    """What had to be made up (a chat template, a padding token)."""
+    """What was filled in (a chat template, a padding token)."""
 
 
 def load_model(
@@ -86,7 +68,7 @@ def load_model(
     """Load a causal language model and its tokenizer.
 
     Args:
-        name_or_folder: hub id ("Qwen/Qwen2.5-0.5B-Instruct"), folder, or "smollm2".
+        name_or_folder: hub id ("Qwen/Qwen2.5-0.5B-Instruct"), folder, or registered name.
         device: see `resolve_device`.
         dtype: see `resolve_dtype`.
         attn_implementation: "sdpa", "eager", "flash_attention_2"; None: transformers' choice.
@@ -117,6 +99,21 @@ def load_model(
     return LoadedModel(model, tokenizer, source, place, number, notes)
 
 
+def registered_model(name: str) -> BaseModel | None:
+    """The model that is registered as `name`; None for a hub id or a folder."""
+    if name not in MODELS.names():
+        return None
+    component = MODELS.load(name)
+    model: BaseModel = component() if callable(component) else component
+    return model
+
+
+def is_from_scratch(name: str) -> bool:
+    """Whether `name` is a registered model that is made for each run."""
+    known = registered_model(name)
+    return known is not None and known.from_scratch
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -124,17 +121,17 @@ def first_line(error: BaseException) -> str:
 
 def _locate(source: str) -> str:
     """Where transformers finds the model: a hub id, or a folder that holds a model."""
-    if source == "smollm2":
-        from aem_gym.agents.smollm2 import smollm2_folder
-
-        return str(smollm2_folder())
-    if source == "tiny":
-        raise ModelError(
-            "model 'tiny' is made for an environment, by training: "
-            "python train.py --model tiny. To load one, give its folder."
-        )
     if not source.strip():
-        raise ModelError("model: expected a hub id, a folder, tiny or smollm2, got nothing")
+        names = ", ".join(MODELS.names())
+        raise ModelError(f"model: expected a hub id, a folder or one of {names}, got nothing")
+    known = registered_model(source)
+    if known is not None and known.from_scratch:
+        raise ModelError(
+            f"model {source!r} is made for an environment, by training: "
+            f"python train.py --model {source}. To load one, give its folder."
+        )
+    if known is not None:
+        return known.locate()
     folder = Path(source).expanduser()
     if folder.is_file():
         raise ModelError(f"model {source!r} is a file; expected the folder of a model")
@@ -166,7 +163,7 @@ def _adapter_base(folder: Path) -> str:
 def _load_tokenizer(
     source: str, where: str, hub: dict[str, Any]
 ) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
-    """The tokenizer, with what it lacks filled in, and notes on that."""
+    """The tokenizer, its gaps filled in, and notes on them."""
     from transformers import AutoTokenizer
 
     files = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -230,7 +227,7 @@ def _check_vocabulary(
 
 
 def _explain(source: str, where: str, error: Exception, part: str = "model") -> ModelError:
-    """What went wrong, and the command that mends it."""
+    """An error with the reason, and the command that helps."""
     reason = first_line(error)
     if Path(where).is_dir():
         return ModelError(
@@ -274,3 +271,113 @@ def _quantization(kind: str, device: torch.device, dtype: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+# Devices ----------------------------------------------------------------------------------------
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device called `name`: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
+
+    Raises:
+        UnknownNameError: no such kind of device.
+        ModelError: this machine, or this build of torch, has no such device.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps"):
+        raise UnknownNameError("device", name, ("auto", "cpu", "cuda", "mps"))
+    if index and not index.isdecimal():
+        raise ConfigError(f"device: expected a number after {kind + ':'!r}, got {name!r}")
+    if kind == "cuda":
+        return _cuda(name, int(index) if index else None)
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ModelError("device mps: this machine has none. Use device=cpu or device=auto.")
+    return torch.device(kind)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype called `name`; auto is bfloat16 on a GPU that has it, else float32.
+
+    Raises:
+        UnknownNameError: no such dtype.
+    """
+    import torch
+
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    name = _SHORT.get(name, name)
+    if name not in _DTYPES:
+        raise UnknownNameError("dtype", name, ("auto", *_DTYPES))
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _cuda(name: str, index: int | None) -> torch.device:
+    """A CUDA device that is really there."""
+    import torch
+
+    if not torch.cuda.is_available():
+        why = (
+            "torch sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"
+            if torch.version.cuda or torch.version.hip
+            else f"torch {torch.__version__} is a build without CUDA; see "
+            "https://pytorch.org/get-started for the command that installs one"
+        )
+        raise ModelError(f"device {name}: {why}. Without a GPU use device=cpu or device=auto.")
+    count = torch.cuda.device_count()
+    if index is not None and index >= count:
+        raise ModelError(f"device {name}: expected cuda:0 to cuda:{count - 1} on this machine")
+    return torch.device("cuda", torch.cuda.current_device() if index is None else index)
+
+
+# Sizes -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCounts:
+    """Sizes of a model and its adapter."""
+
+    total: int
+    """Parameters of the base model; tied ones once."""
+    trainable: int
+    """Parameters of the adapter."""
+    targets: tuple[str, ...]
+    """Last names of the layers that get an adapter, sorted."""
+    adapted_layers: int
+    """How many layers get one."""
+
+
+def count_parameters_on_meta(
+    config_file: Path, *, rank: int = 16, targets: str | Sequence[str] = "all-linear"
+) -> ParameterCounts:
+    """Build the model of a `config.json` on the meta device, attach LoRA, and count.
+
+    No weights are read or allocated: a 7B model takes seconds and no memory.
+
+    Raises:
+        ModelError: the file is not a configuration that transformers knows.
+    """
+    import torch
+    from peft import get_peft_model
+    from peft.tuners.lora import LoraLayer
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(config_file)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{config_file}: expected the config.json of a model: {error}") from error
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        total = sum(p.numel() for p in model.parameters())
+        adapted = get_peft_model(model, lora_config(rank=rank, alpha=rank, targets=targets))
+    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    names = [name for name, module in adapted.named_modules() if isinstance(module, LoraLayer)]
+    last = tuple(sorted({name.rpartition(".")[2] for name in names}))
+    return ParameterCounts(total, trainable, last, len(names))
