@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from aem_gym.agents.formats import response_format
 from aem_gym.agents.language import LanguageAgent
-from aem_gym.agents.models import is_from_scratch
 from aem_gym.agents.prompts import PromptBuilder
 from aem_gym.errors import ConfigError
+from aem_gym.models import find_model
 from aem_gym.protocols import (
     AsyncPolicy,
     BatchPolicy,
@@ -23,6 +23,7 @@ from aem_gym.types import PromptTemplate
 
 if TYPE_CHECKING:
     from aem_gym.config import Config
+
 
 def open_agent(
     config: Config,
@@ -47,7 +48,7 @@ def open_agent(
         ModelError: the base model cannot be loaded.
     """
     # A model made for a run lives in the run's own folder, whatever that is called.
-    base_name = "model" if is_from_scratch(config.model) else None
+    base_name = "model" if find_model(config.model).from_scratch else None
     settings = LearnerSettings(config, base, adapter, value_head, base_name)
     learner: Learner = _checked(
         LEARNERS.load(config.learner)(settings), (Learner,), f"learner {config.learner!r}"

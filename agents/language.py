@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from aem_gym.agents.prompts import PromptBuilder, TurnView
+from aem_gym.agents.prompts import PromptBuilder
 from aem_gym.protocols import (
     AsyncPolicy,
     BatchPolicy,
@@ -88,8 +88,9 @@ class LanguageAgent(Generic[L]):
         """
         live = self._live[turn.slot]
         admissible = turn.info["admissible_actions"]
-        view = TurnView(turn.turn, turn.observation, admissible, turn.history)
-        added = self.builder.added(live.start, view)
+        added = self.builder.added(
+            live.start, turn.turn, turn.observation, admissible, turn.history
+        )
         # A response that ran into the limit has no end token; the transcript needs one.
         end = (self.builder.end_id,) if live.was_cut else ()
         prompt = live.transcript + end + added
@@ -129,8 +130,8 @@ class LanguageAgent(Generic[L]):
         labels = b""
         history: list[Turn] = []
         for number, step in enumerate(demo.steps):
-            view = TurnView(number, step.observation, step.admissible_actions, history)
-            prompt = self.builder.added(start, view)
+            shown = (step.observation, step.admissible_actions)
+            prompt = self.builder.added(start, number, *shown, history)
             text = self.format.render(step.thought, step.action)
             response = self.builder.response(text)
             ids += prompt + response

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from aem_gym.agents.lora import attach_lora, freeze_reference, load_adapter, save_adapter
-from aem_gym.agents.models import is_from_scratch, load_model
+from aem_gym.agents.models import load_model
 from aem_gym.errors import CheckpointError, ModelError
 from aem_gym.logprobs import linear_logprob_and_entropy
+from aem_gym.models import find_model
 from aem_gym.protocols import LearnerSettings, Scores
 from aem_gym.seeding import derive
 from aem_gym.types import TrainingRow
@@ -73,12 +74,11 @@ class HFLearner:
         self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
         self.end_ids = _end_tokens(self.model, self.tokenizer)
         pad = self.tokenizer.pad_token_id
-        self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)  # type: ignore[arg-type]
+        self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)
 
     def score(
         self, rows: Sequence[TrainingRow], *, temperature: float, reference: bool = False
     ) -> Scores:
-        """See `aem_gym.protocols.Learner`. Raises CheckpointError for a reference without LoRA."""
         self.model.train(torch.is_grad_enabled())
         if not reference:
             return self._score(rows, temperature)
@@ -92,7 +92,6 @@ class HFLearner:
                 self._use_adapter("default")
 
     def logprobs_at(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """See `aem_gym.protocols.Learner`."""
         self.model.train()
         ids, positions = ids.to(self.device), positions.to(self.device)
         hidden = self._hidden(ids)
@@ -100,7 +99,6 @@ class HFLearner:
         return logp
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
-        """The weights that train: the adapter's (or all), then the value head's."""
         named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         if self.value_head is not None:
             named |= {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
@@ -112,7 +110,6 @@ class HFLearner:
             freeze_reference(self.peft_model)
 
     def save(self, folder: Path) -> None:
-        """Write the adapter in PEFT format (or the whole model), and the value head."""
         from safetensors.torch import save_file
 
         if self.peft_model is not None:
@@ -194,7 +191,7 @@ class HFLearner:
 
 def _load_options(config: Config) -> dict[str, Any]:
     """What of `model_options` goes to `load_model`: those of a scratch model are its sizes."""
-    if is_from_scratch(config.model):
+    if find_model(config.model).from_scratch:
         return {}
     return {k: v for k, v in config.model_options.items() if k != "merge_for_sampling"}
 

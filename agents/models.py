@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aem_gym.agents.lora import listing, lora_config
+from aem_gym.agents.lora import listing
 from aem_gym.errors import ConfigError, ModelError, UnknownNameError
-from aem_gym.protocols import BaseModel
+from aem_gym.models import find_model
 from aem_gym.registry import MODELS
 
 if TYPE_CHECKING:
@@ -48,10 +47,6 @@ class LoadedModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    source: str
-    """The name it was asked for by."""
-    device: torch.device
-    dtype: torch.dtype
     notes: tuple[str, ...] = ()
     """What was filled in (a chat template, a padding token)."""
 
@@ -96,25 +91,10 @@ def load_model(
     _check_vocabulary(source, model, tokenizer)
     for note in notes:
         logger.warning("model %s: %s", source, note)
-    return LoadedModel(model, tokenizer, source, place, number, notes)
+    return LoadedModel(model, tokenizer, notes)
 
 
-def registered_model(name: str) -> BaseModel | None:
-    """The model that is registered as `name`; None for a hub id or a folder."""
-    if name not in MODELS.names():
-        return None
-    component = MODELS.load(name)
-    model: BaseModel = component() if callable(component) else component
-    return model
-
-
-def is_from_scratch(name: str) -> bool:
-    """Whether `name` is a registered model that is made for each run."""
-    known = registered_model(name)
-    return known is not None and known.from_scratch
-
-
-def first_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """The first line of an error's message, or its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
@@ -124,15 +104,15 @@ def _locate(source: str) -> str:
     if not source.strip():
         names = ", ".join(MODELS.names())
         raise ModelError(f"model: expected a hub id, a folder or one of {names}, got nothing")
-    known = registered_model(source)
-    if known is not None and known.from_scratch:
-        raise ModelError(
-            f"model {source!r} is made for an environment, by training: "
-            f"python train.py --model {source}. To load one, give its folder."
-        )
-    if known is not None:
-        return known.locate()
     folder = Path(source).expanduser()
+    if source in MODELS.names() or (":" in source and not folder.exists()):
+        known = find_model(source)
+        if known.from_scratch:
+            raise ModelError(
+                f"model {source!r} is made for an environment, by training: "
+                f"python train.py --model {source}. To load one, give its folder."
+            )
+        return known.locate()
     if folder.is_file():
         raise ModelError(f"model {source!r} is a file; expected the folder of a model")
     if not folder.is_dir():
@@ -199,7 +179,7 @@ def _load_weights(source: str, where: str, settings: dict[str, Any]) -> PreTrain
     try:
         model, info = auto.from_pretrained(where, output_loading_info=True, **settings)
     except ImportError as error:
-        raise ModelError(f"model {source!r} needs a package: {first_line(error)}") from error
+        raise ModelError(f"model {source!r} needs a package: {_first_line(error)}") from error
     except Exception as error:  # many libraries read the files, each with errors of its own
         raise _explain(source, where, error) from error
     missing = sorted(info["missing_keys"])
@@ -228,7 +208,7 @@ def _check_vocabulary(
 
 def _explain(source: str, where: str, error: Exception, part: str = "model") -> ModelError:
     """An error with the reason, and the command that helps."""
-    reason = first_line(error)
+    reason = _first_line(error)
     if Path(where).is_dir():
         return ModelError(
             f"model {source!r}: its {part} is damaged or of a kind that cannot be loaded: "
@@ -335,49 +315,3 @@ def _cuda(name: str, index: int | None) -> torch.device:
     if index is not None and index >= count:
         raise ModelError(f"device {name}: expected cuda:0 to cuda:{count - 1} on this machine")
     return torch.device("cuda", torch.cuda.current_device() if index is None else index)
-
-
-# Sizes -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterCounts:
-    """Sizes of a model and its adapter."""
-
-    total: int
-    """Parameters of the base model; tied ones once."""
-    trainable: int
-    """Parameters of the adapter."""
-    targets: tuple[str, ...]
-    """Last names of the layers that get an adapter, sorted."""
-    adapted_layers: int
-    """How many layers get one."""
-
-
-def count_parameters_on_meta(
-    config_file: Path, *, rank: int = 16, targets: str | Sequence[str] = "all-linear"
-) -> ParameterCounts:
-    """Build the model of a `config.json` on the meta device, attach LoRA, and count.
-
-    No weights are read or allocated: a 7B model takes seconds and no memory.
-
-    Raises:
-        ModelError: the file is not a configuration that transformers knows.
-    """
-    import torch
-    from peft import get_peft_model
-    from peft.tuners.lora import LoraLayer
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(config_file)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{config_file}: expected the config.json of a model: {error}") from error
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-        total = sum(p.numel() for p in model.parameters())
-        adapted = get_peft_model(model, lora_config(rank=rank, alpha=rank, targets=targets))
-    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    names = [name for name, module in adapted.named_modules() if isinstance(module, LoraLayer)]
-    last = tuple(sorted({name.rpartition(".")[2] for name in names}))
-    return ParameterCounts(total, trainable, last, len(names))

