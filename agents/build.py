@@ -1,124 +1,86 @@
-"""Makes agents from a configuration: the one place that knows how the parts fit together."""
+"""Makes trainable agents from a configuration: the one place that knows how the parts fit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aem_gym.agents.contexts import rewritten
 from aem_gym.agents.formats import response_format
-from aem_gym.agents.lora import attach_lora
-from aem_gym.agents.models import load_model
-from aem_gym.agents.sampler import MERGE_BELOW, MergedCopy
-from aem_gym.agents.tiny import make_tiny
-from aem_gym.agents.tokenizer import find_lexicon, train_tokenizer
-from aem_gym.agents.trainable import GenerationSettings, TrainableLanguageAgent
-from aem_gym.seeding import derive
-from aem_gym.training.config import Config
-from aem_gym.types import Demo, PromptTemplate
+from aem_gym.agents.language import LanguageAgent
+from aem_gym.agents.prompts import PromptBuilder
+from aem_gym.errors import ConfigError
+from aem_gym.models import find_model
+from aem_gym.protocols import (
+    AsyncPolicy,
+    BatchPolicy,
+    Learner,
+    LearnerSettings,
+    Policy,
+    SamplingSettings,
+    TrainableAgent,
+)
+from aem_gym.registry import LEARNERS, SAMPLERS
+from aem_gym.types import PromptTemplate
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-
-_TOKENIZER_DEMOS = 1000
-"""Demonstrations the tokenizer is trained on: more change nothing but the time."""
-
-
-def make_fresh(
-    folder: Path,
-    config: Config,
-    recipe: PromptTemplate,
-    demos: Sequence[Demo],
-    lexicon: Sequence[str],
-) -> Path:
-    """A `tiny` model with a tokenizer made for the demonstrations, randomly initialised.
-
-    Args:
-        folder: where it is written.
-        config: `model_options` may hold hidden, layers, heads, mlp and vocab_size.
-        recipe: how the environment is shown: its text is learned too.
-        demos: what the tokenizer is trained on.
-        lexicon: names of things; empty: found in the demonstrations.
-    """
-    options = dict(config.model_options)
-    vocabulary = int(options.pop("vocab_size", 2048))
-    some = demos[:_TOKENIZER_DEMOS]
-    names = list(lexicon) or find_lexicon(
-        [(step.observation, step.admissible_actions) for demo in some for step in demo.steps]
-    )
-    parts = [recipe.system] if recipe.system else []
-    for demo in some:
-        for step in demo.steps:
-            shown = rewritten(step.observation, recipe.rewrite)
-            parts += [part for part in (shown, step.thought, step.action) if part]
-    tokenizer = train_tokenizer(parts, names, vocab_size=vocabulary)
-    seed = derive(config.seed, "model") % 2**31
-    return make_tiny(
-        folder, tokenizer, seed=seed, max_positions=max(8192, config.max_length), **options
-    )
+    from aem_gym.config import Config
 
 
 def open_agent(
     config: Config,
-    recipe: PromptTemplate,
+    template: PromptTemplate,
     base: str,
     *,
     adapter: bool = True,
     value_head: bool = False,
-) -> TrainableLanguageAgent:
-    """Load a base model and make it an agent.
+) -> TrainableAgent:
+    """Load a base model and make it an agent, its weights published to the sampler.
 
     Args:
-        config: model options, LoRA, context, lengths.
-        recipe: its response format is used where the configuration leaves it open.
-        base: hub id, packaged name or folder.
-        adapter: train a LoRA adapter (new); False: train all weights.
+        config: learner, sampler and their options, LoRA, context, lengths.
+        template: its response format is used where the configuration leaves it open.
+        base: hub id, registered name or folder.
+        adapter: train a new LoRA adapter; False: train all weights.
         value_head: add one (PPO).
+
+    Raises:
+        UnknownNameError: no learner, sampler or response format of that name.
+        ConfigError: a component does not fit its role.
+        ModelError: the base model cannot be loaded.
     """
-    options: dict[str, Any] = {} if config.model == "tiny" else dict(config.model_options)
-    merge = options.pop("merge_for_sampling", None)
-    loaded = load_model(base, device=config.device, dtype=config.dtype, **options)
-    model: Any = loaded.model
-    peft_model, merged = None, None
-    if adapter:
-        small = sum(p.numel() for p in model.parameters()) < MERGE_BELOW
-        merged = MergedCopy(model) if (small if merge is None else merge) else None
-        peft_model = _with_adapter(model, config)
-        model = peft_model.get_base_model()
-    _save_memory(model, config.gradient_checkpointing)
-    name = recipe.response_format if config.response_format == "auto" else config.response_format
-    settings = GenerationSettings(
-        config.context,
+    # A model made for a run lives in the run's own folder, whatever that is called.
+    base_name = "model" if find_model(config.model).from_scratch else None
+    settings = LearnerSettings(config, base, adapter, value_head, base_name)
+    learner: Learner = _checked(
+        LEARNERS.load(config.learner)(settings), (Learner,), f"learner {config.learner!r}"
+    )
+    limits = SamplingSettings(config.max_new_tokens, config.max_length, _sampler_options(config))
+    policy: Policy = _checked(
+        SAMPLERS.load(config.sampler)(learner, limits),
+        (BatchPolicy, AsyncPolicy),
+        f"sampler {config.sampler!r}",
+    )
+    policy.publish(learner)
+    name = template.response_format if config.response_format == "auto" else config.response_format
+    return LanguageAgent(
+        policy,
+        learner,
+        PromptBuilder(learner.tokenizer, config.context),
         response_format(name),
-        config.max_length,
-        config.max_new_tokens,
-        config.temperature,
-        value_head,
-    )
-    return TrainableLanguageAgent(
-        model,
-        loaded.tokenizer,
-        settings,
-        peft_model=peft_model,
-        merged=merged,
-        # A tiny base lives in the run's own folder, whatever that is called.
-        base_name="model" if config.model == "tiny" else None,
+        max_length=config.max_length,
+        max_new_tokens=config.max_new_tokens,
     )
 
 
-def _save_memory(model: Any, checkpointing: str) -> None:
-    on_gpu = next(model.parameters()).device.type == "cuda"
-    if checkpointing == "on" or (checkpointing == "auto" and on_gpu):
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+def _sampler_options(config: Config) -> dict[str, Any]:
+    """The sampler's options, with the old spelling of `merge`."""
+    options = dict(config.sampler_options)
+    if config.sampler == "hf" and "merge_for_sampling" in config.model_options:
+        options.setdefault("merge", config.model_options["merge_for_sampling"])
+    return options
 
 
-def _with_adapter(model: Any, config: Config) -> PeftModel:
-    return attach_lora(
-        model,
-        rank=config.lora_rank,
-        alpha=config.lora_alpha,
-        dropout=config.lora_dropout,
-        targets=config.lora_targets,
-        seed=derive(config.seed, "lora") % 2**31,
-    )
+def _checked(part: Any, roles: tuple[type, ...], what: str) -> Any:
+    if isinstance(part, roles):
+        return part
+    names = " or ".join(role.__name__ for role in roles)
+    raise ConfigError(f"{what}: expected a {names} (aem_gym.protocols), got {part!r:.80}")

@@ -1,14 +1,27 @@
-"""What the agents of aem_gym register, as import strings."""
+"""The built-in models, samplers, learners, response formats and agents, by name: strings only."""
+
+from __future__ import annotations
 
 COMPONENTS: dict[str, dict[str, str]] = {
     "aem_gym.models": {
         "tiny": "aem_gym.agents.tiny:Tiny",
         "smollm2": "aem_gym.agents.smollm2:SmolLM2",
     },
+    "aem_gym.samplers": {"hf": "aem_gym.agents.sampler:HFPolicy"},
+    "aem_gym.learners": {"hf": "aem_gym.agents.learner:HFLearner"},
+    "aem_gym.formats": {
+        "tags": "aem_gym.agents.formats:Tags",
+        "published": "aem_gym.agents.formats:Published",
+        "short": "aem_gym.agents.formats:Short",
+        "plain": "aem_gym.agents.formats:Plain",
+    },
     "aem_gym.agents": {
-        "random": "aem_gym.agents.random:RandomAgent",
-        "expert": "aem_gym.agents.expert:ExpertAgent",
-        "human": "aem_gym.agents.human:HumanAgent",
+        "random": "aem_gym.agents.baselines:RandomAgent",
+        "expert": "aem_gym.agents.baselines:ExpertAgent",
+        "human": "aem_gym.agents.baselines:HumanAgent",
     },
 }
-DEFAULTS = {"aem_gym.models": "tiny"}
+"""Entry-point group -> name -> `module:attribute`."""
+
+DEFAULTS: dict[str, str] = {"aem_gym.models": "tiny"}
+"""What a run uses where it names nothing."""

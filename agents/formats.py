@@ -7,11 +7,10 @@ action, the last line of the text, and `valid` is False, so that the trainer can
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from types import MappingProxyType
 
-from aem_gym.errors import UnknownNameError
+from aem_gym.errors import ConfigError
 from aem_gym.protocols import ResponseFormat
+from aem_gym.registry import FORMATS
 
 _SENT = 20
 _CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -28,11 +27,9 @@ class Tags:
     separators: tuple[str, ...] = ("<think>", "</think>\n<action>", "</action>")
 
     def render(self, thought: str, action: str) -> str:
-        """The text of a response."""
         return f"<think>{thought}</think>\n<action>{action}</action>"
 
     def parse(self, text: str) -> tuple[str, str, bool]:
-        """(thought, action, valid) of any text."""
         thought = _between(text, "<think>", "</think>")
         action = _last_between(text, "<action>", "</action>")
         if thought is None or not action:
@@ -43,7 +40,7 @@ class Tags:
 class Published(Tags):
     """The same tags, read as the published WebShop agents are read (GiGPO's verl-agent).
 
-    The whole response is lower-cased; the action stands between the first pair of action tags. A
+    The whole response is lower-cased; the action is between the first pair of action tags. A
     response without them sends its last 20 characters, and one with a Chinese character, or
     without tags around a thought, counts as invalid though its action is sent.
     """
@@ -51,7 +48,6 @@ class Published(Tags):
     name = "published"
 
     def parse(self, text: str) -> tuple[str, str, bool]:
-        """(thought, action, valid) of any text."""
         lower = text.lower()
         start, end = lower.find("<action>"), lower.find("</action>")
         thought = _between(lower, "<think>", "</think>") or ""
@@ -72,11 +68,9 @@ class Short:
     separators: tuple[str, ...] = (" ; ",)
 
     def render(self, thought: str, action: str) -> str:
-        """The text of a response."""
         return f"{thought} ; {action}"
 
     def parse(self, text: str) -> tuple[str, str, bool]:
-        """(thought, action, valid) of any text."""
         thought, found, action = text.partition(" ; ")
         if not found or not action.strip():
             return "", last_line(text), False
@@ -90,35 +84,35 @@ class Plain:
     separators: tuple[str, ...] = ()
 
     def render(self, thought: str, action: str) -> str:
-        """The text of a response. `thought` is dropped."""
         del thought
         return action
 
     def parse(self, text: str) -> tuple[str, str, bool]:
-        """("", action, valid) of any text."""
         action = text.strip()
         return "", action, bool(action)
 
 
-FORMATS: Mapping[str, ResponseFormat] = MappingProxyType(
-    {"tags": Tags(), "published": Published(), "short": Short(), "plain": Plain()}
-)
-"""The built-in formats by name."""
-
 SEPARATORS: tuple[str, ...] = (*Tags.separators, *Short.separators)
-"""What stands between the thought and the action; tokens should not reach across them."""
+"""The texts around thought and action; no token should span one."""
 
 
 def response_format(name: str) -> ResponseFormat:
-    """The format called `name`.
+    """The format called `name`, or the one that `module:attribute` names.
+
+    A component is an instance, or a class or function without arguments that gives one.
 
     Raises:
         UnknownNameError: there is none of that name.
+        ConfigError: what the name stands for is no response format.
     """
-    try:
-        return FORMATS[name]
-    except KeyError:
-        raise UnknownNameError("response format", name, FORMATS) from None
+    component = FORMATS.load(name)
+    form = component() if callable(component) else component
+    if not isinstance(form, ResponseFormat):
+        raise ConfigError(
+            f"response format {name!r}: expected an object with name, render and parse "
+            f"(aem_gym.protocols.ResponseFormat), got {form!r:.80}"
+        )
+    return form
 
 
 def last_line(text: str) -> str:

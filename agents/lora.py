@@ -1,8 +1,7 @@
-"""LoRA adapters: attach, freeze a reference, save and load, and prove that the base stayed."""
+"""LoRA adapters: attach, freeze a reference, save and load."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,30 +11,12 @@ from typing import TYPE_CHECKING, Any
 from aem_gym.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
     from torch import Tensor, nn
 
 REFERENCE = "reference"
 """Name of the frozen copy of the adapter that KL penalties compare with."""
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-
-
-def lora_config(
-    *, rank: int, alpha: float, dropout: float = 0.0, targets: str | Sequence[str] = "all-linear"
-) -> LoraConfig:
-    """The PEFT configuration of our adapters: linear layers, no biases, no rank-stabilising."""
-    from peft import LoraConfig
-
-    if rank < 1:
-        raise ConfigError(f"lora_rank: expected at least 1, got {rank}")
-    return LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # a float works; the annotation says int
-        lora_dropout=dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
 
 
 def attach_lora(
@@ -60,9 +41,18 @@ def attach_lora(
     Raises:
         ConfigError: `targets` names no layer of this model; lists the ones there are.
     """
-    from peft import get_peft_model
+    from peft import LoraConfig, get_peft_model
 
-    config = lora_config(rank=rank, alpha=alpha, dropout=dropout, targets=targets)
+    if rank < 1:
+        raise ConfigError(f"lora_rank: expected at least 1, got {rank}")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # a float works; the annotation says int
+        lora_dropout=dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
     with _seeded(seed):
         try:
             return get_peft_model(model, config)
@@ -100,23 +90,6 @@ def freeze_reference(peft_model: PeftModel) -> None:
     for name, parameter in peft_model.named_parameters():
         if f".{REFERENCE}." in name:
             parameter.requires_grad_(False)
-
-
-def base_weights_hash(model: nn.Module) -> str:
-    """SHA-256 over the weights below the adapters: the same before, with and after LoRA."""
-    import torch
-
-    digest = hashlib.sha256()
-    named = {
-        _base_name(name): parameter
-        for name, parameter in model.named_parameters()
-        if ".lora_" not in name
-    }
-    for name in sorted(named):
-        tensor = named[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def save_adapter(peft_model: PeftModel, folder: Path, *, base: str | None = None) -> None:
@@ -174,12 +147,12 @@ def load_adapter(peft_model: PeftModel, folder: Path) -> None:
 
 
 def public_name(base: str) -> str:
-    """What may be written down of where a base model came from: nothing of this machine."""
+    """The name of a base model without the folders of this machine."""
     return Path(base).name if Path(base).is_absolute() else base
 
 
 def listing(folder: Path, most: int = 8) -> str:
-    """What lies in a folder, in words, for messages."""
+    """The names in a folder, for messages."""
     if not folder.is_dir():
         return "no such folder"
     names = sorted(p.name for p in folder.iterdir())
@@ -189,16 +162,12 @@ def listing(folder: Path, most: int = 8) -> str:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Torch draws from `seed` inside, and goes on outside as if nothing had happened."""
+    """Torch draws from `seed` inside; its generators are left as they were."""
     import torch
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
-
-
-def _base_name(name: str) -> str:
-    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def _adapter_state(peft_model: PeftModel, adapter: str) -> dict[str, Tensor]:

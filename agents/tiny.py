@@ -8,13 +8,86 @@ ignores the folder's own tokenizer rules in favour of Qwen2's.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from aem_gym.errors import ConfigError
+from aem_gym.agents.prompts import rewritten
+from aem_gym.agents.tokenizer import find_lexicon, train_tokenizer
+from aem_gym.errors import ConfigError, ModelError, UnknownNameError
+from aem_gym.seeding import derive
+from aem_gym.types import Demo, PromptTemplate
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedTokenizerBase
+
+    from aem_gym.config import Config
+
+_SIZES = ("hidden", "layers", "heads", "mlp", "vocab_size")
+_TOKENIZER_DEMOS = 1000
+"""Demonstrations the tokenizer is trained on: more change nothing but the time."""
+
+
+class Tiny:
+    """The `BaseModel` called `tiny`.
+
+    `model_options` may hold hidden, layers, heads, mlp and vocab_size. Names of things that the
+    environment does not give (`lexicon`) are found in the demonstrations.
+    """
+
+    defaults: Mapping[str, Any] = {
+        "lr": 2e-3,
+        "max_new_tokens": 48,
+        "invalid_penalty": 1.0,
+        "threads": 1,  # too small to share: 2 threads were slower
+    }
+    from_scratch = True
+    prompt_template = "compact"
+
+    @staticmethod
+    def check(config: Config) -> None:
+        """Raise where a size is unknown (UnknownNameError) or no whole number above 0."""
+        for name in config.model_options:
+            if name not in _SIZES:
+                raise UnknownNameError("option in model_options (of make_tiny)", name, _SIZES)
+        for name, value in config.model_options.items():
+            if not (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+                raise ConfigError(f"model_options.{name}: expected int above 0, got {value!r}")
+
+    @staticmethod
+    def locate() -> str:
+        """Raise ModelError: there is no `tiny` before a run has made one."""
+        raise ModelError("model 'tiny' is made for a run, so it cannot be fetched")
+
+    @staticmethod
+    def make(
+        folder: Path,
+        config: Config,
+        template: PromptTemplate,
+        demos: Sequence[Demo],
+        lexicon: Sequence[str],
+    ) -> None:
+        """Write a randomly initialized model, and a tokenizer trained on the demonstrations."""
+        options = dict(config.model_options)
+        vocabulary = int(options.pop("vocab_size", 2048))
+        some = demos[:_TOKENIZER_DEMOS]
+        names = list(lexicon) or find_lexicon(
+            [(step.observation, step.admissible_actions) for demo in some for step in demo.steps]
+        )
+        tokenizer = train_tokenizer(_parts(template, some), names, vocab_size=vocabulary)
+        seed = derive(config.seed, "model") % 2**31
+        positions = max(8192, config.max_length)
+        make_tiny(folder, tokenizer, seed=seed, max_positions=positions, **options)
+
+
+def _parts(template: PromptTemplate, demos: Sequence[Demo]) -> list[str]:
+    """The texts of demonstrations as they will be shown, each part by itself."""
+    parts = [template.system] if template.system else []
+    for demo in demos:
+        for step in demo.steps:
+            shown = rewritten(step.observation, template.rewrite)
+            parts += [part for part in (shown, step.thought, step.action) if part]
+    return parts
 
 
 def make_tiny(
@@ -28,10 +101,10 @@ def make_tiny(
     mlp: int = 128,
     max_positions: int = 8192,
 ) -> Path:
-    """Write a randomly initialised model and its tokenizer to `folder`.
+    """Write a randomly initialized model and its tokenizer to `folder`.
 
     Args:
-        folder: where to write; made if it is not there.
+        folder: where to write.
         tokenizer: gives the vocabulary and the special tokens (see `train_tokenizer`).
         seed: of the initial weights. The same seed gives the same bytes, whatever torch's own
             generator did before, and that generator is left as it was.
@@ -64,16 +137,10 @@ def make_tiny(
     return folder
 
 
-def _config(
-    tokenizer: PreTrainedTokenizerBase,
-    hidden: int,
-    layers: int,
-    heads: int,
-    mlp: int,
-    max_positions: int,
-) -> LlamaConfig:
+def _config(tokenizer: PreTrainedTokenizerBase, *sizes: int) -> LlamaConfig:
     from transformers import LlamaConfig
 
+    hidden, layers, heads, mlp, max_positions = sizes
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,

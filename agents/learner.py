@@ -1,0 +1,222 @@
+"""The learner on a transformers model: the weights that train, and their scores of given tokens.
+
+With an adapter (the usual case) the base weights are frozen and only LoRA trains; without one
+(cloning a fresh `tiny`) all weights do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from aem_gym.agents.lora import attach_lora, freeze_reference, load_adapter, save_adapter
+from aem_gym.agents.models import load_model
+from aem_gym.errors import CheckpointError, ModelError
+from aem_gym.logprobs import linear_logprob_and_entropy
+from aem_gym.models import find_model
+from aem_gym.protocols import LearnerSettings, Scores
+from aem_gym.seeding import derive
+from aem_gym.types import TrainingRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from aem_gym.config import Config
+
+VALUE_HEAD = "value_head.safetensors"
+_CHUNK = 4096
+_SPECIAL_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+class HFLearner:
+    """A `Learner` on a transformers model.
+
+    Attributes:
+        model: the causal language model itself, adapters injected, no PEFT wrapper.
+        peft_model: the wrapper; None where all weights train.
+        tokenizer: the model's.
+        end_ids: tokens that end a response, sorted.
+        pad_id: fills rows on the right; causal attention never lets it be seen.
+        value_head: a linear map from hidden state to value (PPO), or None.
+
+    Raises:
+        ModelError: the model cannot be loaded, or rescales its logits.
+    """
+
+    def __init__(self, settings: LearnerSettings) -> None:
+        config = settings.config
+        loaded = load_model(
+            settings.base, device=config.device, dtype=config.dtype, **_load_options(config)
+        )
+        self.model: Any = loaded.model
+        self.tokenizer: PreTrainedTokenizerBase = loaded.tokenizer
+        self.peft_model, self.base_name = None, settings.base_name
+        if settings.adapter:
+            self.peft_model = attach_lora(
+                self.model,
+                rank=config.lora_rank,
+                alpha=config.lora_alpha,
+                dropout=config.lora_dropout,
+                targets=config.lora_targets,
+                seed=derive(config.seed, "lora") % 2**31,
+            )
+            self.model = self.peft_model.get_base_model()
+        self.device = next(self.model.parameters()).device
+        checkpointing = config.gradient_checkpointing
+        if checkpointing == "on" or (checkpointing == "auto" and self.device.type == "cuda"):
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.value_head = _value_head(self.model) if settings.value_head else None
+        _check_head(self.model)
+        self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
+        self.end_ids = _end_tokens(self.model, self.tokenizer)
+        pad = self.tokenizer.pad_token_id
+        self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    def score(
+        self, rows: Sequence[TrainingRow], *, temperature: float, reference: bool = False
+    ) -> Scores:
+        self.model.train(torch.is_grad_enabled())
+        if not reference:
+            return self._score(rows, temperature)
+        if self.peft_model is None:
+            raise CheckpointError("a reference policy needs an adapter; this learner has none")
+        with torch.no_grad():
+            self._use_adapter("reference")
+            try:
+                return self._score(rows, temperature)
+            finally:
+                self._use_adapter("default")
+
+    def logprobs_at(self, ids: Tensor, positions: Tensor) -> Tensor:
+        self.model.train()
+        ids, positions = ids.to(self.device), positions.to(self.device)
+        hidden = self._hidden(ids)
+        logp, _ = self._read(hidden[:, :-1][positions[:, 1:]], ids[positions], 1.0)
+        return logp
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if self.value_head is not None:
+            named |= {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
+        return named
+
+    def freeze_reference(self) -> None:
+        """Keep a frozen copy of the adapter as it is now; without an adapter nothing happens."""
+        if self.peft_model is not None:
+            freeze_reference(self.peft_model)
+
+    def save(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        if self.peft_model is not None:
+            save_adapter(self.peft_model, folder, base=self.base_name)
+        else:
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        if self.value_head is not None:
+            save_file(self.value_head.state_dict(), folder / VALUE_HEAD)
+
+    def load(self, folder: Path) -> None:
+        """Read an adapter (and value head) that `save` wrote.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or does not fit this learner.
+        """
+        from safetensors.torch import load_file
+
+        if self.peft_model is None:
+            raise CheckpointError(f"{folder}: this learner has no adapter to load into")
+        load_adapter(self.peft_model, folder)
+        if self.value_head is not None and (folder / VALUE_HEAD).exists():
+            self.value_head.load_state_dict(load_file(folder / VALUE_HEAD))
+
+    def _score(self, sequences: Sequence[TrainingRow], temperature: float) -> Scores:
+        ids = self._pad(sequences)
+        hidden = self._hidden(ids)
+        spans = [(row, span) for row, seq in enumerate(sequences) for span in seq.spans]
+        longest = max(span.end - span.start for _, span in spans)
+        rows = torch.tensor([row for row, _ in spans], device=self.device)
+        starts = torch.tensor([span.start for _, span in spans], device=self.device)
+        lengths = torch.tensor([span.end - span.start for _, span in spans], device=self.device)
+        offsets = torch.arange(longest, device=self.device)
+        mask = offsets[None, :] < lengths[:, None]  # (N, T)
+        columns = (starts[:, None] + offsets).clamp_(max=ids.shape[1] - 1)
+        row_of = rows[:, None].expand_as(columns)
+        chosen_rows, chosen = row_of[mask], columns[mask]
+        logp, entropy = self._read(
+            hidden[chosen_rows, chosen - 1], ids[chosen_rows, chosen], temperature
+        )
+        # masked_scatter keeps the gradient and the order of `mask`.
+        logprobs = torch.zeros(mask.shape, dtype=logp.dtype, device=self.device)
+        entropies = torch.zeros(mask.shape, dtype=entropy.dtype, device=self.device)
+        values = None
+        if self.value_head is not None:
+            values = self.value_head(hidden[rows, starts - 1].float())[:, 0]
+        return Scores(
+            logprobs.masked_scatter(mask, logp),
+            entropies.masked_scatter(mask, entropy),
+            mask,
+            values,
+        )
+
+    def _pad(self, sequences: Sequence[TrainingRow]) -> Tensor:
+        """The ids of `sequences` as (B, L), padded on the right."""
+        longest = max(len(seq.ids) for seq in sequences)
+        rows = [[*seq.ids, *([self.pad_id] * (longest - len(seq.ids)))] for seq in sequences]
+        return torch.tensor(rows, device=self.device)
+
+    def _hidden(self, ids: Tensor) -> Tensor:
+        hidden: Tensor = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
+        return hidden  # (B, L, D)
+
+    def _read(self, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies (M,) of `targets` (M,) from hidden states (M, D)."""
+        bias = getattr(self.head, "bias", None)
+        return linear_logprob_and_entropy(
+            hidden, self.head.weight, bias, targets, temperature or 1.0, _CHUNK
+        )
+
+    def _use_adapter(self, name: str) -> None:
+        from peft.tuners.lora import LoraLayer
+
+        # Switch the layers themselves: PeftModel.set_adapter would also unfreeze the reference.
+        for module in self.model.modules():
+            if isinstance(module, LoraLayer):
+                module._active_adapter = name
+
+
+def _load_options(config: Config) -> dict[str, Any]:
+    """What of `model_options` goes to `load_model`: those of a scratch model are its sizes."""
+    if find_model(config.model).from_scratch:
+        return {}
+    return {k: v for k, v in config.model_options.items() if k != "merge_for_sampling"}
+
+
+def _value_head(model: Any) -> nn.Linear:
+    head = nn.Linear(model.config.hidden_size, 1).to(next(model.parameters()).device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _check_head(model: Any) -> None:
+    """Raise ModelError where logits are more than a linear map of the hidden state."""
+    odd = [n for n in _SPECIAL_HEADS if getattr(model.config, n, None) not in (None, 1, 1.0)]
+    if odd:
+        raise ModelError(
+            f"the model rescales its logits ({', '.join(odd)}), which the learner does not "
+            "support; use a model of the Llama, Qwen, Mistral or SmolLM families"
+        )
+
+
+def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a response: the tokenizer's, and those of the generation config."""
+    more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    end: Any = tokenizer.eos_token_id
+    ids = {int(end)}
+    ids |= set(more) if isinstance(more, list) else {more} if isinstance(more, int) else set()
+    return sorted(ids)
