@@ -153,10 +153,12 @@ def load_agent(run: str | Path, *, device: str = "auto") -> TrainableAgent:
     base = str(folder / BASE) if (folder / BASE).exists() else config.model
     open_agent = import_object("aem_gym.agents.build:open_agent")
     with quiet_loading():
-        agent: TrainableAgent = open_agent(config, template, base)
+        agent: Any = open_agent(config, template, base)
         agent.learner.load(run_adapter(folder))
         agent.policy.publish(agent.learner)
-    return agent
+    agent.template, agent.context = template, config.context  # for `evaluate` and `run_episode`
+    trained: TrainableAgent = agent
+    return trained
 
 
 def find_agent(who: str | Path | Agent) -> tuple[Agent, Path | None]:

@@ -79,7 +79,7 @@ def check_run(config: Config) -> None:
 
     check_credit(config)
     check_loss(config)
-    import_object("aem_gym.agents.devices:resolve_device")(config.device)
+    import_object("aem_gym.agents.models:resolve_device")(config.device)
 
 
 def _check_relations(config: Config) -> None:
