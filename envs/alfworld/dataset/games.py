@@ -1,41 +1,36 @@
-"""The official games as a source of episodes: draw one, load it."""
+"""The dataset as a source of episodes: draw a game, load it."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from aem_gym.envs.alfworld.constants import TASK_TYPES
-from aem_gym.envs.alfworld.official.folders import data_root
-from aem_gym.envs.alfworld.official.gamefile import (
-    GAME,
-    GameFile,
-    human_goals,
-    read_game,
-    with_sentence,
-)
-from aem_gym.envs.alfworld.official.index import Entry, load_index
-from aem_gym.envs.alfworld.splits import SPLITS
+from aem_gym.envs.alfworld.classes import SPLITS, TASK_TYPES
+from aem_gym.envs.alfworld.dataset.gamefile import GAME, human_goals, read_game
+from aem_gym.envs.alfworld.dataset.index import IndexEntry, data_root, load_index
+from aem_gym.envs.alfworld.game import LoadedGame
 from aem_gym.errors import ConfigError, UnknownNameError
 
 GOALS = ("template", "human")
-"""The task in the words of the game file, or in those of one of the people who were asked."""
+"""The task in the words of the game file, or in those of a person."""
 _KEPT = 256
 
 
-class OfficialGames:
-    """The games of one split of the official data.
+class DatasetGames:
+    """The games of one split of the official dataset.
 
     Args:
         data_dir: the folder that holds `json_2.1.1`, or that folder; default `$ALFWORLD_DATA`.
         split: `train`, `valid_seen` or `valid_unseen`.
         task_types: the types to draw from.
         goals: `template` (the sentence in the game file) or `human` (a person's, from
-            `traj_data.json`, drawn anew for each `load`).
+            `traj_data.json`, drawn again for each `load`).
         num_games: take only the first so many, in order of their ids; None takes all.
         kept: how many loaded games to keep in memory (about 20 KB each).
 
@@ -57,7 +52,7 @@ class OfficialGames:
         self.root, self.split, self.goals = data_root(data_dir), split, goals
         index = load_index(self.root, split)
         entries = [entry for entry in index.entries if entry.task_type in task_types]
-        self.entries: tuple[Entry, ...] = tuple(entries[:num_games])
+        self.entries: tuple[IndexEntry, ...] = tuple(entries[:num_games])
         if not self.entries:
             raise ConfigError(
                 f"split: {self.root / split} has no playable game of {', '.join(task_types)} "
@@ -68,6 +63,8 @@ class OfficialGames:
         self._file = lru_cache(maxsize=kept)(self._read)
         self._sentences = lru_cache(maxsize=kept)(human_goals)
         self._worded = lru_cache(maxsize=kept)(self._reword)
+        self.dialect = self._file(self.entries[0].task_id).game.dialect
+        """Of the first game: a download has the same in all."""
 
     def draw(self, rng: np.random.Generator, task_types: Sequence[str] = TASK_TYPES) -> str:
         """The id of a game of one of these types, every such game equally likely.
@@ -80,14 +77,14 @@ class OfficialGames:
         entries = self._entries_of(tuple(task_types))
         return entries[int(rng.integers(len(entries)))].task_id
 
-    def _of_types(self, task_types: tuple[str, ...]) -> tuple[Entry, ...]:
+    def _of_types(self, task_types: tuple[str, ...]) -> tuple[IndexEntry, ...]:
         entries = tuple(entry for entry in self.entries if entry.task_type in task_types)
         if not entries:
             known = {entry.task_type for entry in self.entries}
             raise UnknownNameError("task type", ", ".join(task_types), known)
         return entries
 
-    def load(self, task_id: str, rng: np.random.Generator) -> GameFile:
+    def load(self, task_id: str, rng: np.random.Generator) -> LoadedGame:
         """The game with an id, of this split or of another one of the same data.
 
         Games are shared: the same id (and sentence) gives the same `Game` object while it is
@@ -100,15 +97,22 @@ class OfficialGames:
         file = self._file(task_id)
         if self.goals == "template":
             return file
+        assert file.path is not None
         sentences = self._sentences(file.path.parent)
-        # As it is, its own full stop included: the original adds another one, and so do we.
+        # With its own full stop: the original adds another one, too.
         return self._worded(task_id, sentences[int(rng.integers(len(sentences)))])
 
-    def _read(self, task_id: str) -> GameFile:
+    def digest(self) -> str:
+        """Of the ids and sizes of the games in use, and of the kind of goals."""
+        parts = (self.goals, *((entry.task_id, entry.size) for entry in self.entries))
+        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+    def _read(self, task_id: str) -> LoadedGame:
         return read_game(self._path(task_id), task_id=task_id)
 
-    def _reword(self, task_id: str, sentence: str) -> GameFile:
-        return with_sentence(self._file(task_id), sentence)
+    def _reword(self, task_id: str, sentence: str) -> LoadedGame:
+        file = self._file(task_id)
+        return replace(file, game=replace(file.game, sentence=sentence))
 
     def _path(self, task_id: str) -> Path:
         parts = task_id.split("/")
@@ -145,13 +149,36 @@ def _check(split: str, task_types: Sequence[str], goals: str, num_games: int | N
 @lru_cache(maxsize=16)
 def shared_games(
     data_dir: str | None, split: str, task_types: tuple[str, ...], goals: str, num_games: int | None
-) -> OfficialGames:
-    """`OfficialGames`, the same object for the same arguments.
+) -> DatasetGames:
+    """`DatasetGames`, the same object for the same arguments.
 
     Thousands of environments in one process then hold one index, and the rollouts of a task one
     `Game`. What is drawn depends on the generators passed to its methods alone. The folder is
     looked at once: files that change later are not noticed.
     """
-    return OfficialGames(
+    return DatasetGames(
         data_dir, split=split, task_types=task_types, goals=goals, num_games=num_games
     )
+
+
+def game_from_file(path: str) -> LoadedGame:
+    """The game of any game file. Read again only when the file has changed.
+
+    Raises:
+        ConfigError: the path's `~name` is no user's.
+        GameFileError: it cannot be read.
+    """
+    try:
+        place = Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"game: expected a path, got {path!r}: {error}") from error
+    try:
+        stamp = place.stat()
+    except (OSError, ValueError):  # no such file, or no path at all: reading it says why
+        return read_game(place)
+    return _read(place, stamp.st_mtime_ns, stamp.st_size)
+
+
+@lru_cache(maxsize=256)
+def _read(path: Path, changed: int, size: int) -> LoadedGame:
+    return read_game(path)

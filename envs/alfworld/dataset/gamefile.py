@@ -1,29 +1,33 @@
-"""Game files (`game.tw-pddl`) of the original, and the human goals that lie beside them."""
+"""Game files (`game.tw-pddl`) of the dataset, and the human goals in the same folder."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from dataclasses import dataclass, replace
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from aem_gym.envs.alfworld.game import Game
-from aem_gym.envs.alfworld.official.logic import (
-    dialect_of,
-    find_logic,
-    is_known,
-    join_grammar,
-    split_grammar,
-)
-from aem_gym.envs.alfworld.official.problem import parse_problem, write_problem
+from aem_gym.envs.alfworld.dataset.problem import parse_problem
+from aem_gym.envs.alfworld.game import LoadedGame
+from aem_gym.envs.alfworld.text import DIALECTS
 from aem_gym.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 GAME, TRAJECTORY, PROBLEM = "game.tw-pddl", "traj_data.json", "initial_state.pddl"
+GOAL_PLACEHOLDER = "UNKNOWN GOAL"
+"""What stands in a fresh grammar where the task goes."""
+_TASK = re.compile(r'(?<="Your task is to: )(?:[^"\\\n]|\\.)*(?="\s*(?:[,}\]]|$))')
+"""The task in a rule of the grammar, up to the end of the JSON string."""
+_FINGERPRINTS = {
+    "0.4": "3baad91dea283d190a0adaf5fe9734b17c045812a1dd602076933148d49cb754",
+    "0.3": "786a9c381cde0dea0747ea6f57485057c0f66bce94d09add91d8e1cdd21a4fc3",
+}
+"""SHA-256 of the known grammars without white space and task: alfworld 0.4.0-0.4.2 and 0.3.x."""
 _MEND = (
     "The file is damaged or not ALFWorld's: get it again with alfworld-download --force, or leave "
     "its folder out"
@@ -39,19 +43,9 @@ class GameFileError(ConfigError):
         self.path, self.key, self.reason = path, key, reason
 
 
-@dataclass(frozen=True, slots=True)
-class GameFile:
-    """A game as it was read."""
+class GameContent(msgspec.Struct):
+    """The keys of a game file that are used."""
 
-    game: Game
-    walkthrough: tuple[str, ...]
-    """Commands that win; empty where the file has none."""
-    solvable: bool | None
-    """What the file says; None if it does not."""
-    path: Path
-
-
-class _Raw(msgspec.Struct):
     pddl_problem: str
     grammar: str
     pddl_domain: str = ""
@@ -67,11 +61,58 @@ class _Annotations(msgspec.Struct):
     anns: list[_Annotation]
 
 
-class _Trajectory(msgspec.Struct):
+class _HumanGoals(msgspec.Struct):
     turk_annotations: _Annotations
 
 
-def read_game(path: Path, *, task_id: str | None = None, sentence: str | None = None) -> GameFile:
+def split_grammar(grammar: str) -> tuple[str, str]:
+    """(the grammar with `GOAL_PLACEHOLDER`, the task sentence without the final full stop).
+
+    Raises:
+        ConfigError: the grammar has no task sentence.
+    """
+    found = _TASK.search(grammar)
+    if found is None:
+        raise ConfigError(
+            'grammar: expected a rule "Your task is to: ...", found none: this is not '
+            "ALFWorld's grammar"
+        )
+    try:  # the rules of a grammar are JSON
+        sentence = msgspec.json.decode(f'"{found[0]}"', type=str).removesuffix(".")
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"grammar: the task sentence is not a JSON string: {error}") from error
+    fresh = f"{grammar[: found.start()]}{GOAL_PLACEHOLDER}.{grammar[found.end() :]}"
+    return fresh, sentence
+
+
+def dialect_of(grammar: str) -> str:
+    """`0.4` or `0.3`, by the command that puts things down.
+
+    Raises:
+        ConfigError: neither.
+    """
+    for name, dialect in DIALECTS.items():
+        put = dialect.put.format("{o}", "{r}")
+        if f'template :: "{put}"' in grammar:
+            return name
+    raise ConfigError(
+        "grammar: expected the template 'move {o} to {r}' (alfworld 0.4.x) or 'put {o} in/on {r}' "
+        "(up to 0.3.x), found neither. Play it with the original engine: backend='textworld'"
+    )
+
+
+def is_known(grammar: str) -> bool:
+    """Whether a grammar, its task aside, is one of the two this engine was compared with.
+
+    Raises:
+        ConfigError: not a grammar of ALFWorld.
+    """
+    fresh = split_grammar(grammar)[0]
+    found = hashlib.sha256("".join(fresh.split()).encode()).hexdigest()
+    return found == _FINGERPRINTS[dialect_of(fresh)]
+
+
+def read_game(path: Path, *, task_id: str | None = None, sentence: str | None = None) -> LoadedGame:
     """The game of a `game.tw-pddl` file.
 
     Args:
@@ -82,7 +123,7 @@ def read_game(path: Path, *, task_id: str | None = None, sentence: str | None = 
     Raises:
         GameFileError: the file cannot be read, or says something that is not ALFWorld.
     """
-    raw = decode(path, _Raw)
+    raw = decode(path, GameContent)
     try:
         grammar, told = split_grammar(raw.grammar)
         dialect = _known_dialect(grammar)
@@ -99,7 +140,7 @@ def read_game(path: Path, *, task_id: str | None = None, sentence: str | None = 
         )
     except ConfigError as error:
         raise GameFileError(path, "pddl_problem", str(error)) from error
-    return GameFile(game, tuple(raw.walkthrough or ()), raw.solvable, path)
+    return LoadedGame(game, path, tuple(raw.walkthrough or ()), raw.solvable)
 
 
 @lru_cache(maxsize=16)
@@ -116,30 +157,6 @@ def _known_dialect(grammar: str) -> str:
     return dialect
 
 
-def game_data(game: Game, path: Path | None, logic: Path | None = None) -> dict[str, str]:
-    """What a game file holds, with the game's own words for its task.
-
-    Args:
-        game: generated, or read from `path`.
-        path: its file, whose problem and rules are taken as they are.
-        logic: folder of the original's rules; else see `find_logic`.
-    """
-    if path is not None:
-        raw = decode(path, _Raw)
-        domain, problem = raw.pddl_domain, raw.pddl_problem
-        grammar = split_grammar(raw.grammar)[0]
-    else:
-        rules = find_logic(game.dialect, logic)
-        domain, grammar, problem = rules.domain, rules.grammar, write_problem(game)
-    grammar = join_grammar(grammar, game.sentence)
-    return {"pddl_domain": domain, "grammar": grammar, "pddl_problem": problem}
-
-
-def with_sentence(file: GameFile, sentence: str) -> GameFile:
-    """The same game, its task in other words."""
-    return replace(file, game=replace(file.game, sentence=sentence))
-
-
 def human_goals(folder: Path) -> tuple[str, ...]:
     """What people called the task of a game folder, from its `traj_data.json`.
 
@@ -147,7 +164,7 @@ def human_goals(folder: Path) -> tuple[str, ...]:
         GameFileError: there is no such file, or it has none.
     """
     path = folder / TRAJECTORY
-    found = decode(path, _Trajectory).turk_annotations.anns
+    found = decode(path, _HumanGoals).turk_annotations.anns
     if not found:
         raise GameFileError(path, "turk_annotations.anns", "expected human goals, got none")
     return tuple(annotation.task_desc for annotation in found)

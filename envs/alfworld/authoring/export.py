@@ -1,10 +1,10 @@
-"""Generated games as folders in the official format, which the original engine loads and wins."""
+"""Writes generated games as folders in the official format, which the original engine plays."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,25 @@ import msgspec
 from tqdm.auto import tqdm
 
 from aem_gym.datasets import Exported
-from aem_gym.envs.alfworld.constants import TASK_TYPES
+from aem_gym.envs.alfworld.authoring.logic import Logic, find_logic, join_grammar
+from aem_gym.envs.alfworld.authoring.problem_writer import write_problem
+from aem_gym.envs.alfworld.classes import TASK_TYPES
+from aem_gym.envs.alfworld.dataset.gamefile import GAME, PROBLEM, TRAJECTORY, decode, dialect_of
+from aem_gym.envs.alfworld.dataset.index import LAYOUT
 from aem_gym.envs.alfworld.draws import Draws
 from aem_gym.envs.alfworld.engine import Engine
+from aem_gym.envs.alfworld.env import ALFWorldEnv
 from aem_gym.envs.alfworld.game import Game
-from aem_gym.envs.alfworld.generator import TaskSpec, draw_task, make_game
-from aem_gym.envs.alfworld.official.folders import LAYOUT
-from aem_gym.envs.alfworld.official.gamefile import GAME, PROBLEM, TRAJECTORY, decode
-from aem_gym.envs.alfworld.official.logic import Logic, dialect_of, find_logic, join_grammar
-from aem_gym.envs.alfworld.official.problem import write_problem
-from aem_gym.envs.alfworld.oracle import Oracle
-from aem_gym.errors import AemGymError, ConfigError, OutputError
+from aem_gym.envs.alfworld.generator import GameSpec, draw_task, make_game
+from aem_gym.envs.alfworld.oracle import HouseholdOracle
+from aem_gym.errors import AemGymError, ConfigError, OutputError, UnknownNameError
 from aem_gym.io import replace_file
 from aem_gym.seeding import generator
 
 _PATIENCE = 200
 """Draws in a row that may bring nothing new before the tasks are said to be used up."""
 _LONGEST = 100
+_ARGUMENTS = ("difficulty", "dialect", "task_types")
 
 
 def export_games(
@@ -37,10 +39,8 @@ def export_games(
     games: int,
     split: str = "train",
     seed: int = 0,
-    difficulty: str = "full",
-    dialect: str = "0.4",
-    task_types: Sequence[str] = TASK_TYPES,
     logic: Path | None = None,
+    env_args: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write `games` different generated games to `folder/json_2.1.1/<split>`.
 
@@ -52,27 +52,29 @@ def export_games(
         games: how many.
         split: of the generator.
         seed: names the choice of tasks.
-        difficulty: of the rooms.
-        dialect: of the commands.
-        task_types: to draw from, evenly.
         logic: folder with the original's rules; default: see `logic.find_logic`.
+        env_args: `difficulty`, `dialect` and `task_types`, as for the environment.
 
     Raises:
-        ConfigError: the rules are not to be found, there are fewer tasks than asked for, or the
-            folder holds the same games in the other dialect.
+        ConfigError: the rules are not found, there are fewer tasks than asked for, or the folder
+            holds the same games in the other dialect.
         OutputError: the folder cannot be written.
     """
-    rules = find_logic(dialect, logic)
+    for name in env_args or {}:
+        if name not in _ARGUMENTS:
+            raise UnknownNameError("argument of generated games", name, _ARGUMENTS)
+    env = ALFWorldEnv(split=split, **(env_args or {}))
+    rules = find_logic(env.dialect, logic)
     target = folder / LAYOUT / split
-    rng = generator("alfworld", "export", split, difficulty, seed)
+    rng = generator("alfworld", "export", split, env.difficulty, seed)
     seen: set[str] = set()
     counts: Counter[str] = Counter()
     written = 0
     with tqdm(total=games, unit="game", desc=f"exporting {split}") as bar:
         idle = 0
         while len(seen) < games:
-            task_type = task_types[int(rng.integers(len(task_types)))]
-            spec = draw_task(rng, split, difficulty, task_type)
+            task_type = env.task_types[int(rng.integers(len(env.task_types)))]
+            spec = draw_task(rng, split, env.difficulty, task_type)
             if spec.task_id in seen:
                 idle += 1
                 if idle > _PATIENCE:
@@ -88,7 +90,7 @@ def export_games(
     return Exported(str(target), written, games - written, in_order, use)
 
 
-def _export(spec: TaskSpec, target: Path, logic: Logic) -> bool:
+def _export(spec: GameSpec, target: Path, logic: Logic) -> bool:
     """Write one game unless it is there; whether it was written."""
     if _is_there(target / spec.task_id, logic.dialect):
         return False
@@ -97,7 +99,7 @@ def _export(spec: TaskSpec, target: Path, logic: Logic) -> bool:
     return True
 
 
-class _Rules(msgspec.Struct):
+class _OnlyGrammar(msgspec.Struct):
     grammar: str
 
 
@@ -110,7 +112,7 @@ def _is_there(trial: Path, dialect: str) -> bool:
     if not all((trial / name).is_file() for name in (PROBLEM, TRAJECTORY, GAME)):
         return False
     try:
-        found = dialect_of(decode(trial / GAME, _Rules).grammar)
+        found = dialect_of(decode(trial / GAME, _OnlyGrammar).grammar)
     except ConfigError:
         return False
     if found != dialect:
@@ -122,14 +124,14 @@ def _is_there(trial: Path, dialect: str) -> bool:
 
 
 def walkthrough(game: Game) -> list[str]:
-    """Commands that win a game, by the oracle that is told where everything is.
+    """Commands that win a game, by the oracle that knows where everything is.
 
     Raises:
         AemGymError: the oracle does not win; that would be a bug of the oracle or the generator.
     """
     engine = Engine(game)
     draws = Draws("alfworld", "walkthrough")
-    oracle = Oracle("privileged", draws, engine.contained, goal=game.goal)
+    oracle = HouseholdOracle("privileged", draws, engine.contained, goal=game.goal)
     oracle.read(engine.reset())
     commands: list[str] = []
     while not engine.won:
@@ -176,7 +178,7 @@ def export_game(game: Game, folder: Path, logic: Logic, commands: Sequence[str])
 
 
 def _trajectory(game: Game) -> dict[str, Any]:
-    """What the original's readers ask of `traj_data.json`; pictures and plans are left empty."""
+    """The part of `traj_data.json` that the original reads; pictures and plans are left empty."""
     goal, floorplan = game.goal, int(game.task_id.partition("/")[0].rpartition("-")[2])
     look = goal.task_type == "look_at_obj_in_light"
     return {

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aem_gym.envs.alfworld.constants import APPLIANCE, KNIVES
-from aem_gym.envs.alfworld.game import Game
-from aem_gym.envs.alfworld.official.goals import write_goal
+from aem_gym.envs.alfworld.classes import APPLIANCE, KNIVES, TREATMENT
+from aem_gym.envs.alfworld.game import Game, GameGoal
 
 _THING_FLAGS = (
     ("pickupable", "pickupable"),
@@ -23,8 +22,8 @@ _THING_FLAGS = (
 def write_problem(game: Game) -> str:
     """The PDDL problem of a game; `parse_problem` gives the same game back.
 
-    The game's sentence, id and dialect are not part of a problem. A location that nothing stands
-    at, and where nothing lies, is lost.
+    The game's sentence, id and dialect are not part of a problem. A location without a receptacle
+    and without an object is lost.
     """
     lines = ["(define (problem game)", "(:domain alfred)", "(:objects", *_objects(game), ")"]
     lines += ["(:init", *_layout(game), *_things(game), *_positions(game), *_states(game), ")"]
@@ -99,3 +98,32 @@ def _states(game: Game) -> Iterator[str]:
     for predicate, indices in states:
         for index in sorted(indices):
             yield f"({predicate} {game.objects[index].id})"
+
+
+def write_goal(goal: GameGoal) -> str:
+    """The goal as PDDL, in the original's words."""
+    is_obj, is_target = f"(objectType ?o {goal.obj}Type)", f"(receptacleType ?r {goal.target}Type)"
+    if goal.task_type == "look_at_obj_in_light":
+        return (
+            "(exists (?ot - object ?r - receptacle ?a - agent ?l - location) (and "
+            f"(objectType ?ot {goal.target}Type) (toggleable ?ot) (isToggled ?ot) "
+            "(receptacleAtLocation ?r ?l) (atLocation ?a ?l) (inReceptacle ?ot ?r)))\n"
+            f"(exists (?o - object ?a - agent) (and {is_obj} (holds ?a ?o)))"
+        )
+    if goal.task_type == "pick_two_obj_and_place":
+        first, second = (is_obj.replace("?o", f"?o{number}") for number in (1, 2))
+        return (
+            f"(exists (?r - receptacle) (exists (?o1 - object) (and {first} {is_target} "
+            f"(inReceptacle ?o1 ?r) (exists (?o2 - object) (and (not (= ?o1 ?o2)) {second} "
+            f"{is_target} (inReceptacle ?o2 ?r))))))"
+        )
+    treated = {
+        "": "",
+        "clean": "(cleanable ?o) (isClean ?o) ",
+        "heat": "(heatable ?o) (isHot ?o) ",
+        "cool": "(coolable ?o) (isCool ?o) ",
+    }[TREATMENT.get(goal.task_type, "")]
+    return (
+        f"(exists (?r - receptacle) (exists (?o - object) (and {treated}{is_obj} {is_target} "
+        "(inReceptacle ?o ?r))))"
+    )

@@ -1,4 +1,4 @@
-"""What is there of ALFWorld's official data, for `aem-gym data alfworld`."""
+"""Shows how much of the official dataset is installed: `aem-gym data alfworld`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aem_gym.datasets import DataPart, DataReport
-from aem_gym.envs.alfworld.official.folders import DATA_VARIABLE, data_root, place_of_data
-from aem_gym.envs.alfworld.official.gamefile import read_game
-from aem_gym.envs.alfworld.official.index import DAMAGED, Index, load_index
+from aem_gym.envs.alfworld.dataset.gamefile import read_game
+from aem_gym.envs.alfworld.dataset.index import (
+    DAMAGED,
+    DATA_VARIABLE,
+    GameIndex,
+    data_root,
+    load_index,
+    place_of_data,
+)
 from aem_gym.envs.alfworld.text import DIALECTS
 from aem_gym.errors import ConfigError
 
@@ -66,7 +72,7 @@ def _examine(root: Path, split: str) -> tuple[DataPart, list[str]]:
     return DataPart(split, len(index.entries), count, note), damaged
 
 
-def _dialect(index: Index) -> str:
+def _dialect(index: GameIndex) -> str:
     """That of the first game: a download has the same in all."""
     if not index.entries:
         return ""
@@ -75,7 +81,7 @@ def _dialect(index: Index) -> str:
     return f"dialect {dialect}: {put}"
 
 
-def _left_out(index: Index) -> list[str]:
+def _left_out(index: GameIndex) -> list[str]:
     """What the other folders of a split are, with how many there are."""
     counts = Counter(problem.reason for problem in index.problems if problem.kind != DAMAGED)
     notes = [f"{count:,} x {reason}" for reason, count in sorted(counts.items())]
