@@ -27,8 +27,8 @@ SOURCES = ("generated", "official")
 BACKENDS = ("native", "textworld")
 _MAX_TURNS = {"full": 50, "small": 14}
 _EXPERT_SEARCH = {"full": "likely", "small": "random"}
-"""Small rooms leave something to learn: within 14 turns `likely` wins 99.9% of the games, a `random`
-search, which demonstrations use, 94.1%."""
+"""Small rooms leave something to learn: within 14 turns `likely` wins 99.9% of their games, the
+`random` search of demonstrations 94.1%."""
 _OPTIONS = ("task_id", "task_type", "game")
 _ROLE = "You are a household robot in a room. You act by text commands, one at a time."
 

@@ -64,7 +64,7 @@ def game_data(game: Game, path: Path | None, logic: Path | None = None) -> dict[
 
 
 def harmless(sentence: str) -> str:
-    """A task in words that the original's grammar cannot take for code, printed as `printed_sentence` says.
+    """A task in words that the original's grammar cannot take for code; prints the same.
 
     The original evaluates what stands in braces as Python. A semicolon in the place of the first
     such mark ends the text there.

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aem_gym.envs.alfworld.constants import TASK_TYPES
-from aem_gym.envs.alfworld.official import index
-from aem_gym.envs.alfworld.official.index import Index, load_index
+from aem_gym.envs.alfworld.classes import TASK_TYPES
+from aem_gym.envs.alfworld.dataset import index
+from aem_gym.envs.alfworld.dataset.index import GameIndex, load_index
 from aem_gym.errors import ConfigError
 from aem_gym.io import cache_folder
 from tests.envs.alfworld.official_data import sample
@@ -56,7 +56,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def names(found: Index) -> str:
+def names(found: GameIndex) -> str:
     return "".join(entry.task_id[-1] for entry in found.entries)
 
 

@@ -13,12 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.envs.alfworld.constants import TASK_TYPES
-from aem_gym.envs.alfworld.game import Game, Goal
+from aem_gym.envs.alfworld.authoring.problem_writer import write_goal, write_problem
+from aem_gym.envs.alfworld.classes import SPLITS, TASK_TYPES
+from aem_gym.envs.alfworld.dataset.problem import ProblemError, parse_problem
+from aem_gym.envs.alfworld.game import Game, GameGoal
 from aem_gym.envs.alfworld.generator import draw_task, make_game
-from aem_gym.envs.alfworld.official.goals import write_goal
-from aem_gym.envs.alfworld.official.problem import ProblemError, parse_problem, write_problem
-from aem_gym.envs.alfworld.splits import SPLITS
 from tests.envs.alfworld.official_data import sample
 
 
@@ -44,7 +43,7 @@ def installed_goals() -> dict[str, str]:
 
 def with_goal(task_type: str) -> Game:
     target = "DeskLamp" if task_type == "look_at_obj_in_light" else "Fridge"
-    return replace(generated(0), goal=Goal(task_type, "Mug", target))
+    return replace(generated(0), goal=GameGoal(task_type, "Mug", target))
 
 
 @given(st.integers(0, 10_000), st.sampled_from(SPLITS), st.sampled_from(["small", "full"]))
@@ -85,7 +84,7 @@ def test_the_order_of_facts_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)
-def test_goals_are_recognised_by_what_they_mean(task_type: str) -> None:
+def test_goals_are_recognized_by_what_they_mean(task_type: str) -> None:
     game = with_goal(task_type)
     goal = write_goal(game.goal)
     text = write_problem(game)
@@ -150,7 +149,7 @@ def test_facts_that_no_rule_asks_for_are_skipped() -> None:
 def test_the_real_sample(test_data: Path) -> None:
     text = (sample(test_data) / "initial_state.pddl").read_text()
     game = read(text)
-    assert game.goal == Goal("pick_heat_then_place_in_recep", "Potato", "SinkBasin")
+    assert game.goal == GameGoal("pick_heat_then_place_in_recep", "Potato", "SinkBasin")
     assert (len(game.objects), len(game.receptacles)) == (53, 20)
     assert read(write_problem(game)) == game
 

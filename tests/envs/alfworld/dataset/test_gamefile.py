@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aem_gym.envs.alfworld.dataset.gamefile import GameFileError, human_goals, read_game
 from aem_gym.envs.alfworld.env import ALFWorldEnv
 from aem_gym.envs.alfworld.generator import make_game, parse_task_id
-from aem_gym.envs.alfworld.official.gamefile import GameFileError, human_goals, read_game
-from aem_gym.envs.alfworld.text import told
+from aem_gym.envs.alfworld.text import printed_sentence
 from aem_gym.errors import ConfigError
 from tests.envs.alfworld.official_data import GRAMMAR, TEMPLATES, make_data, sample
 
@@ -113,7 +113,7 @@ def test_missing_files_and_goals(tmp_path: Path) -> None:
     ],
 )
 def test_a_task_is_printed_as_the_original_prints_it(sentence: str, printed: str) -> None:
-    assert told(sentence) == printed
+    assert printed_sentence(sentence) == printed
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_unknown_words_in_the_grammar_are_told_once(
 ) -> None:
     grammar = f"// {tmp_path}\n{GRAMMAR % TEMPLATES['0.3']}"
     for sentence in ("put a mug in desk", "put a pen in desk"):
-        told = grammar.replace("UNKNOWN GOAL", sentence)
-        file = read_game(changed(game_file, tmp_path, grammar=told))
+        printed_sentence = grammar.replace("UNKNOWN GOAL", sentence)
+        file = read_game(changed(game_file, tmp_path, grammar=printed_sentence))
         assert (file.game.dialect, file.game.sentence) == ("0.3", sentence)
     assert caplog.text.count("backend='textworld'") == 1

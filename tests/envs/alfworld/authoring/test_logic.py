@@ -11,13 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.envs.alfworld.official.logic import (
+from aem_gym.envs.alfworld.authoring.logic import OLDER_LOGIC, find_logic, join_grammar
+from aem_gym.envs.alfworld.dataset.gamefile import (
     GOAL_PLACEHOLDER,
-    OLDER_LOGIC,
     dialect_of,
-    find_logic,
     is_known,
-    join_grammar,
     split_grammar,
 )
 from aem_gym.errors import ConfigError
@@ -86,7 +84,7 @@ def test_the_installed_grammar_is_known_in_any_layout_and_with_any_task() -> Non
 def test_the_original_is_found_but_not_imported(bare: pytest.MonkeyPatch) -> None:
     installed()
     code = (
-        "import os, sys; from aem_gym.envs.alfworld.official.logic import find_logic; "
+        "import os, sys; from aem_gym.envs.alfworld.authoring.logic import find_logic; "
         "find_logic('0.4'); assert 'alfworld' not in sys.modules; "
         "assert 'ALFWORLD_DATA' not in os.environ"
     )

@@ -13,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aem_gym  # noqa: F401
-from aem_gym.envs.alfworld.backends import start_engine
+from aem_gym.envs.alfworld.authoring.logic import Logic, find_logic
+from aem_gym.envs.alfworld.authoring.textworld_backend import TextWorldEngine, start_engine
 from aem_gym.envs.alfworld.engine import Engine
 from aem_gym.envs.alfworld.env import ALFWorldEnv
 from aem_gym.envs.alfworld.generator import make_game, parse_task_id
-from aem_gym.envs.alfworld.official.logic import Logic, find_logic
-from aem_gym.envs.alfworld.original import OriginalEngine
 from aem_gym.errors import ConfigError, MissingDependencyError
 
 MEND = 'needs the real ALFWorld: pip install "aem-gym[alfworld]"'
@@ -28,7 +27,7 @@ def test_without_the_package_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "textworld", None)
     monkeypatch.setitem(sys.modules, "textworld.envs", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "aem-gym\[alfworld\]"'):
-        OriginalEngine({})
+        TextWorldEngine({})
 
 
 @cache
@@ -44,7 +43,7 @@ def logics() -> list[Logic]:
 
 
 @cache
-def pair(number: int) -> tuple[OriginalEngine, Engine]:
+def pair(number: int) -> tuple[TextWorldEngine, Engine]:
     """The same scenario in both engines, read from the same content."""
     from benchmarks.alfworld.scenarios import generated
     from benchmarks.alfworld.transcripts import native_game, remember_parses
@@ -53,7 +52,7 @@ def pair(number: int) -> tuple[OriginalEngine, Engine]:
     scenario = generated(7, number, logics())
     from msgspec import json
 
-    return OriginalEngine(json.decode(scenario.content)), Engine(native_game(scenario, None))
+    return TextWorldEngine(json.decode(scenario.content)), Engine(native_game(scenario, None))
 
 
 @settings(max_examples=12)
@@ -146,4 +145,4 @@ def test_sentences_of_people_are_not_run_as_code(sentence: str) -> None:
     logics()
     spec = parse_task_id("pick_and_place_simple-Mug-None-Cabinet-10/trial_3")
     game = replace(make_game(spec), sentence=sentence)
-    assert start_engine("textworld", game).reset() == start_engine("native", game).reset()
+    assert start_engine(game).reset() == Engine(game).reset()

@@ -1,4 +1,4 @@
-"""Goals: recognised by what they mean, in any form; nothing else passes for one."""
+"""Goals: recognized by what they mean, in any form; nothing else passes for one."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.envs.alfworld.constants import TASK_TYPES
-from aem_gym.envs.alfworld.game import Goal
-from aem_gym.envs.alfworld.official.goals import recognise, typed_list, write_goal
-from aem_gym.envs.alfworld.official.sexpr import Node, ProblemError, parse, show
+from aem_gym.envs.alfworld.authoring.problem_writer import write_goal
+from aem_gym.envs.alfworld.classes import TASK_TYPES
+from aem_gym.envs.alfworld.dataset.pddl import Node, ProblemError, parse, show, typed_list
+from aem_gym.envs.alfworld.dataset.problem import recognize
+from aem_gym.envs.alfworld.game import GameGoal
 
 
 def goal_of(task_type: str) -> tuple[Node, tuple[str, str, str]]:
     """A goal as the parser gives it, and what it means."""
     target = "DeskLamp" if task_type == "look_at_obj_in_light" else "Fridge"
-    text = write_goal(Goal(task_type, "Mug", target))
+    text = write_goal(GameGoal(task_type, "Mug", target))
     return parse(f"(and {text})".lower()), (task_type, "mugtype", f"{target}Type".lower())
 
 
@@ -62,7 +63,7 @@ def test_the_form_of_a_goal_does_not_matter(task_type: str, data: st.DataObject)
     numbers = {"?o": 0, "?o1": 1, "?o2": 2, "?r": 3, "?l": 4, "?a": 5, "?ot": 6}
     text = show(changed(goal, Forms(data)), 10_000)
     text = re.sub(r"\?\w+", lambda found: f"?{names[numbers[found[0]]]}", text)
-    assert recognise(parse(text)) == meaning
+    assert recognize(parse(text)) == meaning
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)
@@ -73,12 +74,12 @@ def test_no_condition_may_be_missing_or_added(task_type: str) -> None:
     assert len(facts) >= 3
     for fact in facts:  # what is said twice (of pick_two's receptacle) goes twice
         with pytest.raises(ProblemError, match="expected a goal of one of the task types"):
-            recognise(parse(text.replace(fact, "(and)")))
+            recognize(parse(text.replace(fact, "(and)")))
         with pytest.raises(ProblemError, match="expected a fact"):
-            recognise(parse(text.replace(fact, f"(not {fact})")))
+            recognize(parse(text.replace(fact, f"(not {fact})")))
     for more in ("(opened x)", "(exists (?z - object) (ishot ?z))"):
         with pytest.raises(ProblemError):
-            recognise(["and", goal, parse(more)])
+            recognize(["and", goal, parse(more)])
 
 
 def test_two_things_must_be_two_and_of_one_kind() -> None:
@@ -91,7 +92,7 @@ def test_two_things_must_be_two_and_of_one_kind() -> None:
     ):
         assert old in text
         with pytest.raises(ProblemError, match="expected a goal"):
-            recognise(parse(text.replace(old, new)))
+            recognize(parse(text.replace(old, new)))
 
 
 def test_other_goals_are_refused() -> None:
@@ -108,7 +109,7 @@ def test_other_goals_are_refused() -> None:
     ):
         assert old in text
         with pytest.raises(ProblemError, match="goal|type"):
-            recognise(parse(text.replace(old, new)))
+            recognize(parse(text.replace(old, new)))
 
 
 @given(st.lists(st.sampled_from(["a", "b", "-", "object", "?x"]), max_size=9))

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from aem_gym.envs.alfworld.constants import TASK_TYPES
-from aem_gym.envs.alfworld.env import ALFWorldEnv
+from aem_gym.envs.alfworld.authoring import export
+from aem_gym.envs.alfworld.authoring.export import export_games, walkthrough
+from aem_gym.envs.alfworld.authoring.logic import find_logic
+from aem_gym.envs.alfworld.authoring.report import data_report
+from aem_gym.envs.alfworld.classes import TASK_TYPES
+from aem_gym.envs.alfworld.dataset.gamefile import read_game
 from aem_gym.envs.alfworld.generator import make_game, parse_task_id
-from aem_gym.envs.alfworld.official import export
-from aem_gym.envs.alfworld.official.export import export_games, walkthrough
-from aem_gym.envs.alfworld.official.gamefile import read_game
-from aem_gym.envs.alfworld.official.logic import find_logic
-from aem_gym.envs.alfworld.official.report import data_report
 from aem_gym.errors import ConfigError, OutputError
 from tests.envs.alfworld.official_data import rules
 
@@ -34,7 +33,7 @@ def test_what_is_exported_is_what_the_environment_plays(
     tmp_path: Path, difficulty: str, dialect: str
 ) -> None:
     logic = rules(tmp_path / "logic", dialect)
-    done = ALFWorldEnv.export_games(
+    done = export_games(
         tmp_path, games=8, logic=logic, env_args={"difficulty": difficulty, "dialect": dialect}
     )
     assert (done.written, done.kept, sum(done.by_type.values())) == (8, 0, 8)
@@ -75,21 +74,21 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
         export_games(tmp_path / "file", games=1, logic=logic)
     with pytest.raises(ConfigError, match="expected the grammar of dialect '0.3'"):
-        export_games(tmp_path, games=1, dialect="0.3", logic=logic)
+        export_games(tmp_path, games=1, logic=logic, env_args={"dialect": "0.3"})
     with pytest.raises(ConfigError, match="dialects"):
-        ALFWorldEnv.export_games(tmp_path, games=1, logic=logic, env_args={"dialects": "0.3"})
+        export_games(tmp_path, games=1, logic=logic, env_args={"dialects": "0.3"})
 
 
 def test_the_real_alfworld_finds_loads_and_wins_them(tmp_path: Path) -> None:
     pytest.importorskip("textworld.envs", reason='needs pip install "aem-gym[alfworld]"')
     from alfworld.agents.environment.alfred_tw_env import AlfredTWEnv
 
-    from aem_gym.envs.alfworld.original import OriginalEngine
+    from aem_gym.envs.alfworld.authoring.textworld_backend import TextWorldEngine
     from benchmarks.alfworld.transcripts import remember_parses
 
     remember_parses()
     for task_type in TASK_TYPES:
-        export_games(tmp_path, games=1, task_types=[task_type])
+        export_games(tmp_path, games=1, env_args={"task_types": task_type})
     config = {
         "env": {"task_types": [1, 2, 3, 4, 5, 6], "goal_desc_human_anns_prob": 0},
         "dataset": {"data_path": str(tmp_path / "json_2.1.1" / "train"), "num_train_games": -1},
@@ -97,7 +96,7 @@ def test_the_real_alfworld_finds_loads_and_wins_them(tmp_path: Path) -> None:
     found = AlfredTWEnv(config).game_files
     assert len(found) == 6
     for name in found:
-        engine = OriginalEngine(Path(name))
+        engine = TextWorldEngine(Path(name))
         engine.reset()
         for command in json.loads(Path(name).read_text())["walkthrough"]:
             assert not engine.won

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aem_gym.envs.alfworld.constants import TASK_TYPES
+from aem_gym.envs.alfworld.authoring.report import data_report
+from aem_gym.envs.alfworld.classes import TASK_TYPES
+from aem_gym.envs.alfworld.dataset.gamefile import read_game
+from aem_gym.envs.alfworld.dataset.games import DatasetGames
+from aem_gym.envs.alfworld.dataset.index import GameIndex, load_index
 from aem_gym.envs.alfworld.engine import Engine
 from aem_gym.envs.alfworld.env import ALFWorldEnv
-from aem_gym.envs.alfworld.official.gamefile import read_game
-from aem_gym.envs.alfworld.official.index import Index, load_index
-from aem_gym.envs.alfworld.official.report import data_report
-from aem_gym.envs.alfworld.official.shuffle import shuffle_numbers
-from aem_gym.envs.alfworld.official.source import OfficialGames
-from aem_gym.envs.alfworld.sources import GeneratedSource
+from aem_gym.envs.alfworld.game import shuffle_numbers
+from aem_gym.envs.alfworld.generator import GeneratedGames
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.io import cache_folder
 from tests.envs.alfworld.official_data import make_data
@@ -46,7 +46,7 @@ def trials(data: Path) -> list[Path]:
     return sorted((data / "json_2.1.1" / "train").glob("*/*"))
 
 
-def ids(index: Index) -> list[str]:
+def ids(index: GameIndex) -> list[str]:
     return [entry.task_id for entry in index.entries]
 
 
@@ -109,7 +109,7 @@ def test_a_spoiled_or_unwritable_cache_only_costs_time(
 
 
 def test_draws_are_uniform_over_games_and_seeded(data: Path) -> None:
-    games = OfficialGames(data)
+    games = DatasetGames(data)
     rng = np.random.default_rng(0)
     counts = Counter(games.draw(rng) for _ in range(3000))
     assert len(counts) == 12 and min(counts.values()) > 150
@@ -117,11 +117,11 @@ def test_draws_are_uniform_over_games_and_seeded(data: Path) -> None:
     assert games.draw(again) == games.draw(np.random.default_rng(0))
     task_type = games.entries[0].task_type
     assert games.draw(rng, [task_type]).startswith(task_type)
-    assert len(OfficialGames(data, num_games=3).entries) == 3
+    assert len(DatasetGames(data, num_games=3).entries) == 3
 
 
 def test_draws_of_some_types_are_uniform_over_their_games(data: Path) -> None:
-    games, rng = OfficialGames(data), np.random.default_rng(0)
+    games, rng = DatasetGames(data), np.random.default_rng(0)
     types = sorted({entry.task_type for entry in games.entries})
     some = {entry.task_id for entry in games.entries if entry.task_type in types[1:]}
     counts = Counter(games.draw(rng, types[1:]) for _ in range(250 * len(some)))
@@ -133,9 +133,9 @@ def test_draws_of_some_types_are_uniform_over_their_games(data: Path) -> None:
 
 
 def test_types_without_a_game_are_passed_over_or_named(data: Path) -> None:
-    games, rng = OfficialGames(data), np.random.default_rng(0)
+    games, rng = DatasetGames(data), np.random.default_rng(0)
     there = games.entries[0].task_type
-    only = OfficialGames(data, task_types=[there])
+    only = DatasetGames(data, task_types=[there])
     other = next(name for name in TASK_TYPES if name != there)
     assert only.draw(rng, [other, there]).startswith(there)
     with pytest.raises(UnknownNameError, match=f"{other}.*Known: {there}"):
@@ -143,15 +143,15 @@ def test_types_without_a_game_are_passed_over_or_named(data: Path) -> None:
 
 
 def test_rollouts_of_a_task_share_its_game(data: Path) -> None:
-    games, rng = OfficialGames(data), np.random.default_rng(0)
+    games, rng = DatasetGames(data), np.random.default_rng(0)
     task_id = games.entries[0].task_id
     assert games.load(task_id, rng).game is games.load(task_id, rng).game
-    worded = OfficialGames(data, goals="human")  # the exporter writes one sentence for each game
+    worded = DatasetGames(data, goals="human")  # the exporter writes one sentence for each game
     assert worded.load(task_id, rng).game is worded.load(task_id, rng).game
 
 
 def test_no_more_games_are_kept_than_asked_for(data: Path) -> None:
-    games, rng = OfficialGames(data, kept=1), np.random.default_rng(0)
+    games, rng = DatasetGames(data, kept=1), np.random.default_rng(0)
     first, second = (entry.task_id for entry in games.entries[:2])
     before = games.load(first, rng).game
     assert games.load(first, rng).game is before
@@ -161,18 +161,18 @@ def test_no_more_games_are_kept_than_asked_for(data: Path) -> None:
 
 
 def test_what_is_not_there_is_said(data: Path, tmp_path: Path) -> None:
-    games, rng = OfficialGames(data), np.random.default_rng(0)
+    games, rng = DatasetGames(data), np.random.default_rng(0)
     near = games.entries[0].task_id[:-1]
     with pytest.raises(ConfigError, match=games.entries[0].task_id):
         games.load(near, rng)
     with pytest.raises(ConfigError, match="there is no game"):
         games.load("../../etc/passwd", rng)
     with pytest.raises(ConfigError, match="which has train"):
-        OfficialGames(data, split="valid_seen")
+        DatasetGames(data, split="valid_seen")
     with pytest.raises(ConfigError, match="alfworld-download"):
-        OfficialGames(tmp_path / "nowhere")
+        DatasetGames(tmp_path / "nowhere")
     with pytest.raises(UnknownNameError):
-        OfficialGames(data, goals="poems")
+        DatasetGames(data, goals="poems")
 
 
 def test_the_environment_plays_official_games(
@@ -189,7 +189,7 @@ def test_the_environment_plays_official_games(
     assert info["won"]
     monkeypatch.setenv("ALFWORLD_DATA", str(data))
     assert ALFWorldEnv(games="official").reset(seed=3)[0] == first
-    assert isinstance(ALFWorldEnv()._source, GeneratedSource)  # the variable alone changes nothing
+    assert isinstance(ALFWorldEnv()._source, GeneratedGames)  # the variable alone changes nothing
     older = make_data(tmp_path / "older", games=2, dialect="0.3")
     assert "put <object> in/on <receptacle>" in ALFWorldEnv(data_dir=str(older)).instructions
 
