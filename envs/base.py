@@ -6,17 +6,23 @@ turn limit, text of any kind as an action, and rendering.
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import gymnasium as gym
 
-from aem_gym.errors import ConfigError
+from aem_gym.errors import BrokenEnvironmentError, ConfigError
 from aem_gym.spaces import TextSpace
 from aem_gym.types import INFO_DEFAULTS, PromptTemplate, StepResult, Task
 
 __all__ = ["INFO_DEFAULTS", "TextEnv"]
+
+_SIGNATURES = {
+    "start": "def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]",
+    "act": "def act(self, action: str) -> StepResult",
+}
 
 
 class TextEnv(gym.Env[str, str]):
@@ -37,6 +43,17 @@ class TextEnv(gym.Env[str, str]):
     defaults: ClassVar[Mapping[str, Any]] = {}
     model_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     tools: ClassVar[Mapping[str, str]] = {}
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
+        """Refuse a class that lacks `start` or `act`: `gym.Env` is no ABC, which would do so."""
+        missing = [name for name in _SIGNATURES if _is_abstract(getattr(cls, name))]
+        if missing:
+            raise BrokenEnvironmentError(
+                f"{cls.__name__} ({_place(cls)}): expected the "
+                f"method{'s' * (len(missing) > 1)} {' and '.join(missing)}; "
+                f"write: {'; '.join(_SIGNATURES[name] for name in missing)}"
+            )
+        return super().__new__(cls)
 
     def __init__(self, *, max_turns: int | None = None, render_mode: str | None = None) -> None:
         max_turns = type(self).max_turns if max_turns is None else max_turns
@@ -60,12 +77,12 @@ class TextEnv(gym.Env[str, str]):
     def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         """Begin an episode; all randomness from `self.np_random`.
 
-        `options` are those given to `reset` (`task_id` among them, where the user asks for one).
+        `options` are those given to `reset`, with `task_id` where the user chose a task.
         """
 
     @abstractmethod
     def act(self, action: str) -> StepResult:
-        """Answer one action. Any text may come; nonsense is answered, never raised upon."""
+        """Answer one action. It may be any text; nonsense is answered and never raises."""
 
     # Optional: `def expert(self) -> tuple[str, str]`, the (thought, action) a competent agent
     # would give now. Environments with it can warm-start a policy.
@@ -80,7 +97,12 @@ class TextEnv(gym.Env[str, str]):
     ) -> tuple[str, dict[str, Any]]:
         """Start an episode. The same seed and options give the same episode, byte for byte."""
         super().reset(seed=seed)
-        self._task, self._last = self.start(options or {})
+        begun: Any = self.start(options or {})
+        kinds = [type(part) for part in begun] if isinstance(begun, tuple) else []
+        if len(kinds) != 2 or not (issubclass(kinds[0], Task) and issubclass(kinds[1], StepResult)):
+            expected = "return Task(task_id, goal=...), StepResult(observation, ...)"
+            raise _wrong_return(self, "start", "(Task, StepResult)", begun, expected)
+        self._task, self._last = begun
         self._turn, self._over = 0, False
         self._lines = [self._last.observation] if self.render_mode else []
         return self._last.observation, self._info()
@@ -94,10 +116,15 @@ class TextEnv(gym.Env[str, str]):
 
         Raises:
             gym.error.ResetNeeded: before `reset`, or after the episode has ended.
+            BrokenEnvironmentError: a TypeError; `act` returned something else than a StepResult.
         """
         if self._over:
             raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
-        self._last = self.act(str(action))
+        result: Any = self.act(str(action))
+        if not isinstance(result, StepResult):
+            expected = "return StepResult(observation, ...)"
+            raise _wrong_return(self, "act", "a StepResult", result, expected)
+        self._last = result
         self._turn += 1
         failed = bool(self._last.error)
         truncated = not self._last.terminated and (failed or self._turn >= self.max_turns)
@@ -124,3 +151,26 @@ class TextEnv(gym.Env[str, str]):
             "won": last.won,
             "score": float(last.won) if last.score is None else float(last.score),
         }
+
+
+def _is_abstract(method: Any) -> bool:
+    return bool(getattr(method, "__isabstractmethod__", False))
+
+
+def _place(cls: type) -> str:
+    """`file, line N` of a class; its module where the source cannot be read."""
+    try:
+        return f"{inspect.getsourcefile(cls)}, line {inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return cls.__module__
+
+
+def _wrong_return(env: TextEnv, method: str, wanted: str, got: Any, fix: str) -> Exception:
+    """The error for a method that returned something else, with the method's file and line."""
+    code = getattr(inspect.unwrap(getattr(type(env), method)), "__code__", None)
+    place = f"{code.co_filename}, line {code.co_firstlineno}" if code else type(env).__module__
+    shown = repr(got) if len(repr(got)) <= 60 else f"{repr(got)[:57]}..."
+    return BrokenEnvironmentError(
+        f"{type(env).__name__}.{method}: expected {wanted}, got {type(got).__name__} {shown} "
+        f"({place}): {fix}"
+    )

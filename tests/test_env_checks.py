@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +10,9 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
-from aem_gym.contract import RULES
+from aem_gym.env_checks import RULES, ContractError, check_text_env
 from aem_gym.envs.base import TextEnv
 from aem_gym.errors import ConfigError, UnknownNameError
-from aem_gym.testing import ContractError, check_text_env
 from aem_gym.types import StepResult, Task
 
 
@@ -272,7 +272,7 @@ def test_each_broken_rule_is_named(env: type[Good]) -> None:
     rules = [violation.rule for violation in caught.value.violations]
     assert BREAKS[env] in rules
     assert env.__name__ in str(caught.value) and f"[{BREAKS[env]}]" in str(caught.value)
-    assert all(violation.seen and violation.mend for violation in caught.value.violations)
+    assert all(violation.seen and violation.fix for violation in caught.value.violations)
     if env in ALONE:
         assert rules == [BREAKS[env]]
 
@@ -329,3 +329,68 @@ def test_what_cannot_be_checked_is_a_configuration_error() -> None:
         check_text_env(5)  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError):
         check_text_env("contract-test/Nothing-v0")
+
+
+class Unwritten(TextEnv):
+    pass
+
+
+class AnswersText(Good):
+    def act(self, action: str) -> Any:
+        return "warmer"
+
+
+class AnswersNonsenseWithText(Good):
+    def act(self, action: str) -> Any:
+        return super().act(action) if action.isprintable() else "what?"
+
+
+class StartsWithText(Good):
+    def start(self, options: Mapping[str, Any]) -> Any:
+        return "Count."
+
+
+class StumblesEverywhere(Good):
+    def act(self, action: str) -> StepResult:
+        return StepResult(self.colour)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("env", "culprit"),
+    [
+        (Unwritten, Unwritten),
+        (AnswersText, AnswersText.act),
+        (AnswersNonsenseWithText, AnswersNonsenseWithText.act),
+        (StartsWithText, StartsWithText.start),
+    ],
+    ids=lambda part: part.__qualname__,
+)
+@pytest.mark.parametrize("wrapped", [False, True], ids=["class", "id"])
+def test_a_mistake_in_the_code_is_one_entry_with_file_and_line(
+    env: type[TextEnv], culprit: Any, wrapped: bool
+) -> None:
+    """Not a list of the rules that cannot be checked because of it."""
+    env_id = f"contract-test/{env.__name__}-v0"
+    gym.register(env_id, f"{__name__}:{env.__name__}", disable_env_checker=True)
+    try:
+        with pytest.raises(ContractError) as caught:
+            check_text_env(env_id if wrapped else env)
+    finally:
+        del gym.registry[env_id]
+    (violation,) = caught.value.violations
+    assert f"{__file__}, line {inspect.getsourcelines(culprit)[1]}" in str(violation)
+
+
+def test_an_exception_that_every_rule_meets_is_one_entry_with_file_and_line() -> None:
+    with pytest.raises(ContractError) as caught:
+        check_text_env(StumblesEverywhere)
+    line = inspect.getsourcelines(StumblesEverywhere.act)[1] + 1
+    raised = [v for v in caught.value.violations if "colour" in v.seen]
+    assert len(raised) == len(caught.value.violations) == 1
+    assert f"{__file__}, line {line}" in raised[0].seen
+
+
+def test_the_public_module_offers_the_check() -> None:
+    from aem_gym import testing
+
+    assert testing.check_text_env is check_text_env and testing.ContractError is ContractError
