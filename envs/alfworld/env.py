@@ -205,7 +205,9 @@ class ALFWorldEnv(TextEnv):
         if source == "official":
             from aem_gym.envs.alfworld.dataset.games import shared_games
 
-            self._source = shared_games(data_dir, split, self.task_types, goals, num_games)
+            self._source = shared_games(
+                data_dir, split=split, task_types=self.task_types, goals=goals, num_games=num_games
+            )
         self.dialect = self._source.dialect
         self.instructions = instructions_for(self.dialect)
         self._shuffle, self._noise = shuffle_numbers, expert_noise

@@ -19,7 +19,6 @@ from aem_gym.errors import ConfigError, UnknownNameError
 
 GOALS = ("template", "human")
 """The task in the words of the game file, or in those of a person."""
-_KEPT = 256
 
 
 class DatasetGames:
@@ -46,9 +45,12 @@ class DatasetGames:
         task_types: Sequence[str] = TASK_TYPES,
         goals: str = "template",
         num_games: int | None = None,
-        kept: int = _KEPT,
+        kept: int = 256,
     ) -> None:
-        _check(split, task_types, goals, num_games)
+        if goals not in GOALS:
+            raise UnknownNameError("goals", goals, GOALS)
+        if num_games is not None and num_games < 1:
+            raise ConfigError(f"num_games: expected at least 1 (or none for all), got {num_games}")
         self.root, self.split, self.goals = data_root(data_dir), split, goals
         index = load_index(self.root, split)
         entries = [entry for entry in index.entries if entry.task_type in task_types]
@@ -67,9 +69,7 @@ class DatasetGames:
         """Of the first game: a download has the same in all."""
 
     def draw(self, rng: np.random.Generator, task_types: Sequence[str] = TASK_TYPES) -> str:
-        """The id of a game of one of these types, every such game equally likely.
-
-        Types without a game here are passed over.
+        """The id of a game, all games of these types equally likely.
 
         Raises:
             UnknownNameError: there is no game of any of these types here.
@@ -87,12 +87,11 @@ class DatasetGames:
     def load(self, task_id: str, rng: np.random.Generator) -> LoadedGame:
         """The game with an id, of this split or of another one of the same data.
 
-        Games are shared: the same id (and sentence) gives the same `Game` object while it is
-        kept. With `goals="template"` nothing is drawn from `rng`.
+        While a game is kept in memory, the same id and sentence give the same `Game` object. With
+        `goals="template"` nothing is drawn from `rng`.
 
         Raises:
-            ConfigError: there is no such game; names those with the most similar ids.
-            GameFileError: its files cannot be read.
+            ConfigError: there is no such game (GameFileError: it cannot be read).
         """
         file = self._file(task_id)
         if self.goals == "template":
@@ -122,52 +121,22 @@ class DatasetGames:
                 with contextlib.suppress(OSError):  # a name too long for a file
                     if path.is_file():
                         return path
-        raise ConfigError(
-            f"task_id: there is no game {task_id!r} in {self.root}. "
-            f"The most similar: {', '.join(self._similar(task_id))}"
-        )
-
-    def _similar(self, task_id: str) -> list[str]:
         from rapidfuzz import process
 
-        ids = [entry.task_id for entry in self.entries]
-        return [found for found, _, _ in process.extract(task_id, ids, limit=3)]
+        similar = process.extract(task_id, [entry.task_id for entry in self.entries], limit=3)
+        raise ConfigError(
+            f"task_id: there is no game {task_id!r} in {self.root}. "
+            f"The most similar: {', '.join(found for found, _, _ in similar)}"
+        )
 
 
-def _check(split: str, task_types: Sequence[str], goals: str, num_games: int | None) -> None:
-    for kind, name, known in (
-        ("split", split, SPLITS),
-        ("goals", goals, GOALS),
-        *(("task type", task_type, TASK_TYPES) for task_type in task_types),
-    ):
-        if name not in known:
-            raise UnknownNameError(kind, name, known)
-    if num_games is not None and num_games < 1:
-        raise ConfigError(f"num_games: expected at least 1 (or none for all), got {num_games}")
-
-
-@lru_cache(maxsize=16)
-def shared_games(
-    data_dir: str | None, split: str, task_types: tuple[str, ...], goals: str, num_games: int | None
-) -> DatasetGames:
-    """`DatasetGames`, the same object for the same arguments.
-
-    Thousands of environments in one process then hold one index, and the rollouts of a task one
-    `Game`. What is drawn depends on the generators passed to its methods alone. The folder is
-    looked at once: files that change later are not noticed.
-    """
-    return DatasetGames(
-        data_dir, split=split, task_types=task_types, goals=goals, num_games=num_games
-    )
+shared_games = lru_cache(maxsize=16)(DatasetGames)
+"""`DatasetGames`, the same object for the same arguments: the environments of a process hold one
+index, and the rollouts of a task one `Game`. Files that change later are not noticed."""
 
 
 def game_from_file(path: str) -> LoadedGame:
-    """The game of any game file. Read again only when the file has changed.
-
-    Raises:
-        ConfigError: the path's `~name` is no user's.
-        GameFileError: it cannot be read.
-    """
+    """The game of any game file, read again only when the file has changed. Raises ConfigError."""
     try:
         place = Path(path).expanduser()
     except RuntimeError as error:

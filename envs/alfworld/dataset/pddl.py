@@ -13,15 +13,14 @@ Node: TypeAlias = "str | list[Node]"
 """A word, or a parenthesis."""
 
 _TOKEN = re.compile(r"[()]|[^\s()]+")
-_FLAT = re.compile(r"(?:\s*\([^()]*\))+")
-_SPACE = re.compile(r"\s*")
+_FLAT = re.compile(r"(?:\s*\([^()]*\))*\s*")
 _PARENTHESIS = re.compile(r"[()]")
 _COMMENT = re.compile(r";[^\n]*")
 _OBJECTS = re.compile(r"\(\s*:objects(?![^\s()])", re.IGNORECASE)
 _INIT = re.compile(r"\(\s*:init(?![^\s()])")
 
 _DEEPEST = 100
-"""Real problems have ten levels; what walks through them may use recursion."""
+"""Real problems have ten levels; functions below use recursion."""
 
 
 class ProblemError(ConfigError):
@@ -29,14 +28,15 @@ class ProblemError(ConfigError):
 
 
 def parse(text: str) -> list[Node]:
-    """What stands in the one outermost parenthesis. Expects text without comments.
+    """The content of the one outermost parenthesis. Expects text without comments.
 
     Raises:
         ProblemError: a parenthesis is missing, left over (names the line), or too deep.
     """
     stack: list[list[Node]] = []
     current: list[Node] = []
-    for token in _TOKEN.findall(text):
+    for match in _TOKEN.finditer(text):
+        token = match[0]
         if token == "(":
             if len(stack) == _DEEPEST:
                 raise ProblemError(f"more than {_DEEPEST} '(' inside one another")
@@ -44,7 +44,8 @@ def parse(text: str) -> list[Node]:
             current = []
         elif token == ")":
             if not stack:
-                raise ProblemError(f"line {_surplus(text)}: ')' without its '('")
+                line = text.count("\n", 0, match.start()) + 1
+                raise ProblemError(f"line {line}: ')' without its '('")
             done, current = current, stack.pop()
             current.append(done)
         else:
@@ -57,21 +58,18 @@ def parse(text: str) -> list[Node]:
 
 
 def flat_lists(text: str, start: int) -> tuple[list[list[str]], list[Node], int]:
-    """Reads `(a b) (c d) ...` up to the ')' that ends it; ten times as fast as `parse`.
+    """Read `(a b) (c d) ...` up to the ')' that ends it; ten times as fast as `parse`.
 
     Returns:
-        the lists without inner parentheses, those with, and where the closing ')' is.
-
-    Raises:
-        ProblemError: a word outside parentheses, or no end.
+        the lists without inner parentheses, those with, and the index of the closing ')'.
     """
     flat: list[list[str]] = []
     nested: list[Node] = []
     while True:
         run = _FLAT.match(text, start)
-        if run:
-            flat += filter(None, map(str.split, run[0].replace("(", " ").split(")")))
-        start = _SPACE.match(text, run.end() if run else start).end()  # type: ignore[union-attr]
+        assert run is not None
+        flat += filter(None, map(str.split, run[0].replace("(", " ").split(")")))
+        start = run.end()
         if text[start : start + 1] == ")":
             return flat, nested, start
         if text[start : start + 1] != "(":
@@ -98,55 +96,36 @@ def show(node: Node, limit: int = 120) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def _surplus(text: str) -> int:
-    """The line of the first ')' that closes nothing."""
-    depth = 0
-    for number, line in enumerate(text.splitlines(), 1):
-        for letter in line:
-            depth += (letter == "(") - (letter == ")")
-            if depth < 0:
-                return number
-    return 0
-
-
 def typed_list(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(name, type) of `a b - t c - u d`; names without a type are objects, as in PDDL.
-
-    Raises:
-        ProblemError: a `-` without a type behind it.
-    """
+    """(name, type) of `a b - t c - u d`; names without a type are objects. Raises ProblemError."""
     count = words.count("-")
     if 3 * count == len(words) == 3 * words[1::3].count("-"):  # `a - t b - u`, as is usual
         yield from zip(words[::3], words[2::3], strict=True)
         return
     waiting: list[str] = []
-    index, end = 0, len(words)
-    while index < end:
-        word = words[index]
-        if word == "-":
-            if index + 1 == end:
-                raise ProblemError(f"expected a type after '-' ({' '.join(waiting) or 'nothing'})")
-            index += 1
-            for name in waiting:
-                yield name, words[index]
-            waiting = []
-        else:
+    rest = iter(words)
+    for word in rest:
+        if word != "-":
             waiting.append(word)
-        index += 1
-    for name in waiting:
-        yield name, "object"
+            continue
+        kind = next(rest, None)
+        if kind is None:
+            raise ProblemError(f"expected a type after '-' ({' '.join(waiting) or 'nothing'})")
+        yield from ((name, kind) for name in waiting)
+        waiting = []
+    yield from ((name, "object") for name in waiting)
 
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """What a problem says, in lower case: names are told apart without regard to case."""
+    """The parts of a problem, in lower case: names differ without regard to case."""
 
     spelled: Mapping[str, str]
     """Name -> as it is written where it is listed first."""
     kinds: Mapping[str, str]
     """Name -> type, in the order of the list."""
     facts: Sequence[Sequence[str]]
-    """`(predicate name ...)`, without costs and without what is false."""
+    """`(predicate name ...)`, without costs and negations."""
     goal: Node
 
 
@@ -170,7 +149,7 @@ def read_sections(text: str) -> Sections:
 
 
 def _cut_out_objects(text: str) -> tuple[str, list[str]]:
-    """(the text without what stands in `(:objects ...)`, the words there)."""
+    """(the text without the content of `(:objects ...)`, the words in it)."""
     head = _OBJECTS.search(text)
     if head is None:
         raise ProblemError("the section (:objects ...) is missing")
@@ -184,9 +163,9 @@ def _cut_out_objects(text: str) -> tuple[str, list[str]]:
 
 
 def _cut_out_facts(text: str) -> tuple[str, list[list[str]]]:
-    """(the text without what stands in `(:init ...)`, the facts there).
+    """(the text without the content of `(:init ...)`, its facts): nine tenths of a problem, flat.
 
-    They are nine tenths of a problem, and flat. Costs and what is false are left out.
+    Costs and negations are left out.
     """
     head = _INIT.search(text)
     if head is None:

@@ -42,17 +42,14 @@ _MEANINGS: Mapping[frozenset[_Literal], str] = {
         }
     ): "look_at_obj_in_light",
 }
-"""What must hold, types aside: o is the object, p the second one or the lamp."""
+"""The conditions of each goal, without types: o is the object, p the second one or the lamp."""
 
 
 def recognize(goal: Node) -> tuple[str, str, str]:
     """The task type of a goal, and the types (`potatotype`) of its object and target.
 
     The order of conditions, the names of variables and the nesting of `and` and `exists` do not
-    matter. Expects lower case.
-
-    Raises:
-        ProblemError: not one of the six kinds of goals.
+    matter. Expects lower case. Raises ProblemError.
     """
     conditions = _Conditions()
     conditions.add(goal, {})
@@ -61,12 +58,10 @@ def recognize(goal: Node) -> tuple[str, str, str]:
         task_type = _MEANINGS.get(rest)
         if task_type is None:
             continue
-        if task_type == "look_at_obj_in_light":
-            found = classes.pop("o", ""), classes.pop("p", "")
-        else:
-            found = classes.pop("o", ""), classes.pop("r", "")
-            if task_type == "pick_two_obj_and_place" and classes.pop("p", "") != found[0]:
-                continue
+        look, two = task_type == "look_at_obj_in_light", task_type == "pick_two_obj_and_place"
+        found = classes.pop("o", ""), classes.pop("p" if look else "r", "")
+        if two and classes.pop("p", "") != found[0]:
+            continue
         if all(found) and not classes:
             return task_type, *found
     raise ProblemError(
@@ -77,7 +72,7 @@ def recognize(goal: Node) -> tuple[str, str, str]:
 
 @dataclass(slots=True)
 class _Conditions:
-    """A conjunction, its variables numbered apart so that `exists` no longer matters."""
+    """A conjunction; its variables are numbered, so that `exists` no longer matters."""
 
     literals: set[_Literal] = field(default_factory=set)
     variables: dict[str, list[str]] = field(default_factory=dict)
@@ -85,7 +80,7 @@ class _Conditions:
     count: int = 0
 
     def add(self, node: Node, scope: Mapping[str, str]) -> None:
-        """Take in a part of the goal; `scope` says what the variables' names stand for."""
+        """Add a part of the goal; `scope` holds the numbers of the variables' names."""
         if isinstance(node, str) or not node or not isinstance(node[0], str):
             raise ProblemError(f":goal: expected a condition, got {show(node)}")
         head, rest = node[0], node[1:]
@@ -95,8 +90,8 @@ class _Conditions:
         elif head == "exists" and len(rest) == 2:
             self.add(rest[1], {**scope, **self._declare(rest[0])})
         elif head == "not" and len(rest) == 1 and _is_equality(rest[0]):
-            one, other = (scope.get(str(name), str(name)) for name in rest[0][1:])
-            self.literals.add(("!=", *sorted((one, other))))
+            names = (scope.get(str(name), str(name)) for name in rest[0][1:])
+            self.literals.add(("!=", *sorted(names)))
         else:
             if not all(isinstance(part, str) for part in rest):
                 raise ProblemError(f":goal: expected a fact, got {show(node)}")
@@ -115,7 +110,7 @@ class _Conditions:
         return declared
 
     def roles(self) -> Iterator[dict[str, str]]:
-        """All ways to name the variables after their roles."""
+        """Every assignment of roles to the variables."""
         roles: dict[str, str] = {}
         for kind, variables in self.variables.items():
             names = _ROLES.get(kind, "")
@@ -153,6 +148,13 @@ def _is_equality(node: Node) -> bool:
     )
 
 
+_FLAGS = ("pickupable", "cleanable", "heatable", "coolable", "sliceable", "toggleable")
+"""Predicates that are attributes of a `Thing`."""
+_STATES = {
+    **{"toggled": "istoggled", "clean": "isclean", "hot": "ishot", "cool": "iscool"},
+    "sliced": "issliced",
+}
+"""Attribute of a `Game` -> predicate."""
 _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "objecttype": ("object", ""),
     "receptacletype": ("receptacle", ""),
@@ -164,9 +166,7 @@ _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "inreceptacleobject": ("object", "object"),
     "isreceptacleobject": ("object",),
     **dict.fromkeys(("openable", "opened"), ("receptacle",)),
-    **dict.fromkeys(("pickupable", "cleanable", "heatable", "coolable"), ("object",)),
-    **dict.fromkeys(("sliceable", "toggleable", "istoggled", "issliced"), ("object",)),
-    **dict.fromkeys(("isclean", "ishot", "iscool"), ("object",)),
+    **dict.fromkeys((*_FLAGS, *_STATES.values()), ("object",)),
     "holds": ("agent", "object"),
     "holdsany": ("agent",),
 }
@@ -179,9 +179,9 @@ _Facts = Mapping[str, Sequence[Sequence[str]]]
 def parse_problem(text: str, *, task_id: str, sentence: str, dialect: str) -> Game:
     """The game that a PDDL problem describes.
 
-    Names are told apart without regard to case, as the original does. Facts that no rule of the
-    game asks for are skipped. Of things, only those that some fact mentions exist: so it is in
-    the original, and the numbers in printed names depend on it.
+    Case does not distinguish names, as in the original. Facts that no rule of the game uses are
+    skipped. Only things that some fact mentions exist: so it is in the original, and the numbers in
+    printed names depend on it.
 
     Args:
         text: the problem (`pddl_problem` of a game file, or `initial_state.pddl`).
@@ -235,7 +235,6 @@ class _Scene:
         return facts
 
     def _check(self, head: str, column: Sequence[str], kind: str) -> None:
-        """All names of one argument of a predicate are listed, and of its type."""
         for name in set(column):
             found = self._kinds.get(name)
             if found is None:
@@ -256,7 +255,6 @@ class _Scene:
     # The game ------------------------------------------------------------------------------
 
     def game(self, task_id: str, goal: GameGoal, sentence: str, dialect: str) -> Game:
-        """The game of these facts."""
         objects, receptacles = _numbers(self.objects), _numbers(self.receptacles)
         places = _numbers(self.locations)
         within = self._pairs("inreceptacle", receptacles, objects, swap=True)
@@ -274,11 +272,7 @@ class _Scene:
             object_locations=self._pairs("objectatlocation", objects, places),
             inside=_listed(inner, len(objects)) if inner else (),
             opened=self._ones("opened", receptacles),
-            toggled=self._ones("istoggled", objects),
-            clean=self._ones("isclean", objects),
-            hot=self._ones("ishot", objects),
-            cool=self._ones("iscool", objects),
-            sliced=self._ones("issliced", objects),
+            **{state: self._ones(head, objects) for state, head in _STATES.items()},
             dialect=dialect,
             location_ids=tuple(self._spelled[place] for place in self.locations),
         )
@@ -299,21 +293,15 @@ class _Scene:
         return at[0][1]
 
     def _things(self) -> tuple[Thing, ...]:
-        kinds = self._types("objecttype")
-        can = {head: self._names_of(head) for head in _ARGUMENTS if head.endswith("able")}
-        vessels = self._names_of("isreceptacleobject")
+        kinds, vessels = self._types("objecttype"), self._names_of("isreceptacleobject")
+        flags = {head: self._names_of(head) for head in _FLAGS}
         return tuple(
             Thing(
                 id=self._spelled[name],
                 cls=kinds.get(name, ""),
                 name=self._name(name),
-                pickupable=name in can["pickupable"],
-                cleanable=name in can["cleanable"],
-                heatable=name in can["heatable"],
-                coolable=name in can["coolable"],
-                sliceable=name in can["sliceable"],
-                toggleable=name in can["toggleable"],
                 holds_things=name in vessels,
+                **{flag: name in having for flag, having in flags.items()},
             )
             for name in self.objects
         )
@@ -368,7 +356,7 @@ class _Scene:
 
 @lru_cache(maxsize=128)
 def _shared(pairs: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
-    """The first set seen that equals this one: games of a data set have nearly all the same."""
+    """The first set seen that equals this one: nearly all games of the dataset have the same."""
     return pairs
 
 
