@@ -14,8 +14,8 @@ from aem_gym.registry import register_envs
 if TYPE_CHECKING:
     from aem_gym.config import Config
     from aem_gym.credit import aem_coefficients
+    from aem_gym.env_checks import check_text_env
     from aem_gym.evaluation import evaluate, load_agent, run_episode
-    from aem_gym.testing import check_text_env
     from aem_gym.text_env import TextEnv
     from aem_gym.training.loop import train
     from aem_gym.types import PromptTemplate, StepResult, Task
@@ -28,7 +28,7 @@ _PUBLIC = {
     "Task": "aem_gym.types",
     "TextEnv": "aem_gym.text_env",
     "aem_coefficients": "aem_gym.credit",
-    "check_text_env": "aem_gym.testing",
+    "check_text_env": "aem_gym.env_checks",
     "evaluate": "aem_gym.evaluation",
     "load_agent": "aem_gym.evaluation",
     "run_episode": "aem_gym.evaluation",

@@ -68,6 +68,10 @@ class EnvironmentTimeout(EnvironmentFailure, TimeoutError):
     """The environment did not answer in time."""
 
 
+class BrokenEnvironmentError(AemGymError, TypeError):
+    """An environment's own code is wrong; the message names its class, file and line."""
+
+
 class NoExpertError(AemGymError, LookupError):
     """The environment has no expert, and a warm start needs demonstrations."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aem_gym.envs.alfworld.official import report
+from aem_gym.envs.alfworld.authoring import report
 from tests.envs.alfworld.official_data import make_data, rules
 from tests.test_cli import run
 

@@ -77,7 +77,10 @@ def play(
         raise ConfigError(f"{'--no-open' if no_open else '--port'}: only with --web")
     agent, _ = find_agent(who)
     config = settle({"env": env}).config
-    limits: dict[str, Any] = {"step_timeout": config.step_timeout, "reset_timeout": config.reset_timeout}
+    limits: dict[str, Any] = {
+        "step_timeout": config.step_timeout,
+        "reset_timeout": config.reset_timeout,
+    }
     with EnvPool(EnvSpec(env, kwargs), **limits) as pool:
         templates = pool.describe().prompt_templates
         template = getattr(agent, "template", None) or next(iter(templates.values()))

@@ -13,6 +13,7 @@ COMMANDS = {
     "scenes": "generated full rooms against the layouts of the alfworld package",
     "oracle": "how many generated tasks the oracle wins",
     "native": "times of the native environment by itself",
+    "versus": "the native environment against another commit: same bytes, speed",
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from aem_gym.envs.alfworld.constants import CAN_CONTAIN, LAMP_STANDS, OPENABLE
+from aem_gym.envs.alfworld.classes import CAN_CONTAIN, LAMP_STANDS, OPENABLE
 from aem_gym.envs.alfworld.draws import Draws
 from aem_gym.envs.alfworld.game import Receptacle, printed_names
 from aem_gym.envs.alfworld.rooms import ROOMS, Layout, room_of

@@ -40,7 +40,7 @@ def play(env: Any, seed: int, task_type: str | None) -> tuple[dict[str, Any], in
 
 def episodes(arguments: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any], int]]:
     """(task type, dialect, last info, steps) of every episode."""
-    from aem_gym.envs.alfworld.constants import TASK_TYPES
+    from aem_gym.envs.alfworld.classes import TASK_TYPES
     from aem_gym.envs.alfworld.env import ALFWorldEnv
 
     make = {"expert_search": arguments.search, "expert_noise": arguments.noise}
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     from tqdm import tqdm
 
-    from aem_gym.envs.alfworld.constants import TASK_TYPES
+    from aem_gym.envs.alfworld.classes import TASK_TYPES
 
     start, tallies, lost = time.perf_counter(), {}, []
     for task_type, dialect, info, steps in tqdm(episodes(arguments), unit="game"):

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aem_gym.envs.alfworld.constants import TASK_TYPES
+from aem_gym.envs.alfworld.classes import TASK_TYPES
 from benchmarks.alfworld.scenarios import Scenario, generated, official
 from benchmarks.alfworld.transcripts import Difference, compare, load, recorded
 
@@ -46,7 +46,7 @@ def check(job: tuple[Scenario, dict[str, Any]]) -> tuple[Scenario, int, list[Dif
 
 def find_logics(folder: Path | None) -> tuple[list[Any], dict[str, str]]:
     """The rules of both dialects, and why one is missing."""
-    from aem_gym.envs.alfworld.official.logic import find_logic
+    from aem_gym.envs.alfworld.authoring.logic import find_logic
     from aem_gym.errors import ConfigError
 
     logics, missing = [find_logic("0.4")], {}

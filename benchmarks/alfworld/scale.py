@@ -64,13 +64,13 @@ def memory(count: int) -> dict[str, float]:
 
 def index(count: int) -> dict[str, float]:
     """Seconds of the first scan of `count` folders, and of a warm start."""
-    from aem_gym.envs.alfworld.env import ALFWorldEnv
+    from aem_gym.envs.alfworld.authoring.export import export_games
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AEM_GYM_CACHE"] = f"{folder}/cache"
         data = Path(folder) / "data"
         start = time.perf_counter()
-        ALFWorldEnv.export_games(data, games=count, seed=0)
+        export_games(data, games=count, seed=0)
         made = time.perf_counter()
         first = start_up(data)
         warm = [start_up(data) for _ in range(3)]

@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aem_gym.envs.alfworld.constants import TASK_TYPES
+from aem_gym.envs.alfworld.authoring.logic import Logic, join_grammar
+from aem_gym.envs.alfworld.authoring.problem_writer import write_problem
+from aem_gym.envs.alfworld.classes import TASK_TYPES
 from aem_gym.envs.alfworld.game import Game
-from aem_gym.envs.alfworld.generator import TaskSpec, fill_layout
-from aem_gym.envs.alfworld.official.logic import Logic, join_grammar
-from aem_gym.envs.alfworld.official.problem import write_problem
+from aem_gym.envs.alfworld.generator import Combination, GameSpec, feasible, fill_layout
 from aem_gym.envs.alfworld.rooms import Layout, layout
-from aem_gym.envs.alfworld.splits import Combination, feasible
 from benchmarks.alfworld.layouts import numbers, real_layout
 
 SENTENCES = (
@@ -77,7 +76,7 @@ def generated(
 
 def official(data: Path, seed: int) -> Iterator[Scenario]:
     """The game files of a folder, each with its own numbers and with shuffled ones."""
-    from aem_gym.envs.alfworld.official.gamefile import read_game
+    from aem_gym.envs.alfworld.dataset.gamefile import read_game
 
     for path in sorted(data.rglob("game.tw-pddl")):
         game = read_game(path).game
@@ -129,7 +128,7 @@ def _task(rng: random.Random, task_type: str, plan: Layout, dialect: str) -> Gam
     if not pairs:
         return None
     obj, target = rng.choice(pairs)
-    spec = TaskSpec(Combination(task_type, obj, target, plan.number), "full", rng.randrange(2**31))
+    spec = GameSpec(Combination(task_type, obj, target, plan.number), "full", rng.randrange(2**31))
     return fill_layout(spec, plan, dialect)
 
 

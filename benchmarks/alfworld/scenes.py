@@ -16,14 +16,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from aem_gym.envs.alfworld.constants import CAN_CONTAIN, OBJECT_CLASSES, TASK_TYPES, TOGGLEABLE
+from aem_gym.envs.alfworld.classes import CAN_CONTAIN, OBJECT_CLASSES, TASK_TYPES, TOGGLEABLE
 from aem_gym.envs.alfworld.draws import Draws
 from aem_gym.envs.alfworld.engine import Engine
 from aem_gym.envs.alfworld.game import Game
-from aem_gym.envs.alfworld.generator import TaskSpec, fill_layout
-from aem_gym.envs.alfworld.oracle import Oracle
+from aem_gym.envs.alfworld.generator import Combination, GameSpec, feasible, fill_layout
+from aem_gym.envs.alfworld.oracle import HouseholdOracle
 from aem_gym.envs.alfworld.rooms import ROOMS, Layout, layout
-from aem_gym.envs.alfworld.splits import Combination, feasible
 from benchmarks.alfworld.layouts import object_classes, real_layout
 
 Row = dict[str, list[float]]
@@ -53,13 +52,15 @@ def games(plan: Layout, count: int) -> Iterator[Game]:
         task_type, pairs = allowed[index % len(allowed)]
         obj, target = rng.choice(pairs)
         combination = Combination(task_type, obj, target, plan.number)
-        yield fill_layout(TaskSpec(combination, "full", rng.randrange(2**31)), plan, "0.4")
+        yield fill_layout(GameSpec(combination, "full", rng.randrange(2**31)), plan, "0.4")
 
 
 def of_game(game: Game) -> dict[str, float]:
     """What can be counted in a game, and in an episode of the oracle."""
     engine = Engine(game)
-    oracle = Oracle("likely", Draws("scenes", game.task_id), engine.contained, goal=game.goal)
+    oracle = HouseholdOracle(
+        "likely", Draws("scenes", game.task_id), engine.contained, goal=game.goal
+    )
     oracle.read(engine.reset())
     commands, steps = [len(engine.admissible())], 0
     while not engine.won and steps < _STEPS:
@@ -92,7 +93,7 @@ def measured(plans: Sequence[Layout], count: int) -> Row:
 
 def official(data: Path) -> Row:
     """All figures over the official games of a folder."""
-    from aem_gym.envs.alfworld.official.gamefile import read_game
+    from aem_gym.envs.alfworld.dataset.gamefile import read_game
 
     row: Row = {}
     for path in sorted(data.rglob("game.tw-pddl")):

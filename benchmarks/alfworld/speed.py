@@ -24,15 +24,13 @@ BARS = {"steps_ratio": 1000.0, "resets_ratio": 1000.0, "load_ratio": 100.0, "loa
 
 def make_files(folder: Path, count: int) -> list[Path]:
     """Game files of generated `full` games, the task types in turn."""
-    from aem_gym.envs.alfworld.constants import TASK_TYPES
-    from aem_gym.envs.alfworld.env import ALFWorldEnv
+    from aem_gym.envs.alfworld.authoring.export import export_games
+    from aem_gym.envs.alfworld.classes import TASK_TYPES
 
     split = [count // len(TASK_TYPES) + (i < count % len(TASK_TYPES)) for i in range(6)]
     for task_type, number in zip(TASK_TYPES, split, strict=True):
         if number:
-            ALFWorldEnv.export_games(
-                folder, games=number, seed=TASK_SEED, env_args={"task_types": task_type}
-            )
+            export_games(folder, games=number, seed=TASK_SEED, env_args={"task_types": task_type})
     return sorted(folder.rglob("game.tw-pddl"))
 
 
@@ -40,8 +38,8 @@ def play_native(path: Path, steps: int) -> tuple[list[str], list[str], dict[str,
     """(commands, answers, seconds of each load, reset and step) of one game."""
     import numpy as np
 
+    from aem_gym.envs.alfworld.dataset.gamefile import read_game
     from aem_gym.envs.alfworld.env import ALFWorldEnv
-    from aem_gym.envs.alfworld.official.gamefile import read_game
 
     load = [timed(lambda: read_game(path))[1] for _ in range(20)]
     env = ALFWorldEnv(max_turns=10**9)

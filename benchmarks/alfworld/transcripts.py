@@ -13,12 +13,11 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from aem_gym.envs.alfworld.dataset.gamefile import read_game
 from aem_gym.envs.alfworld.draws import Draws
 from aem_gym.envs.alfworld.engine import Engine
-from aem_gym.envs.alfworld.game import Game
-from aem_gym.envs.alfworld.official.gamefile import read_game
-from aem_gym.envs.alfworld.official.shuffle import renamed
-from aem_gym.envs.alfworld.oracle import Oracle
+from aem_gym.envs.alfworld.game import Game, renamed
+from aem_gym.envs.alfworld.oracle import HouseholdOracle
 from aem_gym.io import replace_file
 from benchmarks.alfworld.fuzz import command as any_command
 from benchmarks.alfworld.scenarios import Scenario
@@ -157,7 +156,7 @@ class Commands:
 
     def __init__(self, seed: str) -> None:
         self._rng = random.Random(f"commands {seed}")
-        self._oracle = Oracle("likely", Draws("parity", seed), dict)
+        self._oracle = HouseholdOracle("likely", Draws("parity", seed), dict)
         self._seen = ["look"] * 50
         self._greed = self._rng.choice((0.0, 0.5, 0.9))
         """How often the oracle has its way."""

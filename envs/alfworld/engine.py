@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Protocol
 
-from aem_gym.envs.alfworld.constants import KNIVES
-from aem_gym.envs.alfworld.furniture import furniture
-from aem_gym.envs.alfworld.game import Game
-from aem_gym.envs.alfworld.tasks import GoalTest
+from aem_gym.envs.alfworld.classes import APPLIANCE, KNIVES
+from aem_gym.envs.alfworld.game import Game, GoalTest, Receptacle
 from aem_gym.envs.alfworld.text import (
     DIALECTS,
     HELP,
@@ -24,6 +24,67 @@ from aem_gym.envs.alfworld.text import (
 
 _Command = tuple[str, int, int]
 """What a command means: verb, object or receptacle, receptacle (-1: none)."""
+
+
+class PlayableEngine(Protocol):
+    """An engine as the environment uses it: `Engine`, or the original one."""
+
+    won: bool
+
+    def reset(self) -> str:
+        """Back to the first state; returns the first observation."""
+
+    def step(self, command: str) -> tuple[str, bool]:
+        """Answer a command. Returns the text, and whether the command was admissible."""
+
+    def admissible(self) -> list[str]:
+        """The commands that would do something now, sorted."""
+
+    def contained(self) -> Mapping[str, list[str]]:
+        """Printed name of each receptacle -> those of the objects in it now."""
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+
+
+class Furniture:
+    """Names, neighbours and commands of a room's receptacles, shared by all games in the room.
+
+    Tuples hold one element per receptacle, in the order of the receptacles.
+    """
+
+    def __init__(self, receptacles: tuple[Receptacle, ...]) -> None:
+        self.names = tuple(receptacle.name for receptacle in receptacles)
+        self.go = {f"go to {name}": index for index, name in enumerate(self.names)}
+        """Command -> receptacle."""
+        self.examine = tuple(f"examine {name}" for name in self.names)
+        self.open = tuple(f"open {name}" for name in self.names)
+        self.close = tuple(f"close {name}" for name in self.names)
+        self.treatments = tuple(
+            tuple(verb for verb, cls in APPLIANCE.items() if cls == receptacle.cls)
+            for receptacle in receptacles
+        )
+        at: dict[int, list[int]] = {}
+        for index, receptacle in enumerate(receptacles):
+            at.setdefault(receptacle.location, []).append(index)
+        self.at: Mapping[int, tuple[int, ...]] = {place: tuple(here) for place, here in at.items()}
+        """Location -> the receptacles there."""
+        self._sorted_go = sorted(self.go)
+        self._go_from: dict[int, list[str]] = {}
+
+    def go_from(self, location: int) -> list[str]:
+        """The commands that lead away from a location, sorted. Not to be changed."""
+        commands = self._go_from.get(location)
+        if commands is None:  # going where one is changes nothing, and so is not an operator
+            here = self.at.get(location, ())
+            commands = [command for command in self._sorted_go if self.go[command] not in here]
+            self._go_from[location] = commands
+        return commands
+
+
+@lru_cache(maxsize=1024)
+def furniture(receptacles: tuple[Receptacle, ...]) -> Furniture:
+    return Furniture(receptacles)
 
 
 class Engine:
@@ -48,7 +109,6 @@ class Engine:
         self.reset()
 
     def reset(self) -> str:
-        """Back to the first state; returns the first observation."""
         game = self.game
         self.location = game.start
         self.holding = -1
@@ -62,7 +122,6 @@ class Engine:
         return introduction(self._surroundings(seen=True), game.sentence)
 
     def step(self, command: str) -> tuple[str, bool]:
-        """Answer a command. Returns the text, and whether the command was admissible."""
         command = command.strip()
         receptacle = self._room.go.get(command)
         if receptacle is not None:
@@ -81,20 +140,18 @@ class Engine:
         return answer, True
 
     def admissible(self) -> list[str]:
-        """The commands that would do something now, sorted."""
         local = sorted(self._local_commands())
         middle = bisect(local, "go to ")
         return [*local[:middle], *self._room.go_from(self.location), *local[middle:]]
 
     def contained(self) -> dict[str, list[str]]:
-        """Printed name of each receptacle -> those of the objects in it now."""
         return {
             place: [self._name(index) for index in contents]
             for place, contents in zip(self._room.names, self.contents, strict=True)
         }
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: a native engine holds no resources."""
 
     # Which commands there are --------------------------------------------------------------
 

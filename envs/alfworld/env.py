@@ -1,30 +1,127 @@
-"""ALFWorldEnv: household tasks in text, as a Gymnasium environment."""
+"""ALFWorldEnv: household tasks in text, as a Gymnasium environment, and its prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
-from aem_gym.datasets import DataReport, Exported
-from aem_gym.envs.alfworld.backends import BACKENDS, PlayableEngine, start_engine
-from aem_gym.envs.alfworld.constants import OBJECT_CLASSES, RECEPTACLE_CLASSES, TASK_TYPES
+import numpy as np
+
+import aem_gym
+from aem_gym.envs.alfworld.classes import OBJECT_CLASSES, RECEPTACLE_CLASSES, SPLITS, TASK_TYPES
 from aem_gym.envs.alfworld.draws import Draws
-from aem_gym.envs.alfworld.oracle import SEARCHES, Oracle
-from aem_gym.envs.alfworld.recipes import RECIPES, instructions_for
+from aem_gym.envs.alfworld.engine import Engine, PlayableEngine
+from aem_gym.envs.alfworld.game import Game, LoadedGame, shuffle_numbers
+from aem_gym.envs.alfworld.generator import GeneratedGames
+from aem_gym.envs.alfworld.oracle import SEARCHES, HouseholdOracle
 from aem_gym.envs.alfworld.rooms import DIFFICULTIES
-from aem_gym.envs.alfworld.sources import KINDS, Found, GameSource, game_from_file, open_source
-from aem_gym.envs.alfworld.splits import SPLITS
-from aem_gym.envs.alfworld.text import DIALECTS, told
-from aem_gym.envs.base import TextEnv
+from aem_gym.envs.alfworld.text import DIALECTS, printed_sentence
 from aem_gym.errors import ConfigError, UnknownNameError
-from aem_gym.types import StepResult, Task
+from aem_gym.registry import env_tool
+from aem_gym.text_env import TextEnv
+from aem_gym.types import PromptTemplate, StepResult, Task
 
+SOURCES = ("generated", "official")
+BACKENDS = ("native", "textworld")
 _MAX_TURNS = {"full": 50, "small": 14}
 _EXPERT_SEARCH = {"full": "likely", "small": "random"}
-"""Small rooms are there to learn in: 14 turns are enough for who knows where things usually are
-(`likely` wins 99.9%), and not for who looks around at random (94.1%), as demonstrations do."""
+"""Small rooms leave something to learn: within 14 turns `likely` wins 99.9% of their games, the
+`random` search of demonstrations 94.1%."""
 _OPTIONS = ("task_id", "task_type", "game")
+_ROLE = "You are a household robot in a room. You act by text commands, one at a time."
+
+_INSTRUCTIONS = """\
+Commands, with every thing named as you see it, number included:
+  go to <receptacle>
+  open <receptacle>
+  close <receptacle>
+  take <object> from <receptacle>
+  {put}
+  heat <object> with <microwave>
+  cool <object> with <fridge>
+  clean <object> with <sinkbasin>
+  slice <object> with <knife>
+  use <lamp>
+  examine <object or receptacle>
+  inventory
+  look
+You carry one object at a time. To heat, cool or clean something, hold it at the microwave, fridge \
+or sinkbasin (it need not be open). To look at something under a lamp, hold it where the lamp is \
+and use the lamp. What cannot be done is answered "Nothing happens."."""
+
+_ADMISSIBLE = (
+    "Actions that are possible now: [{admissible}].\n\n"
+    "Choose your next action. Think step by step about the situation first, inside "
+    "<think> </think> tags. Then give exactly one of the possible actions inside "
+    "<action> </action> tags."
+)
+_PUBLISHED_ROLE = "You act as an expert agent in the ALFRED embodied environment."
+
+
+@cache
+def instructions_for(dialect: str) -> str:
+    """The action grammar in words, in the dialect of the game."""
+    return _INSTRUCTIONS.format(put=DIALECTS[dialect].put.format("<object>", "<receptacle>"))
+
+
+PROMPT_TEMPLATES: Mapping[str, PromptTemplate] = {
+    "default": PromptTemplate(
+        name="default",
+        system=_ROLE,
+        first="{instructions}\n\nYour goal: {goal}\n\n{observation}",
+        later="{observation}",
+        window=(
+            "{instructions}\n\nYour goal: {goal}\n\nYou have taken {step} steps. "
+            "The last {shown}:\n{history}\n\nNow: {observation}"
+        ),
+    ),
+    "compact": PromptTemplate(
+        name="compact",
+        first="{observation}",
+        later="{observation}",
+        window="{goal}\n{history}\n{observation}",
+        history_item="{observation}\n> {action}",
+        response_format="short",
+    ),
+    "published": PromptTemplate(
+        name="published",
+        first=f"{_PUBLISHED_ROLE}\nWhat you observe now: {{observation}}\n{_ADMISSIBLE}",
+        window=(
+            f"{_PUBLISHED_ROLE} Your task is to: {{goal}}\n"
+            "You have already taken {step} step(s). The last {shown} observation(s) and the "
+            "actions you took:\n{history}\n"
+            f"What you observe now: {{observation}}\n{_ADMISSIBLE}"
+        ),
+        history_item="[Observation {step}: '{observation}', Action {step}: '{action}']",
+        history=2,
+        response_format="tags",
+        max_turns=50,
+        reward_scale=10.0,
+        hidden_actions=("help",),
+    ),
+}
+"""`default`: instruction-tuned models, whole transcript. `compact`: a tiny model trained from
+scratch, nothing but the observations. `published`: the structure of the published ALFWorld
+prompt (last two turns, admissible actions without `help`, think and action tags, reward 10)."""
+
+
+class GameSource(Protocol):
+    """A source of games: `GeneratedGames` or the dataset's `DatasetGames`."""
+
+    @property
+    def dialect(self) -> str:
+        """Of its games; of the first one, should they differ."""
+
+    def draw(self, rng: np.random.Generator, task_types: Sequence[str]) -> str:
+        """The id of a game of one of these types."""
+
+    def load(self, task_id: str, rng: np.random.Generator) -> LoadedGame:
+        """The game with an id. Raises ConfigError if there is none."""
+
+    def digest(self) -> str:
+        """Hex digest that changes when any of its tasks could change."""
 
 
 class ALFWorldEnv(TextEnv):
@@ -37,11 +134,11 @@ class ALFWorldEnv(TextEnv):
         task_types: which of the six to draw from; a list, or names joined by commas.
         dialect: of generated games: `0.4` (`move X to Y`) or `0.3` (`put X in/on Y`, as in
             published results). Official games bring their own.
-        games: `generated` or `official`; default: official if `data_dir` is given.
+        source: of games: `generated` or `official`; default: official if `data_dir` is given.
         data_dir: the folder with the official `json_2.1.1`; default `$ALFWORLD_DATA`.
         goals: of official games: `template`, or `human` for a person's words.
         num_games: only the first so many official games; default all.
-        shuffle_numbers: deal out the numbers of things anew in every episode.
+        shuffle_numbers: deal out the numbers of things again in every episode.
         backend: `native`, or `textworld` for the original engine (slow; extra `alfworld`).
         logic_dir: with `textworld` and generated games: the folder of the original's rules.
         max_turns: turn limit; default 50, or 14 in `small` rooms.
@@ -49,13 +146,21 @@ class ALFWorldEnv(TextEnv):
             default `likely`, or `random` in `small` rooms.
         expert_noise: how often `expert` takes a random admissible action instead (0 to 1).
         render_mode: None or `ansi`.
+        games: the old name of `source`.
 
     Raises:
         ConfigError: a value is out of range, or data is missing; UnknownNameError lists the names
             there are.
     """
 
-    prompt_templates = RECIPES
+    prompt_templates = PROMPT_TEMPLATES
+    defaults: ClassVar[Mapping[str, Any]] = {"env_args": {"difficulty": "small"}}
+    model_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": {"max_new_tokens": 12}}
+    tools: ClassVar[Mapping[str, str]] = {
+        "data_report": "aem_gym.envs.alfworld.authoring.report:data_report",
+        "export_games": "aem_gym.envs.alfworld.authoring.export:export_games",
+        "textworld_engine": "aem_gym.envs.alfworld.authoring.textworld_backend:start_engine",
+    }
 
     def __init__(
         self,
@@ -64,7 +169,7 @@ class ALFWorldEnv(TextEnv):
         difficulty: str = "full",
         task_types: Iterable[str] | str | None = None,
         dialect: str = "0.4",
-        games: str | None = None,
+        source: str | None = None,
         data_dir: str | None = None,
         goals: str = "template",
         num_games: int | None = None,
@@ -75,15 +180,18 @@ class ALFWorldEnv(TextEnv):
         expert_search: str | None = None,
         expert_noise: float = 0.0,
         render_mode: str | None = None,
+        games: str | None = None,
     ) -> None:
         dialect = str(dialect)  # a number where a configuration file forgot the quotes
-        games = games or ("official" if data_dir else "generated")
+        if games is not None and source not in (None, games):
+            raise ConfigError(f"games: is the old name of source, which is {source!r}: drop games")
+        source = source or games or ("official" if data_dir else "generated")
         _known("split", split, SPLITS)
         _known("difficulty", difficulty, DIFFICULTIES)
         _known("dialect", dialect, DIALECTS)
-        _known("games", games, KINDS)
+        _known("source", source, SOURCES)
         _known("backend", backend, BACKENDS)
-        size = "full" if games == "official" else difficulty
+        size = "full" if source == "official" else difficulty
         self.expert_search = expert_search or _EXPERT_SEARCH[size]
         _known("expert_search", self.expert_search, SEARCHES)
         if not 0.0 <= expert_noise <= 1.0:
@@ -93,15 +201,19 @@ class ALFWorldEnv(TextEnv):
         )
         self.split, self.difficulty, self.backend = split, difficulty, backend
         self.task_types = _task_types(task_types)
-        self._source: GameSource = open_source(
-            games, split, difficulty, dialect, self.task_types, data_dir, goals, num_games
-        )
+        self._source: GameSource = GeneratedGames(split, difficulty, dialect)
+        if source == "official":
+            from aem_gym.envs.alfworld.dataset.games import shared_games
+
+            self._source = shared_games(
+                data_dir, split=split, task_types=self.task_types, goals=goals, num_games=num_games
+            )
         self.dialect = self._source.dialect
         self.instructions = instructions_for(self.dialect)
         self._shuffle, self._noise = shuffle_numbers, expert_noise
         self._logic_dir = Path(logic_dir).expanduser() if logic_dir else None
         self._engine: PlayableEngine | None = None
-        self._oracle: Oracle | None = None
+        self._oracle: HouseholdOracle | None = None
         self._unread: list[str] = []
 
     @property
@@ -109,45 +221,13 @@ class ALFWorldEnv(TextEnv):
         """The class names as printed: the nouns of this world."""
         return tuple(sorted(name.lower() for name in {*OBJECT_CLASSES, *RECEPTACLE_CLASSES}))
 
-    @classmethod
-    def data_report(cls, data_dir: str | None = None) -> DataReport:
-        """What is there of the official data, for `aem-gym data`."""
-        from aem_gym.envs.alfworld.official.report import data_report
-
-        return data_report(data_dir)
-
-    @classmethod
-    def export_games(
-        cls,
-        folder: Path,
-        *,
-        games: int,
-        split: str = "train",
-        seed: int = 0,
-        logic: Path | None = None,
-        env_args: Mapping[str, Any] | None = None,
-    ) -> Exported:
-        """Write generated games as an official data folder (`aem-gym export`).
-
-        `env_args` may say `difficulty`, `dialect` and `task_types`. See
-        `aem_gym.envs.alfworld.official.export.export_games`.
-        """
-        from aem_gym.envs.alfworld.official.export import export_games
-
-        args = dict(env_args or {})
-        for name in args:
-            _known("argument of generated games", name, ("difficulty", "dialect", "task_types"))
-        checked = cls(split=split, **args)
-        return export_games(
-            folder,
-            games=games,
-            split=split,
-            seed=seed,
-            difficulty=checked.difficulty,
-            dialect=checked.dialect,
-            task_types=checked.task_types,
-            logic=logic,
-        )
+    @property
+    def protocol(self) -> Mapping[str, str]:
+        """What scores depend on besides the arguments."""
+        return {
+            "tasks_digest": self._source.digest(),
+            "code_version": aem_gym.__version__,
+        }
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         """Draw a game of the split, or take the one that `options` ask for.
@@ -159,17 +239,11 @@ class ALFWorldEnv(TextEnv):
         for name in options:
             _known("reset option", name, _OPTIONS)
         expert_seed = int(self.np_random.integers(2**31))
-        found = self._find(options)
-        game = found.game
-        if self._shuffle:
-            from aem_gym.envs.alfworld.official.shuffle import shuffle_numbers
-
-            game = shuffle_numbers(game, self.np_random)
-        self._engine = start_engine(
-            self.backend, game, found.path, self._logic_dir, previous=self._engine
-        )
+        loaded = self._load(options)
+        game = shuffle_numbers(loaded.game, self.np_random) if self._shuffle else loaded.game
+        self._engine = self._start_engine(game, loaded.path)
         observation = self._engine.reset()
-        self._oracle = Oracle(
+        self._oracle = HouseholdOracle(
             self.expert_search,
             Draws("alfworld", "expert", expert_seed),
             self._engine.contained,
@@ -177,11 +251,20 @@ class ALFWorldEnv(TextEnv):
             noise=self._noise,
         )
         self._unread = [observation]
-        task = Task(game.task_id, game.goal.task_type, told(game.sentence))
+        task = Task(game.task_id, game.goal.task_type, printed_sentence(game.sentence))
         return task, StepResult(observation, admissible_actions=self._engine.admissible())
 
-    def _find(self, options: Mapping[str, Any]) -> Found:
+    def _start_engine(self, game: Game, path: Path | None) -> PlayableEngine:
+        if self.backend == "native":
+            return Engine(game)
+        start: Any = env_tool(ALFWorldEnv, "textworld_engine")
+        engine: PlayableEngine = start(game, path, self._logic_dir, self._engine)
+        return engine
+
+    def _load(self, options: Mapping[str, Any]) -> LoadedGame:
         if "game" in options:
+            from aem_gym.envs.alfworld.dataset.games import game_from_file
+
             return game_from_file(str(options["game"]))
         if "task_id" in options:
             return self._source.load(str(options["task_id"]), self.np_random)
@@ -191,7 +274,6 @@ class ALFWorldEnv(TextEnv):
         return self._source.load(self._source.draw(self.np_random, types), self.np_random)
 
     def act(self, action: str) -> StepResult:
-        """Answer one command; anything inadmissible is answered "Nothing happens."."""
         engine = self._playing()
         observation, valid = engine.step(action)
         self._unread.append(observation)
@@ -205,7 +287,7 @@ class ALFWorldEnv(TextEnv):
         )
 
     def expert(self) -> tuple[str, str]:
-        """The (thought, action) of the oracle for the present state."""
+        """The (thought, action) of the oracle for the current state."""
         engine = self._playing()
         assert self._oracle is not None
         for observation in self._unread:
@@ -214,7 +296,7 @@ class ALFWorldEnv(TextEnv):
         return self._oracle.choose(engine.admissible())
 
     def close(self) -> None:
-        """Give back what the engine holds."""
+        """Release what the engine holds."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None

@@ -1,16 +1,21 @@
 """A game: everything about a scene and its task that does not change while it is played.
 
-`Engine` plays any `Game`, whoever made it: the generator here, or a reader of official files.
-Things are referred to by their index; objects and receptacles are sorted by identifier, because
-that is the order in which the original lists them.
+`Engine` plays any `Game`, generated or read from an official file. Things are referred to by their
+index; objects and receptacles are sorted by identifier, as the original lists them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from sys import intern
+from typing import Protocol
+
+import numpy as np
+
+from aem_gym.envs.alfworld.classes import TREATMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +49,7 @@ class Receptacle:
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
-    """What has to be achieved."""
-
+class GameGoal:
     task_type: str
     obj: str
     """Class of the object."""
@@ -59,7 +62,7 @@ class Game:
     """A scene, its first state, and a goal."""
 
     task_id: str
-    goal: Goal
+    goal: GameGoal
     sentence: str
     """The task in words, without the final full stop."""
     objects: tuple[Thing, ...]
@@ -84,6 +87,79 @@ class Game:
     sliced: frozenset[int] = frozenset()
     dialect: str = "0.4"
     location_ids: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedGame:
+    """A game to play, and what else its file says."""
+
+    game: Game
+    path: Path | None = None
+    """Its file; None for a generated game."""
+    walkthrough: tuple[str, ...] = ()
+    """Commands that win; empty where the file has none."""
+    solvable: bool | None = None
+    """As the file says; None if it does not."""
+
+
+class GoalState(Protocol):
+    """The part of an engine's state that goals depend on."""
+
+    location: int
+    holding: int
+    contents: list[tuple[int, ...]]
+    toggled: frozenset[int]
+    clean: frozenset[int]
+    hot: frozenset[int]
+    cool: frozenset[int]
+
+
+class GoalTest:
+    """Whether a game's goal is reached in a state."""
+
+    def __init__(self, game: Game) -> None:
+        goal = game.goal
+        self._game = game
+        self._look = goal.task_type == "look_at_obj_in_light"
+        self._treatment = TREATMENT.get(goal.task_type, "")
+        self._needed = 2 if goal.task_type == "pick_two_obj_and_place" else 1
+        self._objects = frozenset(
+            i for i, thing in enumerate(game.objects) if thing.cls == goal.obj and self._fits(i)
+        )
+        self._places = [i for i, r in enumerate(game.receptacles) if r.cls == goal.target]
+        self._lamps = frozenset(
+            i for i, t in enumerate(game.objects) if t.cls == goal.target and t.toggleable
+        )
+
+    def _fits(self, index: int) -> bool:
+        thing = self._game.objects[index]
+        return {
+            "": True,
+            "clean": thing.cleanable,
+            "heat": thing.heatable,
+            "cool": thing.coolable,
+        }[self._treatment]
+
+    def __call__(self, state: GoalState) -> bool:
+        if self._look:
+            return state.holding in self._objects and self._by_lamp(state)
+        wanted = self._objects
+        if self._treatment:
+            done = {"clean": state.clean, "heat": state.hot, "cool": state.cool}[self._treatment]
+            wanted = wanted & done
+        return any(
+            sum(obj in wanted for obj in state.contents[place]) >= self._needed
+            for place in self._places
+        )
+
+    def _by_lamp(self, state: GoalState) -> bool:
+        lit = self._lamps & state.toggled
+        return bool(lit) and any(
+            obj in lit
+            for receptacle, contents in zip(self._game.receptacles, state.contents, strict=True)
+            if receptacle.location == state.location
+            for obj in contents
+        )
 
 
 def printed_names(ids: Iterable[str]) -> dict[str, str]:
@@ -113,3 +189,24 @@ def _base(identifier: str) -> str:
     lower = identifier.lower()
     head, bar, _ = lower.partition("_bar_")
     return head + "basin" if bar and "basin" in lower else head
+
+
+def shuffle_numbers(game: Game, rng: np.random.Generator) -> Game:
+    """The game with the numbers of each class dealt out again (`potato 1` and `potato 2` swap).
+
+    The original's demangler with `shuffle=True`, but from a passed generator.
+    """
+    ids = [thing.id for thing in game.objects]
+    ids += [place.id for place in game.receptacles]
+    ids += game.location_ids
+    return renamed(game, numbered([ids[i] for i in rng.permutation(len(ids)).tolist()]))
+
+
+def renamed(game: Game, names: Mapping[str, str]) -> Game:
+    """The game with other printed names, by identifier."""
+    return replace(
+        game,
+        objects=tuple(replace(thing, name=names[thing.id]) for thing in game.objects),
+        receptacles=tuple(replace(place, name=names[place.id]) for place in game.receptacles),
+        locations=tuple(names[place] for place in game.location_ids),
+    )

@@ -1,38 +1,163 @@
-"""Makes games: a combination, a trial number, and everything else follows from them."""
+"""The generator: which tasks exist, the split of each, and the game of a task.
+
+`valid_unseen` has floorplans that training never sees, as in the original; `valid_seen` has new
+combinations of task type, object, receptacle and floorplan in rooms of training, where the original
+has known ones with things in other places; `train` has neither. Membership depends on the
+combination's name alone, so the splits never overlap. A combination and a trial number make a game.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 
 import numpy as np
 
-from aem_gym.envs.alfworld.constants import (
+from aem_gym.envs.alfworld.classes import (
+    APPLIANCE,
     CAN_CONTAIN,
     CLEANABLE,
     COOLABLE,
     HEATABLE,
     MOVABLE_RECEPTACLES,
     SLICEABLE,
+    TASK_TYPES,
     TOGGLEABLE,
+    TREATABLE,
     TREATMENT,
-    place_weight,
 )
 from aem_gym.envs.alfworld.draws import Draws
-from aem_gym.envs.alfworld.game import Game, Goal, Thing, printed_names
-from aem_gym.envs.alfworld.objects import COPIES, room_objects
-from aem_gym.envs.alfworld.rooms import Layout, layout, thing_id
-from aem_gym.envs.alfworld.splits import Combination, combinations, exists, floorplans
-from aem_gym.envs.alfworld.tasks import TEMPLATES
+from aem_gym.envs.alfworld.game import Game, GameGoal, LoadedGame, Thing, printed_names
+from aem_gym.envs.alfworld.rooms import (
+    COPIES,
+    ROOMS,
+    SMALL_ROOMS,
+    Layout,
+    layout,
+    place_weight,
+    room_objects,
+    room_of,
+    thing_id,
+)
+from aem_gym.envs.alfworld.text import TEMPLATES
 from aem_gym.errors import ConfigError
+from aem_gym.io import digest_files
+from aem_gym.seeding import derive
+
+_PUBLISHED_UNSEEN = frozenset({10, 219, 308, 424})
+_HELD_OUT_FIRST = 6
+"""The original's constants list the first six floorplans of each room as test scenes."""
+_SEEN_ONE_IN = 12
+
+_TASK_ROOMS: Mapping[str, tuple[str, ...]] = {
+    "pick_and_place_simple": tuple(ROOMS),
+    "look_at_obj_in_light": ("LivingRoom", "Bedroom"),
+    "pick_clean_then_place_in_recep": ("Kitchen", "Bathroom"),
+    "pick_heat_then_place_in_recep": ("Kitchen",),
+    "pick_cool_then_place_in_recep": ("Kitchen",),
+    "pick_two_obj_and_place": tuple(ROOMS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """A kind of task in one room: the first half of a task id."""
+
+    task_type: str
+    obj: str
+    target: str
+    floorplan: int
+
+    @property
+    def name(self) -> str:
+        """The original's folder name: `<type>-<Object>-None-<Receptacle or lamp>-<floorplan>`."""
+        return f"{self.task_type}-{self.obj}-None-{self.target}-{self.floorplan}"
+
+
+def is_held_out(floorplan: int) -> bool:
+    """Whether a floorplan belongs to `valid_unseen`."""
+    return floorplan % 100 <= _HELD_OUT_FIRST or floorplan in _PUBLISHED_UNSEEN
+
+
+def split_of(combination: Combination) -> str:
+    """The split a combination belongs to."""
+    if is_held_out(combination.floorplan):
+        return "valid_unseen"
+    seen = derive("alfworld", "split", combination.name) % _SEEN_ONE_IN == 0
+    return "valid_seen" if seen else "train"
+
+
+def floorplans(split: str, task_type: str, difficulty: str) -> list[int]:
+    """The floorplans in which a split may set a task of this type."""
+    return [
+        number
+        for room in _TASK_ROOMS[task_type]
+        if difficulty == "full" or room in SMALL_ROOMS
+        for number in ROOMS[room]
+        if is_held_out(number) == (split == "valid_unseen")
+    ]
+
+
+@lru_cache(maxsize=512)
+def combinations(
+    split: str, task_type: str, difficulty: str, floorplan: int
+) -> Sequence[Combination]:
+    """All tasks of a type that a split may set in one floorplan (may be none)."""
+    found = (
+        Combination(task_type, obj, target, floorplan)
+        for obj, target in feasible(task_type, layout(floorplan, difficulty))
+    )
+    return tuple(combination for combination in found if split_of(combination) == split)
+
+
+def exists(combination: Combination, difficulty: str) -> bool:
+    """Whether the generator can set this task."""
+    room = room_of(combination.floorplan)
+    if combination.task_type not in TASK_TYPES or room is None:
+        return False
+    if difficulty == "small" and room not in SMALL_ROOMS:
+        return False
+    pair = (combination.obj, combination.target)
+    plan = layout(combination.floorplan, difficulty)
+    return room in _TASK_ROOMS[combination.task_type] and pair in feasible(
+        combination.task_type, plan
+    )
+
+
+def feasible(task_type: str, plan: Layout) -> list[tuple[str, str]]:
+    """(object class, receptacle or lamp class) pairs that can be solved in a room."""
+    objects = sorted(room_objects(plan.room, plan.difficulty))
+    present = sorted(plan.classes())
+    if task_type == "look_at_obj_in_light":
+        lamps = sorted({lamp for lamp, _ in plan.lamps})
+        return [(obj, lamp) for obj in objects for lamp in lamps if _places(obj, present)]
+    treatment = TREATMENT.get(task_type)
+    if treatment and APPLIANCE[treatment] not in present:
+        return []
+    return [
+        (obj, target)
+        for obj in objects
+        for target in present
+        if obj in CAN_CONTAIN[target]
+        and target != APPLIANCE.get(treatment or "")
+        and (not treatment or obj in TREATABLE[treatment])
+        and any(place != target for place in _places(obj, present))
+    ]
+
+
+def _places(obj: str, present: Sequence[str]) -> list[str]:
+    return [cls for cls in present if obj in CAN_CONTAIN[cls]]
+
 
 _TRIALS = 2**31
 _TASK_ID = re.compile(r"(\w+)-(\w+)-None-(\w+)-(\d{1,3})/trial_(small_)?(\d{1,10})")
 
 
 @dataclass(frozen=True, slots=True)
-class TaskSpec:
+class GameSpec:
     """All that a generated episode depends on; `task_id` is its written form."""
 
     combination: Combination
@@ -46,8 +171,8 @@ class TaskSpec:
         return f"{self.combination.name}/trial_{mark}{self.trial}"
 
 
-def parse_task_id(task_id: str) -> TaskSpec:
-    """The inverse of `TaskSpec.task_id`.
+def parse_task_id(task_id: str) -> GameSpec:
+    """The inverse of `GameSpec.task_id`.
 
     Raises:
         ConfigError: not of that form, or no such task.
@@ -58,31 +183,60 @@ def parse_task_id(task_id: str) -> TaskSpec:
         combination = Combination(task_type, obj, target, int(number))
         difficulty = "small" if small else "full"
         if exists(combination, difficulty):
-            return TaskSpec(combination, difficulty, int(trial))
+            return GameSpec(combination, difficulty, int(trial))
     raise ConfigError(
         f"task_id: expected '<type>-<Object>-None-<Receptacle>-<floorplan>/trial_[small_]<number>' "
         f"of a task that can be generated, got {task_id!r}. Take one from info['task_id']."
     )
 
 
-def draw_task(rng: np.random.Generator, split: str, difficulty: str, task_type: str) -> TaskSpec:
+def draw_task(rng: np.random.Generator, split: str, difficulty: str, task_type: str) -> GameSpec:
     """A task of the split, at random: uniform over floorplans, then over what they allow."""
     plans = floorplans(split, task_type, difficulty)
     for index in rng.permutation(len(plans)).tolist():
         found = combinations(split, task_type, difficulty, plans[index])
         if found:
             chosen = found[int(rng.integers(len(found)))]
-            return TaskSpec(chosen, difficulty, int(rng.integers(_TRIALS)))
+            return GameSpec(chosen, difficulty, int(rng.integers(_TRIALS)))
     raise ConfigError(f"split {split!r} has no task of type {task_type!r} in {difficulty!r} rooms")
 
 
+@dataclass(frozen=True, slots=True)
+class GeneratedGames:
+    """A source of episodes: the types evenly, then floorplans, then what they allow."""
+
+    split: str
+    difficulty: str
+    dialect: str
+
+    def draw(self, rng: np.random.Generator, task_types: Sequence[str]) -> str:
+        """The id of a game of one of these types."""
+        task_type = task_types[int(rng.integers(len(task_types)))]
+        return draw_task(rng, self.split, self.difficulty, task_type).task_id
+
+    def load(self, task_id: str, rng: np.random.Generator) -> LoadedGame:
+        """The game with an id, whatever its split and difficulty. Raises ConfigError."""
+        return LoadedGame(make_game(parse_task_id(task_id), self.dialect))
+
+    def digest(self) -> str:
+        """Of the generator's code and tables."""
+        return _digest()
+
+
+@cache
+def _digest() -> str:
+    names = ("classes", "draws", "game", "generator", "rooms", "text")
+    files = [Path(__file__).with_name(f"{name}.py") for name in names]
+    return digest_files([*files, *Path(__file__).parent.glob("*.json")])
+
+
 @lru_cache(maxsize=256)
-def make_game(spec: TaskSpec, dialect: str = "0.4") -> Game:
+def make_game(spec: GameSpec, dialect: str = "0.4") -> Game:
     """The game of a task: the same specification gives the same game."""
     return fill_layout(spec, layout(spec.combination.floorplan, spec.difficulty), dialect)
 
 
-def fill_layout(spec: TaskSpec, plan: Layout, dialect: str) -> Game:
+def fill_layout(spec: GameSpec, plan: Layout, dialect: str) -> Game:
     """The game of a task in any layout, objects placed as the generator places them."""
     task = spec.combination
     draws = Draws("alfworld", "trial", spec.task_id)
@@ -97,7 +251,7 @@ def fill_layout(spec: TaskSpec, plan: Layout, dialect: str) -> Game:
     template = draws.pick(TEMPLATES[task.task_type])
     return Game(
         task_id=spec.task_id,
-        goal=Goal(task.task_type, task.obj, task.target),
+        goal=GameGoal(task.task_type, task.obj, task.target),
         sentence=template.format(obj=task.obj.lower(), target=task.target.lower()),
         objects=tuple(_thing(identifier, cls, names[identifier]) for identifier, cls, _ in made),
         receptacles=plan.receptacles,
@@ -114,7 +268,7 @@ def fill_layout(spec: TaskSpec, plan: Layout, dialect: str) -> Game:
     )
 
 
-def _place_objects(draws: Draws, spec: TaskSpec, plan: Layout) -> list[tuple[str, int]]:
+def _place_objects(draws: Draws, spec: GameSpec, plan: Layout) -> list[tuple[str, int]]:
     """(object class, receptacle) for everything that lies about, the task's objects first."""
     task, small = spec.combination, spec.difficulty == "small"
     placed: list[tuple[str, int]] = []

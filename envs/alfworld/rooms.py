@@ -1,17 +1,27 @@
-"""Floorplans: which furniture stands in which room.
+"""Floorplans: which furniture and which objects a room has.
 
 Numbered as the original's 120 floorplans. Each number has one fixed layout, drawn once from its
-own seed. The full-size statistics (how many of each receptacle a room of a kind has) were counted
-over the layouts shipped with alfworld 0.4.2; the small rooms are a recipe for learning on a CPU.
+own seed. The statistics of full-size rooms (`rooms.json`) were counted over the layouts shipped
+with alfworld 0.4.2; the small rooms are made for learning on a CPU.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
 
-from aem_gym.envs.alfworld.constants import LAMP_STANDS, OPENABLE
+from aem_gym.envs.alfworld.classes import (
+    CAN_CONTAIN,
+    LAMP_STANDS,
+    OPENABLE,
+    PLACE_WEIGHT,
+    TOGGLEABLE,
+    USUAL_WEIGHT,
+)
 from aem_gym.envs.alfworld.draws import Draws
 from aem_gym.envs.alfworld.game import Receptacle, printed_names
 
@@ -25,98 +35,12 @@ SMALL_ROOMS = ("Kitchen", "Bedroom")
 """With these two alone, all six task types occur."""
 DIFFICULTIES = ("full", "small")
 
-_Counts = tuple[tuple[int, int], ...]
-"""(how many, in how many of 30 floorplans); in the remaining ones there is none."""
-_ONE: _Counts = ((1, 30),)
-
-_FULL: Mapping[str, Mapping[str, _Counts]] = {
-    "Kitchen": {
-        "Cabinet": (
-            *((2, 1), (3, 1), (4, 3), (5, 1), (6, 2), (8, 3), (9, 4), (10, 1), (11, 1), (13, 4)),
-            *((15, 2), (17, 1), (18, 1), (20, 2), (21, 2), (28, 1)),
-        ),
-        "CoffeeMachine": _ONE,
-        "CounterTop": ((1, 6), (2, 11), (3, 10), (4, 3)),
-        "DiningTable": ((1, 12), (2, 3), (3, 1)),
-        "Drawer": (
-            *((1, 3), (2, 1), (3, 6), (4, 3), (5, 3), (6, 2), (7, 1), (8, 2), (9, 1), (11, 1)),
-            *((12, 1), (27, 1)),
-        ),
-        "Fridge": _ONE,
-        "GarbageCan": _ONE,
-        "Microwave": _ONE,
-        "Safe": ((1, 1),),
-        "Shelf": ((2, 1), (3, 4)),
-        "SideTable": ((1, 3),),
-        "SinkBasin": _ONE,
-        "StoveBurner": ((4, 30),),
-        "Toaster": _ONE,
-    },
-    "LivingRoom": {
-        "ArmChair": ((1, 18), (2, 8), (3, 1)),
-        "Cabinet": ((4, 2), (8, 1)),
-        "CoffeeTable": ((1, 19), (2, 6)),
-        "Desk": ((1, 1),),
-        "DiningTable": ((1, 11), (2, 3)),
-        "Drawer": (
-            *((1, 6), (2, 1), (3, 1), (4, 5), (5, 1), (6, 3), (7, 3), (8, 1), (12, 1), (19, 1)),
-        ),
-        "Dresser": ((1, 9), (2, 1)),
-        "GarbageCan": _ONE,
-        "Ottoman": ((1, 3),),
-        "Safe": ((1, 2),),
-        "Shelf": ((1, 2), (3, 1), (4, 2), (6, 1), (8, 3), (12, 1), (13, 1), (14, 1)),
-        "SideTable": ((1, 11), (2, 7), (3, 5), (5, 1)),
-        "Sofa": ((1, 24), (2, 6)),
-        "TVStand": ((1, 10), (2, 2)),
-    },
-    "Bedroom": {
-        "ArmChair": ((1, 4), (2, 1), (3, 1)),
-        "Bed": ((1, 26), (2, 4)),
-        "Cabinet": ((1, 1), (2, 1), (4, 3)),
-        "CoffeeTable": ((1, 1),),
-        "CounterTop": ((1, 1),),
-        "Desk": ((1, 16), (2, 3)),
-        "DiningTable": ((1, 5),),
-        "Drawer": (
-            *((1, 1), (2, 8), (3, 5), (4, 1), (5, 2), (6, 1), (7, 2), (10, 3), (11, 2), (13, 1)),
-            (14, 2),
-        ),
-        "Dresser": ((1, 13), (2, 2)),
-        "GarbageCan": _ONE,
-        "LaundryHamper": ((1, 8),),
-        "Safe": ((1, 4),),
-        "Shelf": (*((1, 5), (2, 4), (3, 2), (4, 1), (5, 2), (6, 1), (8, 2), (10, 1), (14, 1)),),
-        "SideTable": ((1, 14), (2, 5)),
-    },
-    "Bathroom": {
-        "BathtubBasin": ((1, 21),),
-        "Cabinet": ((2, 1), (3, 2), (4, 9), (5, 2), (9, 1)),
-        "Cart": ((1, 2),),
-        "CounterTop": ((1, 22), (2, 3)),
-        "Drawer": ((1, 1), (2, 1), (4, 3), (6, 2), (7, 2), (8, 2)),
-        "Dresser": ((1, 2),),
-        "GarbageCan": _ONE,
-        "HandTowelHolder": ((1, 29), (2, 1)),
-        "Shelf": ((1, 1), (2, 2), (3, 1), (4, 1)),
-        "SideTable": ((1, 2),),
-        "SinkBasin": ((1, 16), (2, 14)),
-        "Toilet": _ONE,
-        "ToiletPaperHanger": _ONE,
-        "TowelHolder": ((1, 29), (2, 1)),
-    },
-}
-_SMALL: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "Kitchen": (
-        ("Fridge", "Microwave", "SinkBasin", "CounterTop"),
-        ("CounterTop", "DiningTable", "Cabinet", "SideTable", "GarbageCan", "StoveBurner", "Shelf"),
-    ),
-    "Bedroom": (
-        ("Bed", "Desk", "SideTable", "Drawer"),
-        ("SideTable", "Drawer", "Dresser", "Shelf", "GarbageCan", "ArmChair", "Safe"),
-    ),
-}
-"""Room -> (always there, of which two to four more)."""
+_TABLES: Mapping[str, Any] = json.loads(Path(__file__).with_name("rooms.json").read_text())
+"""`full`: room -> receptacle class -> (how many, in how many of 30 floorplans; none in the others).
+`small`: room -> what is always there, and of which classes two to four more are.
+`objects`: difficulty -> room -> object class -> share of the floorplans in which it occurs."""
+COPIES = ((1, 2, 3), (0.55, 0.3, 0.15))
+"""How many of an object class a full-size room holds, and how often."""
 _SHARED = 0.1
 """How often a receptacle stands at the same location as the one before (2 of 20 in a real game)."""
 _DOORLESS = 0.2
@@ -146,6 +70,22 @@ def room_of(number: int) -> str | None:
     return next((room for room, numbers in ROOMS.items() if number in numbers), None)
 
 
+def room_objects(room: str, difficulty: str) -> Mapping[str, float]:
+    """Object class -> probability that a room of this kind holds some."""
+    objects: Mapping[str, float] = _TABLES["objects"][difficulty][room]
+    return objects
+
+
+@cache
+def place_weight(receptacle: str, obj: str) -> float:
+    """How likely an object of class `obj` lies in one receptacle of a class (0: cannot)."""
+    if obj in TOGGLEABLE:
+        return float(receptacle in LAMP_STANDS)
+    if obj not in CAN_CONTAIN.get(receptacle, ()):
+        return 0.0
+    return PLACE_WEIGHT.get(receptacle, USUAL_WEIGHT)
+
+
 @lru_cache(maxsize=256)
 def layout(number: int, difficulty: str) -> Layout:
     """The layout of a floorplan: always the same for the same number and difficulty."""
@@ -169,17 +109,17 @@ def layout(number: int, difficulty: str) -> Layout:
 
 
 def _small_classes(draws: Draws, room: str) -> list[str]:
-    always, extra = _SMALL[room]
-    return [*always, *draws.sample(extra, 2 + draws.below(3))]
+    table = _TABLES["small"][room]
+    return [*table["always"], *draws.sample(table["extra"], 2 + draws.below(3))]
 
 
 def _full_classes(draws: Draws, room: str) -> list[str]:
     classes: list[str] = []
-    for cls, counts in _FULL[room].items():
-        ticket = draws.below(30)
+    for cls, counts in _TABLES["full"][room].items():
+        drawn = draws.below(30)
         for count, plans in counts:
-            ticket -= plans
-            if ticket < 0:
+            drawn -= plans
+            if drawn < 0:
                 classes += [cls] * count
                 break
     return classes

@@ -1,4 +1,4 @@
-"""What is printed and what may be typed, in both dialects of the original."""
+"""The words: what is printed and what may be typed, in both dialects of the original."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 NOTHING_HAPPENS = "Nothing happens."
-INTRO = "-= Welcome to TextWorld, ALFRED! =-"
 HELP = (
     "Available commands:\n"
     "  look:                             look around your current location\n"
@@ -45,6 +44,32 @@ DIALECTS: Mapping[str, Dialect] = {
 """`0.4`: alfworld 0.4.x. `0.3`: up to 0.3.x, with which published scores were made."""
 
 
+TEMPLATES: Mapping[str, tuple[str, str]] = {
+    "pick_and_place_simple": ("put a {obj} in {target}", "put some {obj} on {target}"),
+    "look_at_obj_in_light": (
+        "look at {obj} under the {target}",
+        "examine the {obj} with the {target}",
+    ),
+    "pick_clean_then_place_in_recep": (
+        "put a clean {obj} in {target}",
+        "clean some {obj} and put it in {target}",
+    ),
+    "pick_heat_then_place_in_recep": (
+        "put a hot {obj} in {target}",
+        "heat some {obj} and put it in {target}",
+    ),
+    "pick_cool_then_place_in_recep": (
+        "put a cool {obj} in {target}",
+        "cool some {obj} and put it in {target}",
+    ),
+    "pick_two_obj_and_place": (
+        "put two {obj} in {target}",
+        "find two {obj} and put them in {target}",
+    ),
+}
+"""Task type -> its two sentence templates (the original's `goal_library`)."""
+
+
 def listing(names: Sequence[str]) -> str:
     """`a cup 3, a lettuce 1, and a mug 3`; `nothing` for none. The article is always "a"."""
     return enumeration([f"a {name}" for name in names])
@@ -61,13 +86,14 @@ def enumeration(parts: Sequence[str]) -> str:
 
 def introduction(surroundings: str, sentence: str) -> str:
     """The first observation."""
-    return f"{INTRO}\n\n{surroundings}\n\nYour task is to: {told(sentence)}"
+    intro = "-= Welcome to TextWorld, ALFRED! =-"
+    return f"{intro}\n\n{surroundings}\n\nYour task is to: {printed_sentence(sentence)}"
 
 
 _PLAIN = re.compile(r'[^;|"<>\[\]#{}]*(?:"[^;|"<>\[\]#{}]*"[^;|"<>\[\]#{}]*)*')
 
 
-def told(sentence: str) -> str:
+def printed_sentence(sentence: str) -> str:
     """A task in words as the original prints it, with its full stop.
 
     The sentence passes through the original's grammar, where some characters have a meaning: pairs
@@ -77,12 +103,3 @@ def told(sentence: str) -> str:
     """
     plain = _PLAIN.match(f"{sentence}.")
     return plain[0].replace('"', "") if plain else ""
-
-
-def harmless(sentence: str) -> str:
-    """A task in words that the original's grammar cannot take for code, printed as `told` says.
-
-    The original evaluates what stands in braces as Python. A semicolon in the place of the first
-    such mark ends the text there.
-    """
-    return re.sub(r"[\[{#]", ";", sentence)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium.utils import seeding
 
-from aem_gym.envs.base import TextEnv
 from aem_gym.envs.swe.defaults import RUN, SMOLLM2, TINY
 from aem_gym.envs.swe.grading.grader import grade
 from aem_gym.envs.swe.oracle import Oracle
@@ -26,6 +25,7 @@ from aem_gym.envs.swe.tools.toolbox import Toolbox
 from aem_gym.envs.swe.workspace import take_patch
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.spaces import TextSpace
+from aem_gym.text_env import TextEnv
 from aem_gym.types import StepResult, Task
 
 _OPTIONS = ("task_id",)

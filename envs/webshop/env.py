@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gymnasium as gym
 
 from aem_gym.datasets import DataReport, Exported, Imported
-from aem_gym.envs.base import TextEnv
 from aem_gym.envs.webshop.engine import Result, Session
 from aem_gym.envs.webshop.oracle import Oracle
 from aem_gym.envs.webshop.recipes import INSTRUCTIONS, RECIPES
@@ -25,6 +24,7 @@ from aem_gym.envs.webshop.shops import (
 )
 from aem_gym.envs.webshop.splits import SPLIT_MODES, SPLITS, bounds, goal_order
 from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.text_env import TextEnv
 from aem_gym.types import StepResult, Task
 
 if TYPE_CHECKING:

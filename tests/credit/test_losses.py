@@ -10,8 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aem_gym.credit import LOSSES, aggregate, kl_k3, overlong_penalty, value_loss
-from aem_gym.credit.losses import token_covariance
-from aem_gym.credit.losses import AGGREGATIONS, clip_cov, gspo, kl_cov, ppo_clip, reinforce
+from aem_gym.credit.losses import (
+    AGGREGATIONS,
+    clip_cov,
+    gspo,
+    kl_cov,
+    ppo_clip,
+    reinforce,
+    token_covariance,
+)
 from aem_gym.errors import UnknownNameError
 
 

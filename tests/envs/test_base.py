@@ -1,5 +1,9 @@
+"""TextEnv: two methods make a Gymnasium environment, and mistakes in them are named."""
+
 from __future__ import annotations
 
+import inspect
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,3 +115,82 @@ def test_render_shows_the_episode_so_far_and_only_if_asked() -> None:
 def test_wrong_arguments_are_configuration_errors(arguments: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Dice(**arguments)
+
+
+class Nothing(TextEnv):
+    pass
+
+
+class OnlyStart(Dice):
+    act = TextEnv.act
+
+
+class SaysStr(Dice):
+    def act(self, action: str) -> Any:
+        return "hot"
+
+
+class StartsWithText(Dice):
+    def start(self, options: Mapping[str, Any]) -> Any:
+        return "Guess."
+
+
+class StartsTheOtherWayRound(Dice):
+    def start(self, options: Mapping[str, Any]) -> Any:
+        return super().start(options)[::-1]
+
+
+def line_of(thing: Any) -> str:
+    return f"{__file__}, line {inspect.getsourcelines(thing)[1]}"
+
+
+@pytest.mark.parametrize(
+    ("env", "missing"),
+    [(Nothing, "methods start and act"), (OnlyStart, "method act"), (TextEnv, "methods start")],
+)
+def test_a_class_without_its_methods_is_refused_when_it_is_made(
+    env: type[TextEnv], missing: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        env()
+    assert f"expected the {missing}" in str(caught.value)
+    assert f"{env.__name__} (" in str(caught.value)
+    if env is not TextEnv:
+        assert line_of(env) in str(caught.value)
+    if missing == "method act":
+        assert "def act(self, action: str) -> StepResult" in str(caught.value)
+        assert "def start" not in str(caught.value)
+
+
+def test_act_must_return_a_step_result() -> None:
+    env = SaysStr()
+    env.reset(seed=0)
+    with pytest.raises(TypeError) as caught:
+        env.step("x")
+    assert str(caught.value) == (
+        f"SaysStr.act: expected a StepResult, got str 'hot' ({line_of(SaysStr.act)}): "
+        "return StepResult(observation, ...)"
+    )
+
+
+@pytest.mark.parametrize("env", [StartsWithText, StartsTheOtherWayRound])
+def test_start_must_return_a_task_and_a_step_result(env: type[Dice]) -> None:
+    with pytest.raises(TypeError) as caught:
+        env().reset(seed=0)
+    text = str(caught.value)
+    assert text.startswith(f"{env.__name__}.start: expected (Task, StepResult), got ")
+    assert f"({line_of(env.start)}): return Task(task_id, goal=...), StepResult" in text
+
+
+def test_a_class_whose_source_cannot_be_read_is_refused_all_the_same() -> None:
+    made: dict[str, Any] = {"TextEnv": TextEnv, "__name__": "a_notebook"}
+    exec("class Cell(TextEnv):\n    def start(self, options): return None", made)
+    with pytest.raises(TypeError, match=r"Cell \(a_notebook\): expected the method act"):
+        made["Cell"]()
+
+
+def test_environments_can_be_pickled() -> None:
+    env = Dice()
+    env.reset(seed=3)
+    again = pickle.loads(pickle.dumps(env))
+    assert again.step("x") == env.step("x")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from aem_gym.envs.alfworld.constants import CAN_CONTAIN
-from aem_gym.envs.alfworld.game import Game, Goal, Receptacle, Thing
+from aem_gym.envs.alfworld.classes import CAN_CONTAIN
+from aem_gym.envs.alfworld.game import Game, GameGoal, Receptacle, Thing
 
 SINK, TABLE, MACHINE, FRIDGE, MICROWAVE = range(5)
 KNIFE, MUG, POTATO, LAMP = range(4)
@@ -26,7 +26,7 @@ def kitchen(
     )
     return Game(
         task_id="test",
-        goal=Goal(task_type, obj, target),
+        goal=GameGoal(task_type, obj, target),
         sentence="put a hot potato in fridge",
         objects=(
             Thing("k", "Knife", "knife 1", cleanable=True),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aem_gym.envs.alfworld.constants import TASK_TYPES
-from aem_gym.envs.alfworld.official.export import export_games
+from aem_gym.envs.alfworld.authoring.export import export_games
 
 GRAMMAR = """grammar :: \"\"\"
     {
@@ -33,9 +32,7 @@ def rules(folder: Path, dialect: str = "0.4") -> Path:
 def make_data(folder: Path, games: int = 12, split: str = "train", dialect: str = "0.4") -> Path:
     """A data folder with so many games."""
     logic = rules(folder / "logic", dialect)
-    export_games(
-        folder, games=games, split=split, dialect=dialect, task_types=TASK_TYPES, logic=logic
-    )
+    export_games(folder, games=games, split=split, logic=logic, env_args={"dialect": dialect})
     return folder
 
 

@@ -10,10 +10,10 @@ from alfworld_rooms import kitchen
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aem_gym.envs.alfworld.dataset.problem import parse_problem
 from aem_gym.envs.alfworld.engine import Engine
-from aem_gym.envs.alfworld.game import Goal, printed_names
+from aem_gym.envs.alfworld.game import GameGoal, printed_names
 from aem_gym.envs.alfworld.generator import make_game, parse_task_id
-from aem_gym.envs.alfworld.official.problem import parse_problem
 from aem_gym.envs.alfworld.text import HELP, listing
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.json"))
@@ -272,7 +272,7 @@ def test_the_real_alfworld_answered_the_same(path: Path) -> None:
     game = parse_problem(
         record["problem"], task_id="", sentence=record["sentence"], dialect=record["dialect"]
     )
-    assert game.goal == Goal(**record["goal"])
+    assert game.goal == GameGoal(**record["goal"])
     engine = Engine(game)
     for command, observation, admissible, won in record["steps"]:
         text = engine.reset() if command is None else engine.step(command)[0]

@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aem_gym.envs.alfworld.constants import TASK_TYPES
+from aem_gym.envs.alfworld.classes import TASK_TYPES
 from aem_gym.envs.alfworld.env import ALFWorldEnv
 from aem_gym.errors import ConfigError, UnknownNameError
 

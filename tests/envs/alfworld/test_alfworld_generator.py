@@ -10,11 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aem_gym.envs.alfworld.constants import CAN_CONTAIN, TASK_TYPES, TREATMENT
+from aem_gym.envs.alfworld.classes import CAN_CONTAIN, SPLITS, TASK_TYPES, TREATMENT
 from aem_gym.envs.alfworld.draws import Draws
-from aem_gym.envs.alfworld.generator import draw_task, make_game, parse_task_id
+from aem_gym.envs.alfworld.generator import (
+    combinations,
+    draw_task,
+    floorplans,
+    is_held_out,
+    make_game,
+    parse_task_id,
+    split_of,
+)
 from aem_gym.envs.alfworld.rooms import DIFFICULTIES, ROOMS, layout
-from aem_gym.envs.alfworld.splits import SPLITS, combinations, floorplans, is_held_out, split_of
 from aem_gym.errors import ConfigError
 
 tasks = st.builds(

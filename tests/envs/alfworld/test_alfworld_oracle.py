@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 from alfworld_rooms import kitchen
 
-from aem_gym.envs.alfworld.belief import Belief, read_task
-from aem_gym.envs.alfworld.constants import TASK_TYPES
+from aem_gym.envs.alfworld.classes import TASK_TYPES
 from aem_gym.envs.alfworld.draws import Draws
 from aem_gym.envs.alfworld.engine import Engine
 from aem_gym.envs.alfworld.env import ALFWorldEnv
 from aem_gym.envs.alfworld.game import Receptacle
 from aem_gym.envs.alfworld.generator import draw_task, make_game
-from aem_gym.envs.alfworld.oracle import Oracle
-from aem_gym.envs.alfworld.tasks import TEMPLATES
+from aem_gym.envs.alfworld.oracle import Belief, HouseholdOracle, read_task
+from aem_gym.envs.alfworld.text import TEMPLATES
 
 
 def win_rate(env: ALFWorldEnv, episodes: int, noise: float = 0.0) -> tuple[float, float]:
@@ -77,7 +76,7 @@ def test_it_never_peeks(search: str) -> None:
     for number, task_type in enumerate(TASK_TYPES):
         spec = draw_task(np.random.default_rng(number), "train", "small", task_type)
         engine = Engine(make_game(spec))
-        oracle = Oracle(search, Draws("test", number), peek)
+        oracle = HouseholdOracle(search, Draws("test", number), peek)
         oracle.read(engine.reset())
         for _ in range(20):
             oracle.read(engine.step(oracle.choose(engine.admissible())[1])[0])
@@ -121,12 +120,12 @@ def test_thoughts_are_short_and_few() -> None:
 
 
 def test_it_does_something_where_it_knows_neither_task_nor_room() -> None:
-    oracle = Oracle("likely", Draws("test"), dict)
+    oracle = HouseholdOracle("likely", Draws("test"), dict)
     oracle.read("Your task is to: make me a sandwich.")
     assert oracle.choose(["look", "go to desk 1"])[1] == "look"
 
 
-def play(engine: Engine, oracle: Oracle, *before: str) -> int:
+def play(engine: Engine, oracle: HouseholdOracle, *before: str) -> int:
     """Steps that the oracle takes after somebody else's commands (50: not won)."""
     oracle.read(engine.reset())
     for command in before:
@@ -151,7 +150,7 @@ def test_it_gets_rid_of_a_thing_that_only_one_place_takes_and_no_table_lists() -
         can_contain=game.can_contain | {("CounterTop", "TeddyBear")},
     )
     take = ("go to coffeemachine 1", "take teddybear 1 from coffeemachine 1", "go to fridge 1")
-    oracle = Oracle("likely", Draws("test"), dict, goal=game.goal)
+    oracle = HouseholdOracle("likely", Draws("test"), dict, goal=game.goal)
     assert play(Engine(game), oracle, *take) < 20
 
 
@@ -163,7 +162,7 @@ def test_a_sinkbasin_that_is_printed_as_a_bathtubbasin(tub: int) -> None:
     sink = replace(sink, id="Bathtub_bar_1_bar_SinkBasin", name=f"bathtubbasin {3 - tub}")
     bath = Receptacle("Bathtub_bar_2_bar_BathtubBasin", "BathtubBasin", f"bathtubbasin {tub}", 3)
     game = replace(game, receptacles=(sink, *others, bath), contents=(*game.contents, ()))
-    oracle = Oracle("likely", Draws("test"), dict, goal=game.goal)
+    oracle = HouseholdOracle("likely", Draws("test"), dict, goal=game.goal)
     assert play(Engine(game), oracle) < 20
 
 
@@ -177,13 +176,13 @@ def test_a_thing_in_two_places_is_not_taken_for_two() -> None:
         object_locations=game.object_locations | {(4, 3)},
     )
     see = ("go to coffeemachine 1", "examine countertop 1")
-    oracle = Oracle("likely", Draws("test"), dict, goal=game.goal)
+    oracle = HouseholdOracle("likely", Draws("test"), dict, goal=game.goal)
     assert play(Engine(game), oracle, *see) < 30
 
 
 def test_its_own_noise_is_admissible_and_stays_until_something_is_read() -> None:
     engine = Engine(kitchen())
-    oracle = Oracle("likely", Draws("test"), dict, goal=engine.game.goal, noise=0.5)
+    oracle = HouseholdOracle("likely", Draws("test"), dict, goal=engine.game.goal, noise=0.5)
     oracle.read(engine.reset())
     noisy = 0
     for _ in range(200):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from alfworld_rooms import kitchen
 
-from aem_gym.envs.alfworld.constants import RECEPTACLE_CLASSES, TASK_TYPES
+from aem_gym.envs.alfworld.classes import RECEPTACLE_CLASSES, TASK_TYPES
 from aem_gym.envs.alfworld.rooms import ROOMS, layout
 
 needs_alfworld = pytest.mark.skipif(

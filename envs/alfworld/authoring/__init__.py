@@ -1,0 +1,1 @@
+"""Tools around ALFWorld: export, reports, and the original engine for comparison."""

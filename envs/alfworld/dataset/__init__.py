@@ -1,0 +1,1 @@
+"""The official ALFWorld dataset: its problem files, game files and folders."""

@@ -1,1 +1,0 @@
-"""Official ALFWorld data: the problem files, game files and folders of its releases."""
