@@ -21,7 +21,7 @@ class Allowed:
     """Keys that may differ between the sides, at any depth of a part."""
 
     added: frozenset[str] = frozenset()
-    """Keys that only the present tree has."""
+    """Keys that only the present tree has; one that ends in `/` allows all that begin with it."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Old key -> new key."""
 
@@ -47,7 +47,7 @@ def compare(base: Path, present: Path, allowed: Allowed | None = None) -> Compar
                 compared += 1
                 if one != two:
                     different += 1
-                    first = first or f"{place}: {_short(one)} became {_short(two)}"
+                    first = first or f"{place}: {_change(one, two)}"
     return Comparison(compared, different, first)
 
 
@@ -66,7 +66,9 @@ def _pairs(old: Any, new: Any, allowed: Allowed) -> Iterator[tuple[str, str, str
 
 
 def _is_added(path: str, added: frozenset[str]) -> bool:
-    return any(part.partition("[")[0] in added for part in path.split("."))
+    starts = tuple(key for key in added if key.endswith("/"))
+    keys = [part.partition("[")[0] for part in path.split(".")]
+    return any(key in added or (starts and key.startswith(starts)) for key in keys)
 
 
 def _leaves(value: Any, path: str, renamed: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -81,5 +83,15 @@ def _leaves(value: Any, path: str, renamed: Mapping[str, str]) -> Iterator[tuple
         yield path, json.dumps(value)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:200]}..."
+def _change(old: str, new: str) -> str:
+    """Both values; of long ones what is around the first character that differs."""
+    same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), 0)
+    start = max(0, same - 60)
+    return " became ".join(_part(text, start) for text in (old, new))
+
+
+def _part(text: str, start: int) -> str:
+    if len(text) <= 200:
+        return text
+    end = start + 120
+    return f"{'...' if start else ''}{text[start:end]}{'...' if end < len(text) else ''}"
