@@ -61,7 +61,7 @@ class Tracer:
     def stop(self) -> None:
         """Note nothing any more."""
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
         """A profile function; generators that go on are noted as calls, too."""

@@ -65,7 +65,7 @@ class LeftOut(Exception):
 @contextmanager
 def worktree(commit: str, folder: Path) -> Iterator[Path]:
     """A checkout of `commit` below `folder`, removed at the end."""
-    path = folder / f"tree-{commit}"
+    path = folder.resolve() / "base"
     git = ["git", "-C", str(ROOT), "worktree"]
     subprocess.run([*git, "add", "--quiet", "--detach", str(path), commit], check=True)
     try:
@@ -106,8 +106,8 @@ def finish(process: subprocess.Popen[bytes], output: Path) -> None:
 
 def measure(part: str, base: Path, present: Path, folder: Path, quick: bool) -> Comparison:
     """Record a part of both trees and compare."""
-    outputs = [folder / f"{part}-base.jsonl", folder / f"{part}-present.jsonl"]
-    running = []
+    outputs = (folder / f"{part}-base.jsonl", folder / f"{part}-present.jsonl")
+    running: list[subprocess.Popen[bytes]] = []
     try:
         for tree, output in zip((base, present), outputs, strict=True):
             process = start(part, tree, output, quick)
@@ -121,7 +121,7 @@ def measure(part: str, base: Path, present: Path, folder: Path, quick: bool) -> 
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-    found = compare(*outputs, ALLOWED.get(part))
+    found = compare(outputs[0], outputs[1], ALLOWED.get(part))
     if not found.compared:
         raise Failed(f"{part}: nothing was recorded")
     return found
@@ -132,7 +132,7 @@ def run_part(part: str, given: argparse.Namespace, folder: Path) -> dict[str, ob
     clock = time.perf_counter()
     commit = given.base or BASES[part]
     try:
-        with worktree(commit, folder) as base:
+        with tempfile.TemporaryDirectory() as trees, worktree(commit, Path(trees)) as base:
             found = measure(part, base, given.tree.resolve(), folder, given.quick)
     except LeftOut as reason:
         print(f"{part}: left out: {reason}", flush=True)

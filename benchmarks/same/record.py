@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -234,12 +235,13 @@ def record_episodes(part: str, tree: Path, quick: bool) -> Rows:
         yield f"{args}", {"instructions": env.instructions, "max_turns": env.max_turns}
         for seed in range(5 if quick else EPISODES):
             rng = random.Random(f"{env_id} {seed}")
-            for turn, record in enumerate(_episode(env, seed, lambda a, i, r=rng: _mixed(a, i, r))):
+            choose = partial(_mixed, rng)
+            for turn, record in enumerate(_episode(env, seed, choose)):
                 yield f"{args} seed {seed} turn {turn}", record
         env.close()
 
 
-def _mixed(expert: str, info: Mapping[str, Any], rng: random.Random) -> str:
+def _mixed(rng: random.Random, expert: str, info: Mapping[str, Any]) -> str:
     """The expert's action in most turns, else a random admissible one, seldom nonsense."""
     draw = rng.random()
     if draw < 0.6:
