@@ -45,9 +45,12 @@ BASES: Mapping[str, str] = {
     "grading": _FIRST,
 }
 """The commit whose values each part has to keep. Who moves one says why in the CHANGELOG."""
+_JOB = Allowed(added=frozenset({"stop_reason", "stop/"}))
+_EPISODES = Allowed(added=frozenset({"submitted"}))
 ALLOWED: Mapping[str, Allowed] = {
-    part: Allowed(added=frozenset({"stop_reason", "stop/"}))
-    for part in ("alfworld_job", "webshop_job", "window_job")
+    **dict.fromkeys(("alfworld_job", "webshop_job", "window_job"), _JOB),
+    **dict.fromkeys(("alfworld_episodes", "webshop_episodes"), _EPISODES),
+    **dict.fromkeys(("swe_episodes", "grading"), _EPISODES),
 }
 """Keys that are new or renamed since the base, by part."""
 ONE_AT_A_TIME = ("swe_episodes", "grading")
