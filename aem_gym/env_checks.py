@@ -21,7 +21,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from aem_gym.errors import AemGymError, BrokenEnvironmentError, ConfigError, describe
 from aem_gym.registry import find_env
-from aem_gym.rollout.checked import CheckedStep, checked_reset, checked_step
+from aem_gym.rollout.envs import CheckedStep, checked_reset, checked_step
 from aem_gym.seeding import generator
 from aem_gym.types import INFO_DEFAULTS
 

@@ -84,16 +84,7 @@ class SamplerMismatchError(AemGymError, RuntimeError):
     """Sampler and learner disagree about the log-probabilities of the same tokens."""
 
 
-def well_formed(text: str) -> str:
-    """`text` with lone surrogates, which no file can hold, replaced by `?`."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="replace").decode()
-    return text
-
-
 def describe(error: BaseException) -> str:
     """The error in one line, with its type."""
-    message = well_formed(str(error))
+    message = str(error).encode(errors="replace").decode()  # no lone surrogates
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
     from aem_gym.protocols import Agent
-    from aem_gym.rollout.checked import CheckedStep
+    from aem_gym.rollout.envs import CheckedStep
     from aem_gym.rollout.pool import EnvPool
     from aem_gym.types import PromptTemplate, Turn
 

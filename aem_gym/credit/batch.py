@@ -1,7 +1,8 @@
-"""The responses of one training step as tensors: what estimators and modulators read."""
+"""The responses of one training step as tensors, reductions over them, and their figures."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -110,3 +111,167 @@ class ResponseBatch:
     def surprisal(self) -> Tensor:
         """S = -log pi(response), (N,) nats; 0 where it has no tokens."""
         return -self.logprobs.masked_fill(~self.mask, 0).sum(-1)
+
+
+# Reductions over labelled rows, without a loop over groups ----------------------------------------
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Rows with equal ids, numbered 0..count-1."""
+
+    index: Tensor  # (N,) long: the segment of each row
+    count: int
+
+    @staticmethod
+    def of(ids: Tensor) -> Segments:
+        """Number the distinct values of `ids` (N,)."""
+        unique, index = torch.unique(ids, return_inverse=True)
+        return Segments(index, int(unique.numel()))
+
+    def sum(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Sum of `x` (N,) per segment, over the rows in `keep`. Shape (count,)."""
+        x = x if keep is None else torch.where(keep, x, torch.zeros_like(x))
+        return x.new_zeros(self.count).index_add_(0, self.index, x)
+
+    def size(self, keep: Tensor | None = None) -> Tensor:
+        """Number of rows per segment as long, (count,)."""
+        ones = torch.ones_like(self.index) if keep is None else keep.long()
+        return ones.new_zeros(self.count).index_add_(0, self.index, ones)
+
+    def extremes(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(min, max) per segment, (count,) each; (inf, -inf) where no row is kept."""
+        inf = float("inf")
+        low_of = x if keep is None else x.masked_fill(~keep, inf)
+        high_of = x if keep is None else x.masked_fill(~keep, -inf)
+        low = x.new_full((self.count,), inf).scatter_reduce_(0, self.index, low_of, "amin")
+        high = x.new_full((self.count,), -inf).scatter_reduce_(0, self.index, high_of, "amax")
+        return low, high
+
+    def mean(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Mean per segment, (count,); 0 where no row is kept."""
+        return self.sum(x, keep) / self.size(keep).clamp(min=1)
+
+    def mean_std(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(mean, unbiased std) per segment; the std is exactly 0 where all rows are equal."""
+        mean = self.mean(x, keep)
+        square = self.sum((x - mean[self.index]).square(), keep)
+        std = torch.sqrt(square / (self.size(keep) - 1).clamp(min=1))
+        low, high = self.extremes(x, keep)
+        return mean, torch.where(high > low, std, torch.zeros_like(std))
+
+
+def pair_ids(first: Tensor, second: Tensor) -> Tensor:
+    """One id per distinct pair, ordered by `first`, then `second`. Shape (N,)."""
+    a, b = Segments.of(first), Segments.of(second)
+    return a.index * max(1, b.count) + b.index
+
+
+@dataclass(frozen=True)
+class TurnGrid:
+    """Trajectories laid out as (E, L): one line per trajectory, its turns in order.
+
+    Rows come in any order; copies of a row (same trajectory and turn) share a cell.
+    """
+
+    line: Tensor  # (N,) long
+    column: Tensor  # (N,) long: rank of the turn in its trajectory
+    shape: tuple[int, int]
+
+    @staticmethod
+    def of(trajectory_ids: Tensor, turns: Tensor) -> TurnGrid:
+        """Lay out rows with these trajectories and turns, (N,) long each."""
+        lines = Segments.of(trajectory_ids)
+        cells = Segments.of(pair_ids(trajectory_ids, turns))
+        line_of_cell = cells.index.new_zeros(cells.count).scatter_(0, cells.index, lines.index)
+        width = torch.bincount(line_of_cell, minlength=lines.count)
+        start = width.cumsum(0) - width
+        rank = torch.arange(cells.count, device=turns.device) - start[line_of_cell]
+        longest = int(width.max()) if lines.count else 0
+        return TurnGrid(lines.index, rank[cells.index], (lines.count, longest))
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Rows (N,) to cells (E, L); 0 where a trajectory has ended."""
+        grid: Tensor = x.new_zeros(self.shape)
+        grid[self.line, self.column] = x
+        return grid
+
+    def gather(self, grid: Tensor) -> Tensor:
+        """Cells (E, L) back to rows (N,)."""
+        return grid[self.line, self.column]
+
+    def discounted(self, x: Tensor, discount: float) -> Tensor:
+        """sum_{k >= t} discount^(k-t) x_k along each trajectory, per row (N,)."""
+        grid = self.spread(x)
+        running = grid.new_zeros(self.shape[0])
+        for column in range(self.shape[1] - 1, -1, -1):
+            running = grid[:, column] + discount * running
+            grid[:, column] = running
+        return self.gather(grid)
+
+
+# Figures -----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def credit_metrics(
+    batch: ResponseBatch,
+    alpha: Tensor,
+    advantages: Tensor,
+    success: Tensor | None = None,
+    *,
+    threshold: float = 0.1,
+) -> dict[str, float]:
+    """What each step logs about credit (docs/runs.md). A figure that does not exist is left out.
+
+    Args:
+        batch: the step's responses. Only rows that are not excluded and have tokens count.
+        alpha: (N,) of the modulator.
+        advantages: (N,) of the base estimator, before modulation.
+        success: (N,) bool, whether the row's episode succeeded.
+        threshold: AEM's, in nats.
+    """
+    keep = batch.counted
+    if not bool(keep.any()):
+        return {}
+    alpha, entropy = alpha[keep], batch.response_entropy[keep]
+    groups = Segments.of(batch.group_ids[keep])
+    low, high = groups.extremes(entropy)
+    base, lengths = advantages[keep].to(alpha.dtype), batch.lengths[keep].to(entropy.dtype)
+    deviation = alpha - groups.mean(alpha)[groups.index]
+    figures = {
+        "alpha_mean": alpha.mean(),
+        "alpha_min": alpha.min(),
+        "alpha_max": alpha.max(),
+        "share_below_threshold": ((high - low) < threshold).to(alpha.dtype).mean(),
+        "response_entropy_mean": entropy.mean(),
+        "response_entropy_range": (high - low).mean(),
+        "share_negative_advantage": (base < 0).to(alpha.dtype).mean(),
+        "cov_alpha_advantage": groups.mean(deviation * base).mean(),
+        "response_length_mean": lengths.mean(),
+        "corr_entropy_length": _correlation(entropy, lengths),
+    }
+    if success is not None:
+        figures |= _by_outcome(batch, success.bool())
+    found = {name: float(value) for name, value in figures.items()}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _by_outcome(batch: ResponseBatch, success: Tensor) -> dict[str, Tensor]:
+    """Success rate over episodes, and V for responses of either outcome (nan without any)."""
+    v = (batch.surprisal - batch.entropy_sum).square()
+    episodes = Segments.of(batch.trajectory_ids[batch.included])
+    won = episodes.mean(success[batch.included].to(v.dtype))
+    return {
+        "success_rate": won.mean(),
+        "v_fail": v[batch.counted & ~success].mean(),
+        "v_success": v[batch.counted & success].mean(),
+    }
+
+
+def _correlation(x: Tensor, y: Tensor) -> Tensor:
+    """Pearson's correlation; nan where one of the two does not vary."""
+    if bool(x.max() == x.min()) or bool(y.max() == y.min()):
+        return x.new_tensor(float("nan"))
+    x, y = x - x.mean(), y - y.mean()
+    return (x * y).sum() / (x.square().sum() * y.square().sum()).sqrt()

@@ -21,8 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from aem_gym.credit.batch import ResponseBatch
-from aem_gym.credit.segments import Segments, TurnGrid, pair_ids
+from aem_gym.credit.batch import ResponseBatch, Segments, TurnGrid, pair_ids
 from aem_gym.errors import ConfigError, UnknownNameError
 
 EPSILON = 1e-6

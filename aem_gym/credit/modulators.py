@@ -13,8 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from aem_gym.credit.batch import ResponseBatch
-from aem_gym.credit.segments import Segments, TurnGrid
+from aem_gym.credit.batch import ResponseBatch, Segments, TurnGrid
 from aem_gym.errors import UnknownNameError
 
 V = TypeVar("V")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aem_gym.errors import describe, well_formed
+from aem_gym.errors import describe
 from aem_gym.protocols import Agent, EpisodeStart, Response, TurnInput
-from aem_gym.rollout.checked import CheckedStep
+from aem_gym.rollout.envs import CheckedStep, well_formed
 from aem_gym.rollout.pool import EnvPool
 from aem_gym.seeding import derive
 from aem_gym.types import Episode, Group, PromptTemplate, StopReason, Turn
@@ -268,22 +268,18 @@ def _why_over(answer: CheckedStep, turns: int, limit: int | None) -> StopReason 
     return StopReason.TURN_LIMIT if over else None
 
 
+_SAMPLED = (
+    *("thought", "action", "format_valid", "prompt_ids", "response_ids"),
+    *("logprobs", "entropies", "cut"),
+)
+"""What a turn keeps of a response as it is."""
+
+
 def _turn_of(before: CheckedStep, response: Response, after: CheckedStep) -> Turn:
-    return Turn(
-        observation=before.observation,
-        response=response.text or response.action,
-        thought=response.thought,
-        action=response.action,
-        reward=after.reward,
-        format_valid=response.format_valid,
-        action_valid=bool(after.info["action_valid"]),
-        prompt_ids=response.prompt_ids,
-        response_ids=response.response_ids,
-        logprobs=response.logprobs,
-        entropies=response.entropies,
-        cut=response.cut,
-        error=after.error,
-    )
+    kept: dict[str, Any] = {name: getattr(response, name) for name in _SAMPLED}
+    text, valid = response.text or response.action, bool(after.info["action_valid"])
+    more = {"reward": after.reward, "action_valid": valid, "error": after.error}
+    return Turn(before.observation, text, **kept, **more)
 
 
 def _checked_response(response: object) -> Response:

@@ -21,8 +21,7 @@ import gymnasium as gym
 from aem_gym.config import Config
 from aem_gym.errors import ConfigError, EnvironmentFailure
 from aem_gym.registry import env_factory, find_env
-from aem_gym.rollout.checked import CheckedStep
-from aem_gym.rollout.envs import EnvDescription, EnvSpec, LiveEnvs, Reset
+from aem_gym.rollout.envs import CheckedStep, EnvDescription, EnvSpec, LiveEnvs, Reset
 from aem_gym.rollout.workers import Worker, WorkerSettings
 
 __all__ = ["EnvDescription", "EnvPool", "EnvSpec", "CheckedStep"]

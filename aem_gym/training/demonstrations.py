@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from aem_gym.errors import EnvironmentFailure, NoExpertError
-from aem_gym.rollout.checked import CheckedStep
+from aem_gym.rollout.envs import CheckedStep
 from aem_gym.rollout.pool import EnvPool
 from aem_gym.seeding import derive, generator
 from aem_gym.types import Demo, DemoStep

@@ -27,8 +27,14 @@ from aem_gym.rollout.collector import RolloutRequest, grouped, requests_for
 from aem_gym.runs import ADAPTER, EPISODES, SUMMARY, Checkpoint, CheckpointStore, claim_output
 from aem_gym.seeding import derive
 from aem_gym.settings import CONFIG_NAME, load_config, settle, to_yaml
-from aem_gym.training.batch import Rewards, TrainBatch, equal_returns, make_batch
-from aem_gym.training.credit import Credit, CreditRule
+from aem_gym.training.credit import (
+    Credit,
+    CreditRule,
+    Rewards,
+    TrainBatch,
+    equal_returns,
+    make_batch,
+)
 from aem_gym.training.records import Recorder, episode_records, open_loggers, step_metrics
 from aem_gym.training.setup import RunComponents, check_run, open_components, prepare_torch
 from aem_gym.training.state import Progress, StopAfterStep, restore_state, save_state

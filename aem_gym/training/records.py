@@ -16,13 +16,12 @@ import msgspec
 import torch
 
 from aem_gym.config import Config
-from aem_gym.credit.metrics import credit_metrics
+from aem_gym.credit.batch import credit_metrics
 from aem_gym.io import JsonLines
 from aem_gym.protocols import Logger
 from aem_gym.registry import LOGGERS
 from aem_gym.runs import EPISODES, EVALUATIONS, METRICS
-from aem_gym.training.batch import Rewards, TrainBatch
-from aem_gym.training.credit import Credit
+from aem_gym.training.credit import Credit, Rewards, TrainBatch
 from aem_gym.types import Episode, Group, StopReason, Turn
 
 FILES = (EPISODES, METRICS, EVALUATIONS)
@@ -35,14 +34,13 @@ def step_metrics(
     credit: Credit | None,
     threshold: float,
 ) -> dict[str, float]:
-    """Figures of all episodes of a step, and of the credit given to the usable ones.
-
-    docs/runs.md explains each figure. `threshold` is AEM's, in nats.
-    """
+    """Figures of all episodes of a step, and of the credit of the usable ones (docs/runs.md)."""
     counted = [e for e in episodes if e.error is None]
     turns = [turn for e in counted for turn in e.turns]
-    figures: dict[str, float] = {"episodes": float(len(episodes))}
-    figures["episode_errors"] = float(len(episodes) - len(counted))
+    figures: dict[str, float] = {
+        "episodes": float(len(episodes)),
+        "episode_errors": float(len(episodes) - len(counted)),
+    }
     stops = Counter(e.stop_reason for e in episodes)
     figures |= {f"stop/{reason.value}": float(stops[reason]) for reason in StopReason}
     if counted:
@@ -60,9 +58,8 @@ def step_metrics(
         figures["tokens_generated"] = float(sum(len(t.response_ids) for t in turns))
     if step is not None and credit is not None:
         won = torch.tensor([e.won for e in step.episodes])[step.batch.trajectory_ids]
-        figures |= credit_metrics(
-            step.batch, credit.modulated, credit.base, won, threshold=threshold
-        )
+        alpha, base = credit.modulated.alpha, credit.base
+        figures |= credit_metrics(step.batch, alpha, base, won, threshold=threshold)
         figures |= credit.modulated.info
         figures["tokens_trained"] = float(sum(len(row.ids) for row in step.rows))
         figures["seconds/modulation"] = credit.seconds
@@ -110,28 +107,17 @@ def episode_records(
     credit: Credit | None,
     tokens: int | str,
 ) -> Iterator[dict[str, Any]]:
-    """The lines of episodes.jsonl of one step, dropped groups last.
+    """The lines of episodes.jsonl of step `number`, dropped groups last.
 
-    Args:
-        number: the step, from 1.
-        groups: those trained on.
-        dropped: those left out because all their returns were equal.
-        step: tensors of `groups`.
-        credit: of their responses.
-        tokens: how many episodes, from the first, keep their token-level arrays, or `all`.
+    The first `tokens` episodes, or `all`, keep their token-level arrays.
     """
-    credits = turn_credits(step, credit)
-    seen = 0
+    credits, seen = turn_credits(step, credit), 0
     for g, group in enumerate((*groups, *dropped)):
+        out = g >= len(groups)
         for i, episode in enumerate(group.episodes):
-            yield episode_record(
-                number,
-                g,
-                episode,
-                {} if g >= len(groups) else credits.get((g, i), {}),
-                dropped=g >= len(groups),
-                tokens=tokens == "all" or seen < int(tokens),
-            )
+            credited = {} if out else credits.get((g, i), {})
+            keep = tokens == "all" or seen < int(tokens)
+            yield episode_record(number, g, episode, credited, dropped=out, tokens=keep)
             seen += 1
 
 
@@ -144,70 +130,34 @@ def episode_record(
     dropped: bool = False,
     tokens: bool = False,
 ) -> dict[str, Any]:
-    """One line of episodes.jsonl.
-
-    Args:
-        step: RL step, from 1.
-        group: number of the group within the step.
-        episode: what happened.
-        credits: per turn; turns without one were not trained on.
-        dropped: the group was left out (all returns equal).
-        tokens: include ids, log-probabilities and entropies.
-    """
-    return {
-        "step": step,
-        "group": group,
-        "rollout": episode.rollout,
-        "task_id": episode.task_id,
-        "task_type": episode.task_type,
-        "goal": episode.goal,
-        "seed": episode.seed,
-        "won": episode.won,
-        "score": episode.score,
-        "reward": episode.reward,
-        "terminated": episode.terminated,
-        "truncated": episode.truncated,
-        "stop_reason": episode.stop_reason,
-        "error": episode.error,
-        "dropped": dropped,
-        "context": episode.context,
-        "turns": [
-            _turn_record(turn, credits.get(number), tokens)
-            for number, turn in enumerate(episode.turns)
-        ],
-    }
+    """One line of episodes.jsonl; turns without a credit were not trained on."""
+    turns = [_turn_record(turn, credits.get(i), tokens) for i, turn in enumerate(episode.turns)]
+    record = {"step": step, "group": group} | _chosen(episode, _OF_EPISODE)
+    return record | {"dropped": dropped, "context": episode.context, "turns": turns}
 
 
 def _turn_record(turn: Turn, credit: TurnCredit | None, tokens: bool) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "observation": turn.observation,
-        "response": turn.response,
-        "thought": turn.thought,
-        "action": turn.action,
-        "reward": turn.reward,
-        "format_valid": turn.format_valid,
-        "action_valid": turn.action_valid,
-        "cut": turn.cut,
-        "tokens": len(turn.response_ids),
-        "response_entropy": turn.response_entropy,
-        "surprisal": turn.surprisal,
-    }
-    if credit is not None:
-        record |= {
-            "alpha": credit.alpha,
-            "base_advantage": credit.base_advantage,
-            "advantage": credit.advantage,
-        }
-    if turn.error is not None:
-        record["error"] = turn.error
-    if tokens:
-        record |= {
-            "prompt_ids": turn.prompt_ids,
-            "response_ids": turn.response_ids,
-            "logprobs": turn.logprobs,
-            "entropies": turn.entropies,
-        }
-    return record
+    record = _chosen(turn, _OF_TURN) | {"tokens": len(turn.response_ids)}
+    record |= _chosen(turn, ("response_entropy", "surprisal"))
+    record |= {} if credit is None else _chosen(credit, _OF_CREDIT)
+    record |= {} if turn.error is None else {"error": turn.error}
+    return record | (_chosen(turn, _OF_TOKENS) if tokens else {})
+
+
+_OF_EPISODE = (
+    *("rollout", "task_id", "task_type", "goal", "seed", "won", "score", "reward"),
+    *("terminated", "truncated", "stop_reason", "error"),
+)
+_OF_TURN = (
+    *("observation", "response", "thought", "action", "reward"),
+    *("format_valid", "action_valid", "cut"),
+)
+_OF_CREDIT = ("alpha", "base_advantage", "advantage")
+_OF_TOKENS = ("prompt_ids", "response_ids", "logprobs", "entropies")
+
+
+def _chosen(data: object, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(data, name) for name in names}
 
 
 class Recorder:

@@ -19,8 +19,7 @@ from aem_gym.errors import ComponentError, ConfigError, SamplerMismatchError
 from aem_gym.protocols import Learner, Scores
 from aem_gym.registry import ESTIMATORS, LOSSES, check_options
 from aem_gym.seeding import generator
-from aem_gym.training.batch import TrainBatch
-from aem_gym.training.credit import Credit
+from aem_gym.training.credit import Credit, TrainBatch
 
 FP32_TOLERANCE = 1e-3
 """Largest difference of sampler and learner log-probabilities in float32, in nats."""
