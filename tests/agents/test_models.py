@@ -168,8 +168,8 @@ class Here(PretrainedModel):
 
 def test_devices_and_dtypes_by_name() -> None:
     cpu = resolve_device("cpu")
-    assert resolve_dtype("auto", cpu) == resolve_dtype("fp32", cpu) == torch.float32
-    assert resolve_dtype("bf16", cpu) == resolve_dtype("bfloat16", cpu) == torch.bfloat16
+    assert resolve_dtype("auto", cpu) == resolve_dtype("float32", cpu) == torch.float32
+    assert resolve_dtype("bfloat16", cpu) == torch.bfloat16
     with pytest.raises(UnknownNameError, match="Did you mean 'cuda'"):
         resolve_device("cuda0")
     with pytest.raises(ConfigError, match="expected a number"):
