@@ -251,9 +251,6 @@ def _quantization(kind: str, device: torch.device, dtype: torch.dtype) -> Any:
     )
 
 
-# Devices ----------------------------------------------------------------------------------------
-
-
 def resolve_device(name: str = "auto") -> torch.device:
     """The device called `name`: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
 

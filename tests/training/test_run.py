@@ -11,8 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
 
-from aem_gym.agents.lora import base_weights_hash  # noqa: E402
-from aem_gym.agents.trainable import VALUE_HEAD  # noqa: E402
+from tests.weights import base_weights_hash  # noqa: E402
+from aem_gym.agents.learner import VALUE_HEAD  # noqa: E402
 from aem_gym.errors import ConfigError, OutputError  # noqa: E402
 from aem_gym.training.checkpoint import CheckpointStore  # noqa: E402
 from aem_gym.training.config import Config  # noqa: E402
