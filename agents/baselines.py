@@ -64,23 +64,20 @@ class ExpertAgent:
         pass
 
     def act(self, inputs: Sequence[TurnInput]) -> list[Response]:
-        return [_ask_expert(turn) for turn in inputs]
+        return [self._ask(turn) for turn in inputs]
 
     def end(self, slot: int) -> None:
         pass
 
-
-def _ask_expert(turn: TurnInput) -> Response:
-    answer = turn.ask_expert()
-    if answer is None:
-        return Response(
-            "",
-            format_valid=False,
-            error=f"NoExpertError: the environment's expert has no answer at turn {turn.turn}"
-            " (it has no method `expert`, or the expert failed: see the log)",
+    def _ask(self, turn: TurnInput) -> Response:
+        answer = turn.ask_expert()
+        if answer is not None:
+            return Response(answer[1], thought=answer[0])
+        error = (
+            f"NoExpertError: the environment's expert has no answer at turn {turn.turn} "
+            "(it has no method `expert`, or the expert failed: see the log)"
         )
-    thought, action = answer
-    return Response(action, thought=thought)
+        return Response("", format_valid=False, error=error)
 
 
 class HumanAgent:

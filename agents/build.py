@@ -18,7 +18,7 @@ from aem_gym.protocols import (
     SamplingSettings,
     TrainableAgent,
 )
-from aem_gym.registry import LEARNERS, SAMPLERS
+from aem_gym.registry import LEARNERS, SAMPLERS, Registry
 from aem_gym.types import PromptTemplate
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def open_agent(
     """Load a base model and make it an agent, its weights published to the sampler.
 
     Args:
-        config: learner, sampler and their options, LoRA, context, lengths.
+        config: a settled one.
         template: its response format is used where the configuration leaves it open.
         base: hub id, registered name or folder.
         adapter: train a new LoRA adapter; False: train all weights.
@@ -44,21 +44,15 @@ def open_agent(
 
     Raises:
         UnknownNameError: no learner, sampler or response format of that name.
-        ConfigError: a component does not fit its role.
-        ModelError: the base model cannot be loaded.
+        ConfigError, ModelError: a component does not fit its role, a model cannot be loaded.
     """
-    # A model made for a run lives in the run's own folder, whatever that is called.
+    # A model made for a run is in the run's own folder, whatever that is called.
     base_name = "model" if find_model(config.model).from_scratch else None
     settings = LearnerSettings(config, base, adapter, value_head, base_name)
-    learner: Learner = _checked(
-        LEARNERS.load(config.learner)(settings), (Learner,), f"learner {config.learner!r}"
-    )
+    learner: Learner = _component(LEARNERS, config.learner, (settings,), Learner)
     limits = SamplingSettings(config.max_new_tokens, config.max_length, _sampler_options(config))
-    policy: Policy = _checked(
-        SAMPLERS.load(config.sampler)(learner, limits),
-        (BatchPolicy, AsyncPolicy),
-        f"sampler {config.sampler!r}",
-    )
+    roles = (BatchPolicy, AsyncPolicy)
+    policy: Policy = _component(SAMPLERS, config.sampler, (learner, limits), *roles)
     policy.publish(learner)
     name = template.response_format if config.response_format == "auto" else config.response_format
     return LanguageAgent(
@@ -79,8 +73,12 @@ def _sampler_options(config: Config) -> dict[str, Any]:
     return options
 
 
-def _checked(part: Any, roles: tuple[type, ...], what: str) -> Any:
+def _component(registry: Registry, name: str, given: tuple[Any, ...], *roles: type) -> Any:
+    """Make a registered component, and check that it fits one of its roles."""
+    part = registry.load(name)(*given)
     if isinstance(part, roles):
         return part
     names = " or ".join(role.__name__ for role in roles)
-    raise ConfigError(f"{what}: expected a {names} (aem_gym.protocols), got {part!r:.80}")
+    raise ConfigError(
+        f"{registry.kind} {name!r}: expected a {names} (aem_gym.protocols), got {part!r:.80}"
+    )

@@ -30,13 +30,8 @@ def attach_lora(
 ) -> PeftModel:
     """Put a fresh adapter on `model` (in place); only its weights train.
 
-    Args:
-        model: a causal language model of transformers.
-        rank: rank of the update.
-        alpha: the update is scaled by `alpha / rank`.
-        dropout: inside the adapter.
-        targets: names of the linear layers, or "all-linear" (all but the output layer).
-        seed: of the initial weights. Torch's own generators are left as they were.
+    The update has rank `rank` and is scaled by `alpha / rank`. `targets` names linear layers, or is
+    "all-linear" (all but the output layer). `seed` fixes the initial weights.
 
     Raises:
         ConfigError: `targets` names no layer of this model; lists the ones there are.
@@ -99,9 +94,9 @@ def save_adapter(peft_model: PeftModel, folder: Path, *, base: str | None = None
 
     Args:
         peft_model: the model whose adapter "default" is written.
-        folder: where to write; made if it is not there.
-        base: name of the base model to record (a path relative to the run, say); left out: the
-            name it was loaded by, of an absolute path only the last part.
+        folder: where to write.
+        base: name of the base model to record; None: the name it was loaded by, of an absolute
+            path only the last part.
     """
     from safetensors.torch import save_file
 

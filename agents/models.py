@@ -37,7 +37,6 @@ PLAIN_TEMPLATE = (
 """For base models that come without a chat template."""
 
 _DTYPES = ("float32", "bfloat16", "float16")
-_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _HUB_KEYS = ("revision", "local_files_only", "token", "cache_dir", "trust_remote_code")
 
 
@@ -68,7 +67,7 @@ def load_model(
         dtype: see `resolve_dtype`.
         attn_implementation: "sdpa", "eager", "flash_attention_2"; None: transformers' choice.
         quantization: "4bit" or "8bit" (bitsandbytes, on a GPU), or None.
-        options: further arguments of `from_pretrained` (revision, local_files_only, ...).
+        options: of `from_pretrained` (revision, local_files_only, ...).
 
     Raises:
         ModelError: the model cannot be found, is damaged, or does not fit this machine.
@@ -84,9 +83,8 @@ def load_model(
         settings["quantization_config"] = _quantization(quantization, place, number)
     if place.type != "cpu":
         settings["device_map"] = {"": str(place)}
-    tokenizer, notes = _load_tokenizer(
-        source, where, {k: v for k, v in options.items() if k in _HUB_KEYS}
-    )
+    hub = {k: v for k, v in options.items() if k in _HUB_KEYS}
+    tokenizer, notes = _load_tokenizer(source, where, hub)
     model = _load_weights(source, where, settings)
     _check_vocabulary(source, model, tokenizer)
     for note in notes:
@@ -220,7 +218,7 @@ def _explain(source: str, where: str, error: Exception, part: str = "model") -> 
         " HF_HUB_OFFLINE=1 forbids downloads: unset it, or" if constants.HF_HUB_OFFLINE else ""
     )
     return ModelError(
-        f"model {source!r}: no such folder, not in the local cache, and not to be had from the "
+        f"model {source!r}: no such folder, not in the local cache, and not available from the "
         f"hub.{offline} Download it where there is a network: hf download {source} (gated "
         f"models: hf auth login first). Without a network: --model tiny or --model smollm2. "
         f"Reason: {reason}"
@@ -251,9 +249,6 @@ def _quantization(kind: str, device: torch.device, dtype: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-
-
-# Devices ----------------------------------------------------------------------------------------
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -292,7 +287,6 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if fast else torch.float32
-    name = _SHORT.get(name, name)
     if name not in _DTYPES:
         raise UnknownNameError("dtype", name, ("auto", *_DTYPES))
     dtype: torch.dtype = getattr(torch, name)

@@ -49,7 +49,7 @@ class HFPolicy:
         first = next(weights.model.parameters())
         self.device, self.dtype = first.device, first.dtype
         self.exact = self.dtype == torch.float32
-        self.merged = _merged_copy(weights.model) if _merges(weights.model, settings) else None
+        self.merged: Any = _merged_copy(weights.model) if _merges(weights.model, settings) else None
         self.pad_id, self.max_new_tokens = int(weights.pad_id), settings.max_new_tokens
         self.end_ids = torch.tensor(sorted(weights.end_ids), device=self.device)
         self._version = 0
@@ -102,9 +102,9 @@ class HFPolicy:
         """Sample from the present weights of `trained` from now on."""
         if self.merged is not None:
             _merge_into(self.merged, trained)
-        self.model: Any = trained if self.merged is None else self.merged
-        self.decoder: Any = self.model.get_decoder()
-        self.head: Any = self.model.get_output_embeddings()
+        model: Any = trained if self.merged is None else self.merged
+        self.model, self.decoder = model, model.get_decoder()
+        self.head = model.get_output_embeddings()
 
     def _read_prompts(self, requests: Sequence[GenerationRequest]) -> Tensor:
         """Bring every row's cache up to its prompt; the hidden state of each last token (R, D)."""
@@ -219,7 +219,7 @@ def _merges(model: nn.Module, settings: SamplingSettings) -> bool:
     return size < MERGE_BELOW if chosen is None else bool(chosen)
 
 
-def _merged_copy(adapted: nn.Module) -> nn.Module:
+def _merged_copy(adapted: nn.Module) -> Any:
     """A copy of the model below the adapters, for `_merge_into`."""
     from peft.tuners.lora import LoraLayer
 
@@ -232,19 +232,19 @@ def _merged_copy(adapted: nn.Module) -> nn.Module:
     if next(model.parameters()).device.type == "cpu":
         # One query and a mask: the plain product is the fastest attention on a CPU.
         model.set_attn_implementation("eager")
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 @torch.no_grad()
-def _merge_into(merged: nn.Module, adapted: nn.Module) -> None:
+def _merge_into(merged: Any, adapted: nn.Module) -> None:
     """Set each adapted weight to base + scale * B A, from scratch, so that nothing drifts."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in adapted.named_modules():
         if isinstance(module, LoraLayer):
             layer: Any = module
-            target: Any = merged.get_submodule(name)
-            target.weight.copy_(layer.base_layer.weight + layer.get_delta_weight("default"))
+            weight = layer.base_layer.weight + layer.get_delta_weight("default")
+            merged.get_submodule(name).weight.copy_(weight)
 
 
 def _common_prefix(held: list[int], prompt: tuple[int, ...]) -> int:

@@ -103,22 +103,11 @@ def make_tiny(
 ) -> Path:
     """Write a randomly initialized model and its tokenizer to `folder`.
 
-    Args:
-        folder: where to write.
-        tokenizer: gives the vocabulary and the special tokens (see `train_tokenizer`).
-        seed: of the initial weights. The same seed gives the same bytes, whatever torch's own
-            generator did before, and that generator is left as it was.
-        hidden: width of the model; a multiple of `2 * heads`.
-        layers: number of blocks.
-        heads: attention heads.
-        mlp: width inside the MLP.
-        max_positions: the longest sequence, in tokens.
-
-    Returns:
-        `folder`, which `AutoModelForCausalLM.from_pretrained` can load.
+    `seed` fixes the bytes of the weights. `mlp` is the width inside the MLP, `max_positions` the
+    longest sequence in tokens.
 
     Raises:
-        ConfigError: `hidden` cannot be split among the heads.
+        ConfigError: `hidden` is no multiple of `2 * heads`.
     """
     import torch
     from transformers import GenerationConfig, LlamaForCausalLM

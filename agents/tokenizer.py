@@ -60,13 +60,12 @@ def train_tokenizer(
             actions, each given separately.
         lexicon: class names of things ("cabinet"); each is isolated together with a number
             that follows it ("cabinet 1").
-        vocab_size: the most tokens it may have; fewer where the parts give no more (ALFWorld's
-            give 1,200). A smaller bound cuts nouns first: frequent text between them wins.
+        vocab_size: the most tokens it may have (ALFWorld's parts give 1,200). A small bound cuts
+            nouns first.
         separators: texts between thought and action, isolated too.
 
     Returns:
-        A tokenizer with `<|end|>` as its end token and a chat template. The same parts in the
-        same order give the same `tokenizer.json`, byte for byte.
+        A tokenizer with a chat template. Equal parts in the same order give the same bytes.
 
     Raises:
         ConfigError: `vocab_size` cannot hold the bytes and the special tokens.

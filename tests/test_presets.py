@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
 
-from aem_gym.agents.counts import count_parameters_on_meta  # noqa: E402
 from aem_gym.training.assignment import check_assignment  # noqa: E402
 from aem_gym.training.config_check import validate  # noqa: E402
 from aem_gym.training.config_io import load_config  # noqa: E402
 from aem_gym.training.policy_loss import check_loss  # noqa: E402
+from tests.weights import count_parameters_on_meta  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.agents.formats import FORMATS, response_format
-from aem_gym.errors import UnknownNameError
+from aem_gym.agents.formats import Short, response_format
+from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.protocols import ResponseFormat
+from aem_gym.registry import FORMATS
 
 TAGS = ("<think>", "</think>", "<action>", "</action>")
 FRAGMENTS = st.sampled_from([*TAGS, " ; ", ";", " ", "\n", "go to fridge 1", "é", "\x00", "动"])
@@ -32,7 +33,7 @@ def can_carry(name: str, thought: str, action: str) -> bool:
     return thought == ""
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("name", FORMATS.names())
 @given(thought=STRIPPED, action=STRIPPED)
 def test_render_then_parse_gives_back_what_the_format_can_carry(
     name: str, thought: str, action: str
@@ -43,7 +44,7 @@ def test_render_then_parse_gives_back_what_the_format_can_carry(
         assert form.parse(form.render(thought, action)) == (thought, action, True)
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"published"}))
+@pytest.mark.parametrize("name", sorted({*FORMATS.names()} - {"published"}))
 @given(text=ANYTHING)
 def test_any_text_is_parsed_and_an_action_is_always_offered(name: str, text: str) -> None:
     form = response_format(name)
@@ -53,14 +54,14 @@ def test_any_text_is_parsed_and_an_action_is_always_offered(name: str, text: str
     assert action or not text.strip()
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("name", FORMATS.names())
 def test_huge_texts_are_parsed_in_linear_time(name: str) -> None:
     form = response_format(name)
     for piece in ("<action>", "</action><action>", " ; ", "\n", "x"):
         form.parse(piece * 300_000)
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("name", FORMATS.names())
 def test_formats_have_their_own_name_and_the_role(name: str) -> None:
     assert response_format(name).name == name
     assert isinstance(response_format(name), ResponseFormat)
@@ -114,6 +115,21 @@ def test_short_splits_at_the_first_separator() -> None:
     assert form.parse("hm\nlook") == ("", "look", False)
 
 
-def test_an_unknown_format_is_told_with_the_nearest_name() -> None:
+def test_an_unknown_format_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'tags'"):
         response_format("tag")
+
+
+class Loud(Short):
+    name = "loud"
+
+
+loud = Loud()
+number = 7
+
+
+@pytest.mark.parametrize("attribute", ["Loud", "loud"])
+def test_a_format_of_ones_own_is_found_by_module_and_attribute(attribute: str) -> None:
+    assert response_format(f"{__name__}:{attribute}").name == "loud"
+    with pytest.raises(ConfigError, match="expected an object with name, render and parse .*got 7"):
+        response_format(f"{__name__}:number")

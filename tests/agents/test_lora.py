@@ -18,7 +18,6 @@ from aem_gym.agents.lora import (
     CONFIG,
     WEIGHTS,
     attach_lora,
-    base_weights_hash,
     freeze_reference,
     load_adapter,
     public_name,
@@ -27,6 +26,7 @@ from aem_gym.agents.lora import (
 from aem_gym.agents.tiny import make_tiny
 from aem_gym.agents.tokenizer import train_tokenizer
 from aem_gym.errors import CheckpointError, ConfigError
+from tests.weights import base_weights_hash
 
 IDS = torch.tensor([[5, 9, 200, 31, 7]])
 SCRIPT = """
@@ -204,7 +204,7 @@ def test_an_adapter_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -
     assert torch.equal(logits(wider), before)
 
 
-def test_settings_that_cannot_be_are_told(base: PreTrainedModel) -> None:
+def test_impossible_settings_are_refused(base: PreTrainedModel) -> None:
     with pytest.raises(ConfigError, match="lora_rank: expected at least 1, got 0"):
         adapted(base, rank=0)
     with pytest.raises(ConfigError, match="names no layer.*down_proj, gate_proj"):

@@ -12,17 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from aem_gym.agents.models import (
-    count_parameters_on_meta,
-    load_model,
-    resolve_device,
-    resolve_dtype,
-)
+from aem_gym.agents.models import load_model, resolve_device, resolve_dtype
+from aem_gym.agents.prompts import chat_pieces
 from aem_gym.agents.smollm2 import WHEEL, smollm2_folder
-from aem_gym.agents.templates import chat_pieces
 from aem_gym.agents.tiny import make_tiny
 from aem_gym.agents.tokenizer import train_tokenizer
 from aem_gym.errors import ConfigError, ModelError, UnknownNameError
+from aem_gym.models import PretrainedModel
+from tests.weights import count_parameters_on_meta
 
 CONFIGS = Path(__file__).parents[1] / "data" / "model_configs"
 ALL = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
@@ -43,9 +40,8 @@ def broken(tiny: Path, tmp_path: Path) -> Path:
 
 def test_a_folder_loads_with_its_tokenizer(tiny: Path) -> None:
     loaded = load_model(tiny, device="cpu")
-    assert loaded.source == str(tiny)
-    assert (loaded.device.type, loaded.dtype) == ("cpu", torch.float32)
-    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+    assert loaded.model.name_or_path == str(tiny)
+    assert {(p.device.type, p.dtype) for p in loaded.model.parameters()} == {("cpu", torch.float32)}
     assert loaded.notes == ()
     (noun,) = loaded.tokenizer.encode("mug 1")
     assert noun in loaded.tokenizer.encode("take mug 1")
@@ -63,7 +59,7 @@ def test_loading_leaves_torchs_generator_alone(tiny: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_what_is_missing_from_a_tokenizer_is_filled_in_and_said(broken: Path) -> None:
+def test_gaps_of_a_tokenizer_are_filled_with_a_note(broken: Path) -> None:
     (broken / "chat_template.jinja").unlink()
     config = json.loads((broken / "tokenizer_config.json").read_text())
     del config["pad_token"]
@@ -151,14 +147,29 @@ def test_a_hub_model_that_is_not_at_hand_says_how_to_get_it() -> None:
 
 
 def test_tiny_has_to_be_made_first() -> None:
-    with pytest.raises(ModelError, match="made for an environment"):
+    with pytest.raises(ModelError, match="made for an environment.*train.py --model tiny"):
         load_model("tiny")
+
+
+def test_a_model_of_ones_own_is_located_by_module_and_attribute(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEM_GYM_TEST_MODEL", str(tiny))
+    assert load_model(f"{__name__}:Here", device="cpu").model.config.hidden_size == 16
+
+
+class Here(PretrainedModel):
+    def __init__(self) -> None:
+        super().__init__("here")
+
+    def locate(self) -> str:
+        return os.environ["AEM_GYM_TEST_MODEL"]
 
 
 def test_devices_and_dtypes_by_name() -> None:
     cpu = resolve_device("cpu")
-    assert resolve_dtype("auto", cpu) == resolve_dtype("fp32", cpu) == torch.float32
-    assert resolve_dtype("bf16", cpu) == resolve_dtype("bfloat16", cpu) == torch.bfloat16
+    assert resolve_dtype("auto", cpu) == resolve_dtype("float32", cpu) == torch.float32
+    assert resolve_dtype("bfloat16", cpu) == torch.bfloat16
     with pytest.raises(UnknownNameError, match="Did you mean 'cuda'"):
         resolve_device("cuda0")
     with pytest.raises(ConfigError, match="expected a number"):
@@ -168,7 +179,7 @@ def test_devices_and_dtypes_by_name() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_told(tiny: Path) -> None:
+def test_a_gpu_that_is_not_there_is_refused(tiny: Path) -> None:
     assert resolve_device("auto").type in ("cpu", "mps")
     with pytest.raises(ModelError, match="device=cpu"):
         load_model(tiny, device="cuda")
@@ -204,12 +215,6 @@ def test_lora_size_follows_from_the_shapes() -> None:
     assert counts.targets == ("q_proj",)
 
 
-def test_a_file_that_is_no_config_is_told(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"x\.json: expected the config\.json"):
-        count_parameters_on_meta(tmp_path / "x.json")
-
-
 def test_a_wheel_that_is_not_the_expected_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / WHEEL).write_bytes(b"something else")
     with pytest.raises(ModelError, match="expected sha256"):
@@ -217,7 +222,7 @@ def test_a_wheel_that_is_not_the_expected_one_is_refused(tmp_path: Path) -> None
     assert [p.name for p in tmp_path.iterdir()] == [WHEEL]
 
 
-def test_without_a_package_index_the_command_is_told(
+def test_without_a_package_index_the_error_names_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")

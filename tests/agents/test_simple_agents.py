@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.agents.expert import ExpertAgent
-from aem_gym.agents.human import HumanAgent
-from aem_gym.agents.random import RandomAgent
+from aem_gym.agents.baselines import ExpertAgent, HumanAgent, RandomAgent
 from aem_gym.protocols import Agent, EpisodeStart, TurnInput
 from aem_gym.registry import AGENTS
 from aem_gym.types import PromptTemplate
@@ -60,10 +58,10 @@ def test_random_words_where_nothing_is_listed() -> None:
 
 
 def test_random_respects_hidden_actions() -> None:
-    recipe = PromptTemplate(hidden_actions=("help",))
+    template = PromptTemplate(hidden_actions=("help",))
     shy, bold = RandomAgent(), RandomAgent(hide=False)
     for agent in (shy, bold):
-        agent.begin(EpisodeStart(0, 1, recipe=recipe))
+        agent.begin(EpisodeStart(0, 1, template=template))
     turns = [situation(turn=t, admissible_actions=["help", "go"]) for t in range(30)]
     assert {r.action for r in shy.act(turns)} == {"go"}
     assert {r.action for r in bold.act(turns)} == {"go", "help"}

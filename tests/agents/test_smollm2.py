@@ -9,10 +9,12 @@ import pytest
 import torch
 from peft import PeftModel
 
-from aem_gym.agents.models import attach_lora, base_weights_hash, load_model, save_adapter
+from aem_gym.agents.lora import attach_lora, save_adapter
+from aem_gym.agents.models import load_model
 from aem_gym.agents.smollm2 import smollm2_folder
 from aem_gym.errors import ModelError
 from aem_gym.io import cache_folder
+from tests.weights import base_weights_hash
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from aem_gym.agents.tiny import make_tiny
+from aem_gym.agents.tiny import Tiny, make_tiny
 from aem_gym.agents.tokenizer import train_tokenizer
-from aem_gym.errors import ConfigError
+from aem_gym.config import Config
+from aem_gym.errors import ConfigError, UnknownNameError
 
 PARTS = ["You see a mug 1, and a mug 2.", "take mug 1", "take mug 2", "You take the mug 1."] * 2
 
@@ -39,7 +40,7 @@ def test_plain_transformers_loads_it_with_its_own_tokenizer(
     assert model.dtype == torch.float32
 
 
-def test_its_weights_are_as_large_as_the_recipe_says(
+def test_its_weights_are_as_large_as_documented(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     make_tiny(tmp_path, tokenizer, seed=0, hidden=32, heads=1)
@@ -76,3 +77,12 @@ def test_heads_that_do_not_divide_the_width_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="multiple of 2 \\* heads \\(6\\), got 64"):
         make_tiny(tmp_path, tokenizer, seed=0, heads=3)
+
+
+def test_its_options_are_its_sizes() -> None:
+    Tiny.check(Config(model_options={"hidden": 96, "vocab_size": 4096}))
+    with pytest.raises(UnknownNameError, match="of make_tiny.*Did you mean 'hidden'"):
+        Tiny.check(Config(model_options={"hiden": 96}))
+    for wrong in (0, True, 1.5, "64"):
+        with pytest.raises(ConfigError, match="model_options.hidden: expected int above 0, got"):
+            Tiny.check(Config(model_options={"hidden": wrong}))

@@ -10,7 +10,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
 
-from aem_gym.agents.lora import base_weights_hash  # noqa: E402
 from aem_gym.errors import ConfigError, SamplerMismatchError, UnknownNameError  # noqa: E402
 from aem_gym.training.assignment import Assigner, Credit  # noqa: E402
 from aem_gym.training.batching import Rewards, TrainBatch, make_step  # noqa: E402
@@ -18,6 +17,7 @@ from aem_gym.training.config import Config  # noqa: E402
 from aem_gym.training.learner import Learner  # noqa: E402
 from aem_gym.training.policy_loss import LossSettings, check_loss  # noqa: E402
 from tests.tiny import Tiny  # noqa: E402
+from tests.weights import base_weights_hash  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=["transcript", "window"])

@@ -11,8 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
 
-from aem_gym.agents.lora import base_weights_hash  # noqa: E402
-from aem_gym.agents.trainable import VALUE_HEAD  # noqa: E402
+from aem_gym.agents.learner import VALUE_HEAD  # noqa: E402
 from aem_gym.errors import ConfigError, OutputError  # noqa: E402
 from aem_gym.training.checkpoint import CheckpointStore  # noqa: E402
 from aem_gym.training.config import Config  # noqa: E402
@@ -27,6 +26,7 @@ from tests.training.runs import (  # noqa: E402
     run,
     train_process,
 )
+from tests.weights import base_weights_hash  # noqa: E402
 
 
 def test_a_run_leaves_what_is_promised(finished: Path) -> None:

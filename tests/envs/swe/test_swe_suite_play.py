@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aem_gym.agents.expert import ExpertAgent
-from aem_gym.agents.random import RandomAgent
+from aem_gym.agents.baselines import ExpertAgent, RandomAgent
 from aem_gym.envs.swe.sandbox.base import SandboxEngine
 from aem_gym.envs.swe.sources import open_source
 from aem_gym.protocols import Agent, EpisodeStart, Response, TurnInput

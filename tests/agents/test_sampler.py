@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 
 torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
@@ -10,8 +13,14 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: E402
 
-from aem_gym.agents.generation.hf import HFGenerator  # noqa: E402
-from aem_gym.protocols import Generation, GenerationRequest  # noqa: E402
+from aem_gym.agents.sampler import HFPolicy  # noqa: E402
+from aem_gym.errors import ConfigError, UnknownNameError  # noqa: E402
+from aem_gym.protocols import (  # noqa: E402
+    BatchPolicy,
+    Generation,
+    GenerationRequest,
+    SamplingSettings,
+)
 
 VOCABULARY, END = 40, 1
 
@@ -33,9 +42,23 @@ def model():
         return Qwen2ForCausalLM(config).eval()
 
 
-def make(model, temperature=1.0, tokens=6) -> HFGenerator:
-    return HFGenerator(
-        model, end_ids=[END], pad_id=0, max_new_tokens=tokens, temperature=temperature
+@dataclass
+class Weights:
+    """All that the sampler asks of a learner."""
+
+    model: Any
+    end_ids: tuple[int, ...] = (END,)
+    pad_id: int = 0
+
+
+def make(model, tokens=6, **options) -> HFPolicy:
+    return HFPolicy(Weights(model), SamplingSettings(tokens, 1000, options))
+
+
+def widths_read(model, seen: list[int]):
+    """Notes how many columns each forward pass reads; a hook to remove."""
+    return model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
 
 
@@ -91,9 +114,9 @@ def test_a_draw_depends_on_its_key_alone(model):
 
 def test_sampling_follows_the_distribution(model):
     """First tokens of many keys occur as often as the softmax says, at a temperature."""
-    generator = make(model, temperature=0.7, tokens=1)
+    generator = make(model, tokens=1)
     count = 4000
-    drawn = generator.generate([GenerationRequest(i, (4, 5), i) for i in range(count)])
+    drawn = generator.generate([GenerationRequest(i, (4, 5), i, 0.7) for i in range(count)])
     seen = torch.bincount(torch.tensor([g.ids[0] for g in drawn]), minlength=VOCABULARY) / count
     with torch.no_grad():
         expected = torch.softmax(model(torch.tensor([[4, 5]])).logits[0, -1] / 0.7, -1)
@@ -103,7 +126,7 @@ def test_sampling_follows_the_distribution(model):
 
 
 def test_temperature_zero_is_greedy(model):
-    generation = make(model, temperature=0.0).generate([GenerationRequest(0, (4, 5), 1)])[0]
+    generation = make(model).generate([GenerationRequest(0, (4, 5), 1, 0.0)])[0]
     ids = [4, 5]
     for token in generation.ids:
         with torch.no_grad():
@@ -115,9 +138,7 @@ def test_the_cache_saves_reading(model):
     """At the second turn only the new part of a prompt goes through the model."""
     generator = make(model)
     widths: list[int] = []
-    hook = model.get_decoder().register_forward_pre_hook(
-        lambda module, args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
-    )
+    hook = widths_read(model, widths)
     try:
         prompt = tuple(range(2, 32))
         first = generator.generate([GenerationRequest(0, prompt, 1)])[0]
@@ -126,3 +147,67 @@ def test_the_cache_saves_reading(model):
     finally:
         hook.remove()
     assert widths[0] == 3  # the last sampled token, and the two new ones
+
+
+def test_requests_of_one_call_may_differ_in_temperature(model):
+    """Each row is drawn and reported at its own temperature, the greedy ones at 1."""
+    temperatures = (0.0, 0.7, 1.0, 0.0, 1.5)
+    requests = [GenerationRequest(i, (4, 5 + i, 6), 50 + i, t) for i, t in enumerate(temperatures)]
+    for request, mixed in zip(requests, make(model).generate(requests), strict=True):
+        (alone,) = make(model).generate([request])
+        assert mixed.ids == alone.ids
+        assert mixed.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
+        check(model, request.prompt_ids, mixed, request.temperature or 1.0)
+
+
+@pytest.mark.parametrize("ended", [(0,), (0, 1)])
+def test_an_episode_that_ended_leaves_nothing_behind(model, ended: tuple[int, ...]):
+    """A new episode in its slot reads its whole prompt, whatever the old one shared with it."""
+    generator = make(model)
+    prompt = tuple(range(2, 32))
+    requests = [GenerationRequest(slot, (*prompt, slot + 3), slot) for slot in (0, 1)]
+    (first, second) = generator.generate(requests)
+    for slot in ended:
+        generator.release(slot)
+    generator.release(99)  # never seen: nothing to drop
+    widths: list[int] = []
+    hook = widths_read(model, widths)
+    try:
+        longer = [
+            GenerationRequest(0, (*prompt, 3), 7),
+            GenerationRequest(1, (*prompt, 4, *second.ids, 5), 8),
+        ]
+        again = generator.generate(longer)
+    finally:
+        hook.remove()
+    fresh = make(model).generate(longer)
+    assert widths[0] == len(longer[ended[-1]].prompt_ids)
+    for request, ours, expected in zip(longer, again, fresh, strict=True):
+        assert ours.ids == expected.ids
+        check(model, request.prompt_ids, ours, 1.0)
+    if len(ended) == 2:
+        assert again == fresh  # bit by bit: a resumed run has no cache either
+
+
+def test_publishing_forgets_the_cache_and_counts_versions(model):
+    generator = make(model)
+    assert isinstance(generator, BatchPolicy) and generator.exact
+    prompt = tuple(range(2, 32))
+    generator.generate([GenerationRequest(0, prompt, 1)])
+    assert [generator.publish(Weights(model)) for _ in range(3)] == [1, 2, 3]
+    widths: list[int] = []
+    hook = widths_read(model, widths)
+    try:
+        generator.generate([GenerationRequest(0, (*prompt, 5), 1)])
+    finally:
+        hook.remove()
+    assert widths[0] == len(prompt) + 1
+
+
+def test_wrong_options_and_learners_are_refused(model):
+    with pytest.raises(UnknownNameError, match="Did you mean 'merge'"):
+        make(model, merged=True)
+    with pytest.raises(ConfigError, match="sampler_options.merge: expected true or false"):
+        make(model, merge="yes")
+    with pytest.raises(ConfigError, match="expected a learner with model, end_ids, pad_id"):
+        HFPolicy(object(), SamplingSettings(6, 100))

@@ -1,15 +1,16 @@
-"""Prompts: what a recipe says is what a model reads."""
+"""Prompts: a model reads what the prompt template says."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
 
-from aem_gym.agents.contexts import PromptBuilder, View, rewritten  # noqa: E402
 from aem_gym.agents.models import load_model  # noqa: E402
+from aem_gym.agents.prompts import PromptBuilder, rewritten  # noqa: E402
 from aem_gym.envs.webshop.recipes import RECIPES  # noqa: E402
 from aem_gym.protocols import EpisodeStart  # noqa: E402
 from aem_gym.types import PromptTemplate, Turn  # noqa: E402
@@ -20,11 +21,11 @@ LATER = "Instruction: [SEP] red shoe [SEP] Back to Search [SEP] B01 [SEP] Shoe, 
 ACTIONS = ("click[back to search]", "click[b01]")
 
 
-def prompt(tiny: Tiny, recipe: PromptTemplate, view: View, kind: str = "window") -> str:
+def prompt(tiny: Tiny, template: PromptTemplate, *view: Any, kind: str = "window") -> str:
     tokenizer = load_model(str(tiny.folder), device="cpu").tokenizer
     builder = PromptBuilder(tokenizer, kind)
-    start = EpisodeStart(0, 0, "how", "red shoe", recipe)
-    return str(tokenizer.decode(builder.added(start, view)))
+    start = EpisodeStart(0, 0, "how", "red shoe", template)
+    return str(tokenizer.decode(builder.added(start, *view)))
 
 
 def history(turns: int, observation: str = LATER) -> tuple[Turn, ...]:
@@ -32,11 +33,11 @@ def history(turns: int, observation: str = LATER) -> tuple[Turn, ...]:
 
 
 def test_the_published_webshop_prompt(tiny: Tiny) -> None:
-    recipe = RECIPES["published"]
-    first = prompt(tiny, recipe, View(0, FIRST, ("search[red shoe]",)))
+    template = RECIPES["published"]
+    first = prompt(tiny, template, 0, FIRST, ("search[red shoe]",))
     assert "Your task is: red shoe" in first and "observe now: 'Search'." in first
     assert "[\n'search[<your query>]',\n]" in first and "already taken" not in first
-    later = prompt(tiny, recipe, View(3, LATER, ACTIONS, history(3)))
+    later = prompt(tiny, template, 3, LATER, ACTIONS, history(3))
     assert "'click[back to search]',\n'click[b01]'," in later
     assert "observe now: 'Back to Search' [SEP] 'B01' [SEP] 'Shoe, red'." in later
     assert "already taken 3 step(s). The last 2" in later and "now at step 4" in later
@@ -45,9 +46,9 @@ def test_the_published_webshop_prompt(tiny: Tiny) -> None:
 
 
 def test_a_window_that_is_too_long_leaves_the_history_out(tiny: Tiny) -> None:
-    recipe = replace(RECIPES["published"], longest_window=2000)
-    short = prompt(tiny, recipe, View(2, LATER, ACTIONS, history(2)))
-    long = prompt(tiny, recipe, View(2, LATER, ACTIONS, history(2, "x" * 2000)))
+    template = replace(RECIPES["published"], longest_window=2000)
+    short = prompt(tiny, template, 2, LATER, ACTIONS, history(2))
+    long = prompt(tiny, template, 2, LATER, ACTIONS, history(2, "x" * 2000))
     assert "already taken" in short
     assert "already taken" not in long and "'click[b01]'," in long and "x" * 50 not in long
 
@@ -57,6 +58,6 @@ def test_rewriting_is_applied_in_order() -> None:
     assert rewritten("same", ()) == "same"
 
 
-def test_a_transcript_shows_what_the_recipe_leaves(tiny: Tiny) -> None:
-    text = prompt(tiny, RECIPES["compact"], View(1, LATER), "transcript")
+def test_a_transcript_shows_what_the_template_leaves(tiny: Tiny) -> None:
+    text = prompt(tiny, RECIPES["compact"], 1, LATER, kind="transcript")
     assert "Back to Search" in text and "Instruction" not in text and "red shoe" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,24 +14,38 @@ from peft import PeftModel  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from aem_gym.agents.lora import base_weights_hash  # noqa: E402
-from aem_gym.agents.trainable import VALUE_HEAD  # noqa: E402
+from aem_gym.agents.build import open_agent  # noqa: E402
+from aem_gym.agents.learner import VALUE_HEAD  # noqa: E402
+from aem_gym.errors import ConfigError  # noqa: E402
 from aem_gym.protocols import (  # noqa: E402
+    AsyncPolicy,
     EpisodeStart,
     Generation,
     GenerationRequest,
+    Learner,
+    Response,
+    TrainableAgent,
     TurnInput,
 )
-from aem_gym.rollout.sequences import sequences  # noqa: E402
-from aem_gym.types import IMITATE, Demo, DemoStep, Episode, PromptTemplate, Turn  # noqa: E402
+from aem_gym.training.batch import training_rows  # noqa: E402
+from aem_gym.types import (  # noqa: E402
+    IMITATE,
+    Demo,
+    DemoStep,
+    Episode,
+    PromptTemplate,
+    StopReason,
+    Turn,
+)
 from tests.tiny import Tiny, flat  # noqa: E402
+from tests.weights import base_weights_hash  # noqa: E402
 
 
 def compare(agent, episodes: list[Episode], temperature: float) -> tuple[float, float]:
     """Largest differences of log-probabilities and entropies between rollout and learner."""
-    rows = sequences(enumerate(episodes))
+    rows = training_rows(enumerate(episodes))
     with torch.no_grad():
-        scores = agent.score(rows, temperature=temperature)
+        scores = agent.learner.score(rows, temperature=temperature)
     turns = [episodes[s.episode].turns[s.turn] for row in rows for s in row.spans]
     logp = torch.tensor([x for t in turns for x in t.logprobs])
     entropy = torch.tensor([x for t in turns for x in t.entropies])
@@ -49,12 +64,11 @@ def test_sampler_and_learner_agree(
     # Sampling in a merged copy, or in the training model itself, as large models do.
     agent = tiny.agent(
         context=context,
-        temperature=temperature,
         model=str(tiny.folder),
-        model_options={"merge_for_sampling": merge},
+        sampler_options={"merge": merge},
     )
-    assert (agent.merged is not None) == merge
-    episodes = flat(tiny.groups(agent))
+    assert (agent.policy.merged is not None) == merge
+    episodes = flat(tiny.groups(agent, temperature=temperature))
     logp, entropy = compare(agent, episodes, temperature)
     assert logp <= 1e-5 and entropy <= 1e-5
     wrong, _ = compare(agent, episodes, temperature + 0.2)
@@ -106,11 +120,19 @@ class Replay:
         ids = [self.scripts[request.slot].pop(0) for request in requests]
         return [Generation(i, (0.0,) * len(i), (0.0,) * len(i), cut=False) for i in ids]
 
+    exact = True
+
+    def publish(self, learner: Learner) -> int:
+        return 1
+
     def release(self, slot: int) -> None:
         pass
 
+    def close(self) -> None:
+        pass
 
-def replayed(agent, demos: list[Demo], recipe: PromptTemplate) -> list[Episode]:
+
+def replayed(agent, demos: list[Demo], template: PromptTemplate) -> list[Episode]:
     """The demonstrations as rollouts: the agent reads their observations and says their lines."""
     scripts: dict[int, list[tuple[int, ...]]] = {}
     episodes = []
@@ -118,12 +140,11 @@ def replayed(agent, demos: list[Demo], recipe: PromptTemplate) -> list[Episode]:
         said = [agent.format.render(step.thought, step.action) for step in demo.steps]
         scripts[slot] = [agent.builder.response(text) for text in said]
         agent.policy = Replay(scripts)
-        agent.begin(EpisodeStart(slot, slot, "", demo.goal, recipe))
+        agent.begin(EpisodeStart(slot, slot, "", demo.goal, template))
         turns: list[Turn] = []
         for number, step in enumerate(demo.steps):
             info = {"admissible_actions": step.admissible_actions}
-            situation = TurnInput(slot, number, step.observation, info, turns)
-            (r,) = agent.act([situation])
+            (r,) = agent.act([TurnInput(slot, number, step.observation, info, turns)])
             assert (r.thought, r.action, r.format_valid) == (step.thought, step.action, True)
             turn = Turn(step.observation, r.text, r.thought, r.action)
             ids = {"prompt_ids": r.prompt_ids, "response_ids": r.response_ids}
@@ -135,15 +156,15 @@ def replayed(agent, demos: list[Demo], recipe: PromptTemplate) -> list[Episode]:
 
 def test_a_transcript_is_the_whole_chat_tokenised_once(tiny: Tiny) -> None:
     agent = tiny.agent(max_length=10_000)
-    for episode in replayed(agent, tiny.demos[:10], tiny.recipe):
+    for episode in replayed(agent, tiny.demos[:10], tiny.template):
         chat = []
         for turn in episode.turns:
             chat.append({"role": "user", "content": turn.observation})
             chat.append({"role": "assistant", "content": turn.response})
-        text = agent.tokenizer.apply_chat_template(chat, tokenize=False)
-        ids = agent.tokenizer.encode(text, add_special_tokens=False)
+        text = agent.learner.tokenizer.apply_chat_template(chat, tokenize=False)
+        ids = agent.learner.tokenizer.encode(text, add_special_tokens=False)
         last = len(ids) - ids[::-1].index(agent.builder.end_id)
-        assert sequences([(0, episode)])[0].ids == tuple(ids[:last])
+        assert training_rows([(0, episode)])[0].ids == tuple(ids[:last])
 
 
 @pytest.mark.parametrize("context", ["transcript", "window"])
@@ -154,9 +175,9 @@ def test_demonstrations_are_tokenised_as_rollouts_are(tiny: Tiny, context: str) 
         Demo(demo.goal, tuple(replace(step, imitate=True) for step in demo.steps))
         for demo in tiny.demos[:10]
     ]
-    for demo, episode in zip(imitated, replayed(agent, imitated, tiny.recipe), strict=True):
-        rows = agent.tokenize(demo, EpisodeStart(0, 0, "", demo.goal, tiny.recipe))
-        theirs = sequences([(0, episode)])
+    for demo, episode in zip(imitated, replayed(agent, imitated, tiny.template), strict=True):
+        rows = agent.tokenize(demo, EpisodeStart(0, 0, "", demo.goal, tiny.template))
+        theirs = training_rows([(0, episode)])
         assert [row.ids for row in rows] == [row.ids for row in theirs]
         for row, other in zip(rows, theirs, strict=True):
             spans = {i for span in other.spans for i in range(span.start, span.end)}
@@ -166,14 +187,14 @@ def test_demonstrations_are_tokenised_as_rollouts_are(tiny: Tiny, context: str) 
 def test_noise_is_read_but_not_imitated(tiny: Tiny) -> None:
     agent = tiny.agent()
     steps = (DemoStep("a", "why", "go", False), DemoStep("b", "so", "take"))
-    start = EpisodeStart(0, 0, "", "", tiny.recipe)
+    start = EpisodeStart(0, 0, "", "", tiny.template)
     (row,) = agent.tokenize(Demo("", steps), start)
     parts = {
         label: [i for i, x in zip(row.ids, row.labels, strict=True) if x == label]
         for label in range(3)
     }
-    assert agent.decode(tuple(parts[2])) == agent.format.render("why", "go")
-    assert agent.decode(tuple(parts[1])) == agent.format.render("so", "take")
+    assert agent.builder.decode(tuple(parts[2])) == agent.format.render("why", "go")
+    assert agent.builder.decode(tuple(parts[1])) == agent.format.render("so", "take")
     assert agent.tokenize(Demo("", steps[:1]), start) == []  # nothing to imitate
     short = tiny.agent(max_length=len(row.ids) - 1)
     assert short.tokenize(Demo("", steps), start) == []  # does not fit
@@ -184,7 +205,7 @@ def test_a_full_context_stops_without_an_error(tiny: Tiny) -> None:
     episodes = flat(tiny.groups(agent, max_turns=30))
     assert all(e.error is None for e in episodes)
     full = [e for e in episodes if e.truncated and len(e.turns) < 30]
-    assert full
+    assert full and {e.stop_reason for e in full} == {StopReason.CONTEXT_FULL}
     for episode in full:
         used = sum(len(t.prompt_ids) + len(t.response_ids) for t in episode.turns)
         assert used <= 60
@@ -199,10 +220,10 @@ def test_rollouts_do_not_depend_on_company(tiny: Tiny) -> None:
 
 def test_merging_equals_base_plus_update_and_does_not_drift(tiny: Tiny) -> None:
     agent = tiny.agent()
-    agent.merged.refresh(agent.model)
-    first = {k: v.clone() for k, v in agent.merged.model.state_dict().items()}
+    agent.policy.publish(agent.learner)
+    first = {k: v.clone() for k, v in agent.policy.merged.state_dict().items()}
     changed = 0
-    for name, module in agent.model.named_modules():
+    for name, module in agent.learner.model.named_modules():
         if hasattr(module, "lora_A"):
             a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
             expected = module.base_layer.weight + module.scaling["default"] * (b @ a)
@@ -210,21 +231,21 @@ def test_merging_equals_base_plus_update_and_does_not_drift(tiny: Tiny) -> None:
             changed += 1
     assert changed == 3 * 7
     for _ in range(100):
-        agent.merged.refresh(agent.model)
-    after = agent.merged.model.state_dict()
+        agent.policy.publish(agent.learner)
+    after = agent.policy.merged.state_dict()
     assert all(torch.equal(first[k], after[k]) for k in first)
 
 
 def test_saved_adapters_load_in_plain_peft(tiny: Tiny, tmp_path: Path) -> None:
     agent = tiny.agent()
-    agent.save(tmp_path / "adapter")
+    agent.learner.save(tmp_path / "adapter")
     plain = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tiny.folder), tmp_path / "adapter"
     ).eval()
     ids = torch.tensor([agent.builder.encode("You see a cabinet 1. ; go to cabinet 1")])
-    agent.model.eval()
+    agent.learner.model.eval()
     with torch.no_grad():
-        ours, theirs = agent.model(ids).logits, plain(input_ids=ids).logits
+        ours, theirs = agent.learner.model(ids).logits, plain(input_ids=ids).logits
         bare = AutoModelForCausalLM.from_pretrained(tiny.folder)(ids).logits
     assert torch.equal(ours, theirs)
     assert not torch.allclose(ours, bare, atol=1e-2)
@@ -233,15 +254,16 @@ def test_saved_adapters_load_in_plain_peft(tiny: Tiny, tmp_path: Path) -> None:
 def test_loading_brings_back_adapter_and_value_head(tiny: Tiny, tmp_path: Path) -> None:
     agent = tiny.agent(value_head=True)
     with torch.no_grad():
-        agent.scorer.value_head.weight.normal_(generator=torch.Generator().manual_seed(1))
-        agent.scorer.value_head.bias.fill_(0.5)
-    agent.save(tmp_path)
+        agent.learner.value_head.weight.normal_(generator=torch.Generator().manual_seed(1))
+        agent.learner.value_head.bias.fill_(0.5)
+    agent.learner.save(tmp_path)
     assert set(load_file(tmp_path / VALUE_HEAD)) == {"weight", "bias"}
     other = tiny.agent(adapted=False, value_head=True)
     before = [t.response for e in flat(tiny.groups(other)) for t in e.turns]
-    other.load(tmp_path)
-    for name, weight in agent.parameters().items():
-        assert torch.equal(weight, other.parameters()[name]), name
+    other.learner.load(tmp_path)
+    other.policy.publish(other.learner)
+    for name, weight in agent.learner.parameters().items():
+        assert torch.equal(weight, other.learner.parameters()[name]), name
     # The sampler took over the weights as well.
     ours, theirs = (flat(tiny.groups(a)) for a in (agent, other))
     assert ours == theirs
@@ -251,50 +273,110 @@ def test_loading_brings_back_adapter_and_value_head(tiny: Tiny, tmp_path: Path) 
 def test_values_are_read_at_the_last_token_of_the_prompt(tiny: Tiny) -> None:
     agent = tiny.agent(value_head=True)
     with torch.no_grad():
-        agent.scorer.value_head.weight.fill_(1.0)
+        agent.learner.value_head.weight.fill_(1.0)
     episodes = flat(tiny.groups(agent, 1, 2))
-    rows = sequences(enumerate(episodes))
+    rows = training_rows(enumerate(episodes))
     with torch.no_grad():
-        values = agent.score(rows, temperature=1.0).values
+        values = agent.learner.score(rows, temperature=1.0).values
         expected = []
         for row in rows:
-            hidden = agent.scorer.decoder(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
+            hidden = agent.learner.decoder(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
             expected += [hidden[span.start - 1].sum() for span in row.spans]
     assert torch.allclose(values, torch.stack(expected), atol=1e-4)
 
 
 def test_the_reference_is_frozen_as_it_was(tiny: Tiny) -> None:
     agent = tiny.agent()
-    rows = sequences(enumerate(flat(tiny.groups(agent, 1, 2))))
-    agent.freeze_reference()
-    base = base_weights_hash(agent.model)
-    before = agent.score(rows, temperature=1.0).logprobs.detach()
-    assert torch.equal(agent.score(rows, temperature=1.0, reference=True).logprobs, before)
-    optimizer = torch.optim.SGD(agent.parameters().values(), lr=0.5)
-    (-agent.score(rows, temperature=1.0).logprobs.sum()).backward()
+    rows = training_rows(enumerate(flat(tiny.groups(agent, 1, 2))))
+    agent.learner.freeze_reference()
+    base = base_weights_hash(agent.learner.model)
+    before = agent.learner.score(rows, temperature=1.0).logprobs.detach()
+    assert torch.equal(agent.learner.score(rows, temperature=1.0, reference=True).logprobs, before)
+    optimizer = torch.optim.SGD(agent.learner.parameters().values(), lr=0.5)
+    (-agent.learner.score(rows, temperature=1.0).logprobs.sum()).backward()
     optimizer.step()
-    agent.weights_changed()
-    moved = agent.score(rows, temperature=1.0).logprobs.detach()
+    agent.policy.publish(agent.learner)
+    moved = agent.learner.score(rows, temperature=1.0).logprobs.detach()
     assert not torch.allclose(moved, before, atol=1e-2)
-    assert torch.equal(agent.score(rows, temperature=1.0, reference=True).logprobs, before)
+    assert torch.equal(agent.learner.score(rows, temperature=1.0, reference=True).logprobs, before)
     # Looking at the reference leaves the policy in training where it was.
-    again = agent.score(rows, temperature=1.0).logprobs
+    again = agent.learner.score(rows, temperature=1.0).logprobs
     assert torch.equal(again.detach(), moved) and again.requires_grad
-    assert not any("reference" in name for name in agent.parameters())
-    assert base_weights_hash(agent.model) == base
+    assert not any("reference" in name for name in agent.learner.parameters())
+    assert base_weights_hash(agent.learner.model) == base
 
 
 def test_odd_observations_are_read(tiny: Tiny) -> None:
     """Anything an environment may say can be tokenised, answered, and told apart again."""
     agent = tiny.agent(max_length=8000)
     texts = ["", "\x00\x1b[2J\u202e", "\U0001f6aa \u4f60\u597d", "<|im_end|>", "{goal} {0} %s"]
-    situations = []
+    inputs = []
     for slot, text in enumerate(texts):
-        agent.begin(EpisodeStart(slot, slot, "", text, tiny.recipe))
+        agent.begin(EpisodeStart(slot, slot, "", text, tiny.template))
         info = {"admissible_actions": []}
-        situations.append(TurnInput(slot, 0, text, info, ()))
-    responses = agent.act(situations)
+        inputs.append(TurnInput(slot, 0, text, info, ()))
+    responses = agent.act(inputs)
     assert all(r.response_ids and r.error is None for r in responses)
-    agent.begin(EpisodeStart(9, 9, "", "", tiny.recipe))
-    (full,) = agent.act([replace(situations[0], slot=9, observation="word " * 100_000)])
-    assert full.stop and "context full" in str(full.error)
+    agent.begin(EpisodeStart(9, 9, "", "", tiny.template))
+    (full,) = agent.act([replace(inputs[0], slot=9, observation="word " * 100_000)])
+    assert (full.stop, full.stop_reason, full.error) == (True, StopReason.CONTEXT_FULL, None)
+
+
+class Concurrent:
+    """The same sampler behind a coroutine per request; later requests are answered first."""
+
+    exact = True
+
+    def __init__(self, inner) -> None:
+        self.inner, self.waiting = inner, 0
+        self.publish, self.release, self.close = inner.publish, inner.release, inner.close
+
+    async def sample(self, request: GenerationRequest) -> Generation:
+        self.waiting += 1
+        await asyncio.sleep(0.002 * (10 - self.waiting))
+        self.waiting -= 1
+        return self.inner.generate([request])[0]
+
+
+def test_an_asynchronous_policy_gives_the_same_episodes(tiny: Tiny) -> None:
+    agent = tiny.agent()
+    together = flat(tiny.groups(agent))
+    agent.policy = Concurrent(agent.policy)
+    assert isinstance(agent.policy, AsyncPolicy)
+    apart = flat(tiny.groups(agent))
+    assert [[t.response_ids for t in e.turns] for e in apart] == [
+        [t.response_ids for t in e.turns] for e in together
+    ]
+
+
+def test_preparing_a_turn_changes_nothing(tiny: Tiny) -> None:
+    agent = tiny.agent()
+    assert isinstance(agent, TrainableAgent)
+    agent.begin(EpisodeStart(3, 5, "", "", tiny.template, 0.4))
+    turn = TurnInput(3, 0, "You see a cabinet 1.", {"admissible_actions": []}, ())
+    request = agent.prepare(turn)
+    assert isinstance(request, GenerationRequest) and request.temperature == 0.4
+    assert agent.prepare(turn) == request
+    response = agent.finish(request, agent.policy.generate([request])[0])
+    assert isinstance(response, Response) and response.prompt_ids == request.prompt_ids
+    after = agent.prepare(TurnInput(3, 1, "Nothing.", {"admissible_actions": []}, ()))
+    grown = request.prompt_ids + response.response_ids
+    assert after.prompt_ids[: len(grown)] == grown and after.key != request.key
+
+
+def test_the_old_spelling_of_merge_still_works(tiny: Tiny) -> None:
+    for merge in (True, False):
+        options = {"merge_for_sampling": merge}
+        agent = tiny.agent(model=str(tiny.folder), model_options=options)
+        assert (agent.policy.merged is not None) == merge
+    assert tiny.agent(adapted=False).policy.merged is not None  # small: by default
+
+
+def no_policy(learner, settings) -> int:
+    return 7
+
+
+def test_components_that_do_not_fit_their_role_are_refused(tiny: Tiny) -> None:
+    config = tiny.changed(sampler=f"{__name__}:no_policy")
+    with pytest.raises(ConfigError, match="no_policy'.*BatchPolicy or AsyncPolicy .*got 7"):
+        open_agent(config, tiny.template, str(tiny.folder))
