@@ -153,12 +153,10 @@ def load_agent(run: str | Path, *, device: str = "auto") -> TrainableAgent:
     base = str(folder / BASE) if (folder / BASE).exists() else config.model
     open_agent = import_object("aem_gym.agents.build:open_agent")
     with quiet_loading():
-        agent: Any = open_agent(config, template, base)
+        agent: TrainableAgent = open_agent(config, template, base)
         agent.learner.load(run_adapter(folder))
         agent.policy.publish(agent.learner)
-    agent.template, agent.context = template, config.context  # for `evaluate` and `run_episode`
-    trained: TrainableAgent = agent
-    return trained
+    return agent
 
 
 def find_agent(who: str | Path | Agent) -> tuple[Agent, Path | None]:
@@ -200,12 +198,12 @@ def run_episode(
     Returns:
         The episode: `.turns`, `.won`, `.score`, `.stop_reason`, `.error`.
     """
-    found, run = find_agent(agent)
+    found, _ = find_agent(agent)
     spec = EnvSpec.of(env, env_args or {})
     with EnvPool(spec) as pool:
         templates = pool.describe().prompt_templates
         template = getattr(found, "template", None) or next(iter(templates.values()))
-        context = run_config(run).context if run is not None else "transcript"
+        context = getattr(getattr(found, "builder", None), "kind", "transcript")
         collector = Collector(pool, found, CollectorSettings(template, context))
         request = RolloutRequest(seed, 0, derive(seed, "play"))
         return collector.run([request], temperature=temperature)[0]

@@ -38,7 +38,7 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """How an environment wants to be shown to an agent. Data; `aem_gym.agents.prompts` renders it.
+    """How an environment wants to be shown to an agent. Data; `aem_gym.agents.language` renders it.
 
     The templates are `str.format` strings. Fields: `{instructions} {goal} {observation}
     {admissible} {history} {step} {shown}` (`shown` is the number of past turns in `{history}`).

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aem_gym.agents.formats import response_format
-from aem_gym.agents.language import LanguageAgent
-from aem_gym.agents.prompts import PromptBuilder
+from aem_gym.agents.language import LanguageAgent, PromptBuilder
 from aem_gym.errors import ConfigError
 from aem_gym.models import find_model
 from aem_gym.protocols import (
@@ -62,6 +61,7 @@ def open_agent(
         response_format(name),
         max_length=config.max_length,
         max_new_tokens=config.max_new_tokens,
+        template=template,
     )
 
 

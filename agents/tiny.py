@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aem_gym.agents.prompts import rewritten
+from aem_gym.agents.language import rewritten
 from aem_gym.agents.tokenizer import find_lexicon, train_tokenizer
 from aem_gym.errors import ConfigError, ModelError, UnknownNameError
 from aem_gym.seeding import derive

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aem_gym.agents.prompts import ChatPieces, chat_pieces
+from aem_gym.agents.language import ChatPieces, chat_pieces
 from aem_gym.agents.tokenizer import train_tokenizer
 from aem_gym.errors import ModelError
 
