@@ -247,6 +247,8 @@ def evaluate(
     base = settle({"env": env}).config if run is None else run_config(run)
     base = base if run is not None else replace(base, env_args={})
     config = _changed(base, episodes, split, temperature, seed, env, env_args)
+    context = getattr(getattr(found, "builder", None), "kind", config.context)
+    config = replace(config, context=context)
     with open_pool(config, config.eval_split) as pool:
         about = pool.describe()
         template = template or next(iter(about.prompt_templates.values()))
