@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 
 _BLOCK = {"cpu": 2**19}
 _BLOCK_ELSEWHERE = 2**26
@@ -56,16 +57,8 @@ def linear_logprob_and_entropy(
     a chunk's logits are at hand, so nothing is computed twice; otherwise the backward pass
     recomputes each chunk.
 
-    Args:
-        hidden: (M, D), the last hidden states of the positions that predict `targets`.
-        weight: (V, D) of the LM head.
-        bias: (V,) or None.
-        targets: (M,) long.
-        temperature: divides the logits.
-        chunk: rows whose logits are in memory at once.
-
-    Returns:
-        logp (M,) differentiable in hidden, weight and bias; entropy (M,) detached.
+    Shapes: hidden (M, D) of the positions that predict `targets` (M,); weight (V, D), bias (V,).
+    The log-probabilities (M,) are differentiable in hidden, weight and bias; the entropies are not.
 
     Raises:
         ValueError: temperature or chunk <= 0, or shapes that do not fit.
@@ -78,7 +71,7 @@ def linear_logprob_and_entropy(
     weight = weight.to(hidden.dtype)
     bias = None if bias is None else bias.to(hidden.dtype)
     logp, entropy = _LinearLogProbEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, temperature, chunk, early
+        hidden, weight, bias, targets, (temperature, chunk, early)
     )
     return logp, entropy
 
@@ -154,36 +147,28 @@ class _LogProbEntropy(torch.autograd.Function):
         return result, None, None
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.nn.functional.linear(hidden, weight, bias)
+_How = tuple[float, int, bool]
+"""Temperature, chunk, and whether the gradient to `hidden` is formed during the forward pass."""
 
 
 class _LinearLogProbEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        temperature: float,
-        chunk: int,
-        early: bool,
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: _How
     ) -> tuple[Tensor, Tensor]:
+        temperature, chunk, early = how
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logp, entropy = hidden.new_empty((2, hidden.shape[0]), dtype=wide)
         slope = torch.empty_like(hidden) if early else None  # d logp / d hidden
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, start + chunk)
-            logits = _logits(hidden[rows], weight, bias)
+            logits = linear(hidden[rows], weight, bias)
             logp[rows], entropy[rows], _, p = _statistics(logits, targets[rows], temperature)
             if slope is not None:
                 p.neg_().scatter_add_(1, targets[rows, None], torch.ones_like(p[:, :1]))
                 slope[rows] = p.div_(temperature).to(weight.dtype) @ weight
-        if slope is not None:
-            ctx.save_for_backward(slope)
-        else:
-            ctx.save_for_backward(hidden, weight, bias, targets)
+        kept = (hidden, weight, bias, targets) if slope is None else (slope,)
+        ctx.save_for_backward(*kept)
         ctx.early, ctx.temperature, ctx.chunk = early, temperature, chunk
         ctx.mark_non_differentiable(entropy)
         return logp, entropy
@@ -191,11 +176,10 @@ class _LinearLogProbEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        nothing = (None,) * 4
         if ctx.early:
             (slope,) = ctx.saved_tensors
-            return (slope * grad[:, None]).to(slope.dtype), None, None, *nothing
-        return *_recomputed(ctx, grad), *nothing
+            return (slope * grad[:, None]).to(slope.dtype), None, None, None, None
+        return *_recomputed(ctx, grad), None, None
 
 
 def _recomputed(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -207,7 +191,7 @@ def _recomputed(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, T
     d_bias = torch.zeros_like(bias, dtype=grad.dtype) if need_bias else None
     for start in range(0, hidden.shape[0], ctx.chunk):
         rows = slice(start, start + ctx.chunk)
-        logits = _logits(hidden[rows], weight, bias)
+        logits = linear(hidden[rows], weight, bias)
         *_unused, p = _statistics(logits, targets[rows], ctx.temperature)
         scale = grad[rows, None] / ctx.temperature
         d_logits = p.mul_(-scale).scatter_add_(1, targets[rows, None], scale)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -103,15 +103,10 @@ class LanguageAgent(Generic[L]):
         return [part if isinstance(part, Response) else finished[part.slot] for part in prepared]
 
     def prepare(self, turn: TurnInput) -> GenerationRequest | Response:
-        """The prompt of a turn; a `Response` with `stop` where the context is full.
-
-        Changes nothing, so it may be called again for the same turn.
-        """
+        """The prompt of a turn; a `Response` with `stop` where the context is full. Repeatable."""
         live = self._live[turn.slot]
-        admissible = turn.info["admissible_actions"]
-        added = self.builder.added(
-            live.start, turn.turn, turn.observation, admissible, turn.history
-        )
+        shown = (turn.observation, turn.info["admissible_actions"], turn.history)
+        added = self.builder.added(live.start, turn.turn, *shown)
         # A response that ran into the limit has no end token; the transcript needs one.
         end = (self.builder.end_id,) if live.was_cut else ()
         prompt = live.transcript + end + added
@@ -129,17 +124,8 @@ class LanguageAgent(Generic[L]):
         if self.builder.kind == "transcript":
             live.transcript = request.prompt_ids + generation.ids
             live.was_cut = generation.cut
-        return Response(
-            action=action,
-            text=text,
-            thought=thought,
-            format_valid=valid and not generation.cut,
-            prompt_ids=added,
-            response_ids=generation.ids,
-            logprobs=generation.logprobs,
-            entropies=generation.entropies,
-            cut=generation.cut,
-        )
+        sampled = (generation.ids, generation.logprobs, generation.entropies, generation.cut)
+        return Response(action, text, thought, valid and not generation.cut, added, *sampled)
 
     def tokenize(self, demo: Demo, start: EpisodeStart) -> list[LabelledRow]:
         """A demonstration as rows to clone, as if the policy had acted so.
@@ -221,23 +207,20 @@ class PromptBuilder:
         history: Sequence[Turn] = (),
     ) -> tuple[int, ...]:
         """`transcript`: the ids between the last response and this one. `window`: the prompt."""
-        template = start.template
-        fields = _fields(start, turn, observation, admissible, history)
-        if turn == 0:
-            return self._opening(template.system, template.first.format_map(fields))
-        if self.kind == "window":
-            text = template.window.format_map(fields)
-            if template.longest_window is not None and len(text) > template.longest_window:
-                text = template.first.format_map(fields)
-            return self._opening(template.system, text)
-        return self.encode(self.pieces.following(template.later.format_map(fields)))
+        template, counts = start.template, {"step": turn, "next_step": turn + 1}
+        fields = _fields(start, observation, admissible, history) | counts
+        if turn and self.kind != "window":
+            return self.encode(self.pieces.following(template.later.format_map(fields)))
+        text = template.first.format_map(fields)
+        if turn:
+            window = template.window.format_map(fields)
+            if template.longest_window is None or len(window) <= template.longest_window:
+                text = window
+        return self.encode(self.pieces.opening(template.system, text))
 
     def response(self, text: str) -> tuple[int, ...]:
         """A response as the policy would have sampled it, end token included."""
         return (*self.encode(text), self.end_id)
-
-    def _opening(self, system: str, text: str) -> tuple[int, ...]:
-        return self.encode(self.pieces.opening(system, text))
 
 
 def rewritten(text: str, pairs: Sequence[tuple[str, str]]) -> str:
@@ -248,36 +231,23 @@ def rewritten(text: str, pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _fields(
-    start: EpisodeStart,
-    turn: int,
-    observation: str,
-    admissible: Sequence[str],
-    history: Sequence[Turn],
-) -> Mapping[str, Any]:
+    start: EpisodeStart, observation: str, admissible: Sequence[str], history: Sequence[Turn]
+) -> dict[str, Any]:
     template = start.template
-    past = list(history[-template.history :]) if template.history else []
-    first = len(history) - len(past)
-    lines = [
+    first = max(0, len(history) - template.history)
+    past = [
         template.history_item.format(
-            step=first + i + 1,
-            observation=rewritten(old.observation, template.rewrite),
-            action=old.action,
+            step=step, observation=rewritten(old.observation, template.rewrite), action=old.action
         )
-        for i, old in enumerate(past)
+        for step, old in enumerate(history[first:], first + 1)
     ]
-    shown = [
-        rewritten(action, template.rewrite_actions)
-        for action in admissible
-        if action not in template.hidden_actions
-    ]
+    shown = [action for action in admissible if action not in template.hidden_actions]
     return {
         "instructions": start.instructions,
         "goal": start.goal,
         "observation": rewritten(observation, template.rewrite),
-        "admissible": "\n".join(shown),
-        "history": "\n".join(lines),
-        "step": turn,
-        "next_step": turn + 1,
+        "admissible": "\n".join(rewritten(action, template.rewrite_actions) for action in shown),
+        "history": "\n".join(past),
         "shown": len(past),
     }
 

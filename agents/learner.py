@@ -137,34 +137,24 @@ class HFLearner:
     def _score(self, sequences: Sequence[TrainingRow], temperature: float) -> Scores:
         ids = self._pad(sequences)
         hidden = self._hidden(ids)
-        spans = [(row, span) for row, seq in enumerate(sequences) for span in seq.spans]
-        longest = max(span.end - span.start for _, span in spans)
-        rows = torch.tensor([row for row, _ in spans], device=self.device)
-        starts = torch.tensor([span.start for _, span in spans], device=self.device)
-        lengths = torch.tensor([span.end - span.start for _, span in spans], device=self.device)
-        offsets = torch.arange(longest, device=self.device)
-        mask = offsets[None, :] < lengths[:, None]  # (N, T)
-        columns = (starts[:, None] + offsets).clamp_(max=ids.shape[1] - 1)
-        row_of = rows[:, None].expand_as(columns)
-        chosen_rows, chosen = row_of[mask], columns[mask]
-        logp, entropy = self._read(
-            hidden[chosen_rows, chosen - 1], ids[chosen_rows, chosen], temperature
-        )
-        # masked_scatter keeps the gradient and the order of `mask`.
-        logprobs = torch.zeros(mask.shape, dtype=logp.dtype, device=self.device)
-        entropies = torch.zeros(mask.shape, dtype=entropy.dtype, device=self.device)
+        spans = [(row, s.start, s.end) for row, seq in enumerate(sequences) for s in seq.spans]
+        offsets = torch.arange(max(end - start for _, start, end in spans), device=self.device)
+        rows, starts, ends = torch.tensor(spans, device=self.device).T  # (N,) each
+        columns = starts[:, None] + offsets
+        mask = columns < ends[:, None]  # (N, T)
+        chosen_rows, chosen = rows[:, None].expand_as(mask)[mask], columns[mask]
+        targets = ids[chosen_rows, chosen]
+        logp, entropy = self._read(hidden[chosen_rows, chosen - 1], targets, temperature)
         values = None
         if self.value_head is not None:
             values = self.value_head(hidden[rows, starts - 1].float())[:, 0]
-        return Scores(
-            logprobs.masked_scatter(mask, logp),
-            entropies.masked_scatter(mask, entropy),
-            mask,
-            values,
-        )
+        # masked_scatter keeps the gradient and the order of `mask`.
+        empty = torch.zeros(mask.shape, dtype=logp.dtype, device=self.device)
+        parts = (empty.masked_scatter(mask, logp), empty.masked_scatter(mask, entropy))
+        return Scores(*parts, mask, values)
 
     def _pad(self, sequences: Sequence[TrainingRow]) -> Tensor:
-        """The ids of `sequences` as (B, L), padded on the right."""
+        """Token ids (B, L), padded on the right."""
         longest = max(len(seq.ids) for seq in sequences)
         rows = [[*seq.ids, *([self.pad_id] * (longest - len(seq.ids)))] for seq in sequences]
         return torch.tensor(rows, device=self.device)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from aem_gym.errors import ConfigError, UnknownNameError
@@ -65,14 +67,10 @@ class HFPolicy:
         return self._version
 
     def release(self, slot: int) -> None:
-        """Drop the slot. With the last one the whole cache goes.
-
-        A cache left over from other episodes changes rounding, and a resumed run has none.
-        """
         if self._cache is not None:
             self._cache.drop(slot)
             if self._cache.empty:
-                self._cache = None
+                self._cache = None  # leftovers change rounding, and a resumed run has none
 
     def close(self) -> None:
         """Nothing runs in the background."""
@@ -84,12 +82,10 @@ class HFPolicy:
             return []
         self.model.eval()
         hidden = self._read_prompts(requests)
-        keys = np.array([r.key for r in requests], dtype=np.uint64)
-        temperatures = [r.temperature for r in requests]
         alive = torch.ones(len(requests), dtype=torch.bool, device=self.device)
         drawn, lives = [], []
         for step in range(self.max_new_tokens):
-            drawn.append(self._draw(self.head(hidden), keys, step, temperatures))
+            drawn.append(self._draw(self.head(hidden), requests, step))
             lives.append(alive)
             token = drawn[-1][0]
             alive = alive & ~torch.isin(token, self.end_ids)
@@ -109,36 +105,28 @@ class HFPolicy:
     def _read_prompts(self, requests: Sequence[GenerationRequest]) -> Tensor:
         """Bring every row's cache up to its prompt; the hidden state of each last token (R, D)."""
         cache = self._prepare(requests)
-        news = [r.prompt_ids[len(cache.ids[i]) :] for i, r in enumerate(requests)]
+        news = [r.prompt_ids[len(ids) :] for ids, r in zip(cache.ids, requests, strict=True)]
         width = max(map(len, news))
-        tokens = np.full((len(news), width), self.pad_id, dtype=np.int64)
-        valid = np.zeros((len(news), width), dtype=bool)
-        for row, new in enumerate(news):
-            tokens[row, width - len(new) :] = new
-            valid[row, width - len(new) :] = True
-        return self._forward(
-            torch.from_numpy(tokens).to(self.device), torch.from_numpy(valid).to(self.device)
-        )
+        tokens = torch.tensor([(self.pad_id,) * (width - len(new)) + new for new in news])
+        holes = torch.tensor([width - len(new) for new in news])
+        valid = torch.arange(width) >= holes[:, None]
+        return self._forward(tokens.to(self.device), valid.to(self.device))
 
     def _prepare(self, requests: Sequence[GenerationRequest]) -> RaggedCache:
         """The cache, its rows cut back to what they share with the new prompts.
 
-        A cache that would save less than a third of the reading is dropped: reading in one dense
-        piece is then faster.
+        One that saves less than a third of the reading is dropped: one dense piece is then faster.
         """
+        slots, prompts = [r.slot for r in requests], [r.prompt_ids for r in requests]
         if self._cache is not None:
-            cache = self._cache
-            cache.arrange([r.slot for r in requests])
-            shared = [
-                _common_prefix(held, r.prompt_ids)
-                for held, r in zip(cache.ids, requests, strict=True)
-            ]
-            if sum(shared) * 3 >= sum(len(r.prompt_ids) for r in requests):
+            self._cache.arrange(slots)
+            shared = list(map(_common_prefix, self._cache.ids, prompts))
+            if sum(shared) * 3 >= sum(map(len, prompts)):
                 for row, length in enumerate(shared):
-                    cache.cut(row, length)
-                return cache
-        self._cache = RaggedCache(int(self.model.config.num_hidden_layers), self.device)
-        self._cache.arrange([r.slot for r in requests])
+                    self._cache.cut(row, length)
+                return self._cache
+        layers = int(self.model.config.num_hidden_layers)
+        self._cache = RaggedCache(layers, slots, self.device)
         return self._cache
 
     def _forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
@@ -147,52 +135,35 @@ class HFPolicy:
         assert cache is not None
         before = torch.tensor([len(ids) for ids in cache.ids], device=self.device)
         positions = (before[:, None] + valid.cumsum(1) - 1).clamp_(min=0)
-        start, width = cache.used, tokens.shape[1]
         cache.extend(tokens, valid)
         # (R, 1, W, columns): a token sees its row's columns up to its own.
-        seen = cache.visible[:, None, None, :].expand(-1, 1, width, -1)
-        if width > 1:
-            causal = torch.arange(start + width, device=self.device)[None, :] <= (
-                start + torch.arange(width, device=self.device)[:, None]
-            )
-            seen = seen & causal
+        width, columns = tokens.shape[1], cache.visible.shape[1]
+        causal = torch.ones(width, columns, dtype=torch.bool, device=self.device)
+        seen = cache.visible[:, None, None, :] & causal.tril_(columns - width)
         mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
         mask.masked_fill_(~seen, torch.finfo(self.dtype).min)
-        output = self.decoder(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache.cache,
-            use_cache=True,
-        )
+        inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
+        output = self.decoder(**inputs, past_key_values=cache.cache, use_cache=True)
         last: Tensor = output.last_hidden_state[:, -1]
         return last
 
     def _draw(
-        self,
-        logits: Tensor,
-        keys: np.ndarray[tuple[int], np.dtype[np.uint64]],
-        step: int,
-        temperatures: list[float],
+        self, logits: Tensor, requests: Sequence[GenerationRequest], step: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw one token per row from (R, V) logits; its log-probability and the entropy (R,)."""
-        greedy = [temperature == 0 for temperature in temperatures]
-        scaled = logits.float() / _divisor(temperatures, self.device)
-        logp_all = torch.log_softmax(scaled, dim=-1)
+        temperatures = [r.temperature for r in requests]
+        logp_all = torch.log_softmax(logits.float() / _divisor(temperatures, self.device), dim=-1)
         probabilities = logp_all.exp()
         entropy = torch.special.entr(probabilities).sum(-1)
-        token = logits.argmax(-1) if any(greedy) else None
-        if not all(greedy):
+        token = logits.argmax(-1)
+        if any(temperatures):
             # Inverse CDF in double: the draw of a row does not depend on the rows beside it.
             cdf = probabilities.double().cumsum(-1)
+            keys = np.array([r.key for r in requests], dtype=np.uint64)
             draw = torch.from_numpy(uniforms(keys, step)).to(self.device)
             drawn = torch.searchsorted(cdf, (draw * cdf[:, -1])[:, None], right=True)[:, 0]
-            drawn = drawn.clamp_(max=logits.shape[-1] - 1)
-            if token is None:
-                token = drawn
-            else:
-                token = torch.where(torch.tensor(greedy, device=self.device), token, drawn)
-        assert token is not None
+            samples = torch.tensor([t != 0 for t in temperatures], device=self.device)
+            token = torch.where(samples, drawn.clamp_(max=logits.shape[-1] - 1), token)
         return token, logp_all.gather(-1, token[:, None])[:, 0], entropy
 
 
@@ -260,15 +231,11 @@ def _collect(
 ) -> list[Generation]:
     lengths = torch.stack(lives).sum(0).tolist()
     columns = [torch.stack(part, dim=1).tolist() for part in zip(*drawn, strict=True)]
-    return [
-        Generation(
-            ids=tuple(columns[0][row][:length]),
-            logprobs=tuple(columns[1][row][:length]),
-            entropies=tuple(columns[2][row][:length]),
-            cut=cut,
-        )
-        for row, (length, cut) in enumerate(zip(lengths, alive.tolist(), strict=True))
-    ]
+    generations = []
+    for row, (length, cut) in enumerate(zip(lengths, alive.tolist(), strict=True)):
+        ids, logprobs, entropies = (tuple(column[row][:length]) for column in columns)
+        generations.append(Generation(ids, logprobs, entropies, cut))
+    return generations
 
 
 # The cache ---------------------------------------------------------------------------------------
@@ -286,9 +253,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.used = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        rows, heads, _, dim = key_states.shape
-        self.keys = key_states.new_zeros(rows, heads, _GROWTH, dim)
-        self.values = value_states.new_zeros(rows, heads, _GROWTH, value_states.shape[-1])
+        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
         self.is_initialized = True
 
     def update(
@@ -296,25 +261,27 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        end = self.used + key_states.shape[2]
+        start, end = self.used, self.used + key_states.shape[2]
         if end > self.keys.shape[2]:
-            columns = max(end, self.keys.shape[2] * 3 // 2)
-            columns = -(-columns // _GROWTH) * _GROWTH
-            self.keys = _widen(self.keys, columns, self.used)
-            self.values = _widen(self.values, columns, self.used)
-        self.keys[:, :, self.used : end] = key_states
-        self.values[:, :, self.used : end] = value_states
+            self._widen(max(end, self.keys.shape[2] * 3 // 2))
+        self.keys[:, :, start:end] = key_states
+        self.values[:, :, start:end] = value_states
         self.used = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def select(self, rows: Tensor, columns: Tensor) -> None:
         """Take row `rows[i]`, its (rows, width) `columns` moved to the left, as row i."""
         if self.is_initialized:
-            width = columns.shape[1]
-            spare = -(-(width + _GROWTH) // _GROWTH) * _GROWTH
-            self.keys = _packed(self.keys, rows, columns, spare)
-            self.values = _packed(self.values, rows, columns, spare)
-            self.used = width
+            # Advanced indices on both sides of a slice come first: (rows, width, heads, dim).
+            self.keys = self.keys[rows[:, None], :, columns].transpose(1, 2)
+            self.values = self.values[rows[:, None], :, columns].transpose(1, 2)
+            self.used = columns.shape[1]
+            self._widen(self.used + _GROWTH)
+
+    def _widen(self, columns: int) -> None:
+        """Copy into buffers with room for `columns` or somewhat more; what is added is 0."""
+        more = -(-columns // _GROWTH) * _GROWTH - self.keys.shape[2]
+        self.keys, self.values = pad(self.keys, (0, 0, 0, more)), pad(self.values, (0, 0, 0, more))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.used + query_length, 0
@@ -324,20 +291,6 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def get_max_length(self) -> int:
         return -1
-
-
-def _widen(buffer: Tensor, columns: int, used: int) -> Tensor:
-    rows, heads, _, dim = buffer.shape
-    wider = buffer.new_zeros(rows, heads, columns, dim)
-    wider[:, :, :used] = buffer[:, :, :used]
-    return wider
-
-
-def _packed(buffer: Tensor, rows: Tensor, columns: Tensor, spare: int) -> Tensor:
-    packed = buffer.new_zeros(len(rows), buffer.shape[1], spare, buffer.shape[3])
-    # (rows, width, heads, dim), as advanced indices on both sides of a slice come first.
-    packed[:, :, : columns.shape[1]] = buffer[rows[:, None], :, columns].transpose(1, 2)
-    return packed
 
 
 class RaggedCache:
@@ -351,22 +304,15 @@ class RaggedCache:
         cache: for the model, as `past_key_values`.
         visible: (rows, columns) bool, which physical columns belong to a row's sequence.
         ids: per row, the token ids whose keys are held, in order.
-        columns: per row, the physical column of each of those ids.
+        slots: per row, its conversation; None once that is dropped.
     """
 
-    def __init__(self, layers: int, device: torch.device) -> None:
+    def __init__(self, layers: int, slots: list[int], device: torch.device) -> None:
         self._layers = [_Layer() for _ in range(layers)]
         self.cache = Cache(layers=[*self._layers])
-        self.device = device
-        self.slots: list[int | None] = []
-        self.ids: list[list[int]] = []
-        self.columns: list[list[int]] = []
-        self.visible = torch.zeros(0, 0, dtype=torch.bool, device=device)
-
-    @property
-    def used(self) -> int:
-        """Physical columns in use."""
-        return self._layers[0].used
+        self.slots: list[int | None] = [*slots]
+        self.ids: list[list[int]] = [[] for _ in slots]
+        self.visible = torch.zeros(len(slots), 0, dtype=torch.bool, device=device)
 
     @property
     def empty(self) -> bool:
@@ -382,44 +328,28 @@ class RaggedCache:
 
         Rows are packed on the way if they have to be copied or have become mostly holes.
         """
-        longest = max(map(len, self.columns), default=0)
-        if slots == self.slots and self.used <= 1.5 * longest:
+        if slots == self.slots and self.visible.shape[1] <= 1.5 * max(map(len, self.ids)):
             return
         place = {slot: row for row, slot in enumerate(self.slots)}
-        source = [place.get(slot, -1) for slot in slots]
-        kept = [self.columns[row] if row >= 0 else [] for row in source]
-        width = max(map(len, kept), default=0)
-        columns = torch.zeros(len(slots), width, dtype=torch.long)
-        visible = torch.zeros(len(slots), width, dtype=torch.bool)
-        for row, places in enumerate(kept):
-            columns[row, : len(places)] = torch.tensor(places, dtype=torch.long)
-            visible[row, : len(places)] = True
-        rows = torch.tensor([max(row, 0) for row in source], device=self.device)
+        self.ids = [self.ids[place[slot]] if slot in place else [] for slot in slots]
+        self.slots = [*slots]
+        lengths = torch.tensor([len(ids) for ids in self.ids], device=self.visible.device)
+        rows = torch.tensor([place.get(slot, 0) for slot in slots], device=self.visible.device)
+        width = int(lengths.max())
+        # The columns that belong to a row come first, in their order.
+        columns = self.visible[rows].long().argsort(stable=True, dim=1, descending=True)[:, :width]
         for layer in self._layers:
-            layer.select(rows, columns.to(self.device))
-        self.visible = visible.to(self.device)
-        self.ids = [list(self.ids[row]) if row >= 0 else [] for row in source]
-        self.columns = [list(range(len(places))) for places in kept]
-        self.slots = list(slots)
+            layer.select(rows, columns)
+        self.visible = torch.arange(width, device=rows.device) < lengths[:, None]
 
     def cut(self, row: int, length: int) -> None:
         """Keep the first `length` tokens of a row; the rest become holes."""
-        gone = self.columns[row][length:]
-        if gone:
-            self.visible[row, gone] = False
-            del self.ids[row][length:], self.columns[row][length:]
+        if length < len(self.ids[row]):
+            self.visible[row, self.visible[row].nonzero()[length:]] = False
+            del self.ids[row][length:]
 
     def extend(self, tokens: Tensor, valid: Tensor) -> None:
-        """Note that the model is about to append `tokens`.
-
-        Args:
-            tokens: (rows, width) ids.
-            valid: (rows, width) bool, False where a row has padding.
-        """
-        start = self.used
-        self.visible = torch.cat([self.visible[:, :start], valid], dim=1)
-        for row, (ids, ok) in enumerate(zip(tokens.tolist(), valid.tolist(), strict=True)):
-            for offset, (token, real) in enumerate(zip(ids, ok, strict=True)):
-                if real:
-                    self.ids[row].append(token)
-                    self.columns[row].append(start + offset)
+        """Note that the model is about to append `tokens`: ids (rows, width), of which `valid`."""
+        self.visible = torch.cat([self.visible, valid], dim=1)
+        for held, ids, real in zip(self.ids, tokens.tolist(), valid.tolist(), strict=True):
+            held += compress(ids, real)

@@ -63,18 +63,14 @@ class ResponseBatch:
     def __post_init__(self) -> None:
         rows, tokens = self.returns.shape, self.mask.shape
         if len(rows) != 1 or len(tokens) != 2 or tokens[0] != rows[0]:
-            raise ValueError(
-                "ResponseBatch expects returns (N,) and mask (N, T), "
-                f"got {tuple(rows)} and {tuple(tokens)}"
-            )
-        for names, shape in ((_PER_ROW, rows), (_PER_TOKEN, tokens)):
-            for name in names:
-                value: Tensor | None = getattr(self, name)
-                if value is not None and value.shape != shape:
-                    raise ValueError(
-                        f"ResponseBatch.{name}: expected shape {tuple(shape)}, "
-                        f"got {tuple(value.shape)}"
-                    )
+            got = f"{tuple(rows)} and {tuple(tokens)}"
+            raise ValueError(f"ResponseBatch expects returns (N,) and mask (N, T), got {got}")
+        shapes = dict.fromkeys(_PER_ROW, rows) | dict.fromkeys(_PER_TOKEN, tokens)
+        for name, shape in shapes.items():
+            value: Tensor | None = getattr(self, name)
+            if value is not None and value.shape != shape:
+                found = f"expected shape {tuple(shape)}, got {tuple(value.shape)}"
+                raise ValueError(f"ResponseBatch.{name}: {found}")
         if self.mask.dtype != torch.bool:
             raise ValueError(f"ResponseBatch.mask: expected torch.bool, got {self.mask.dtype}")
 
@@ -86,11 +82,9 @@ class ResponseBatch:
     @cached_property
     def included(self) -> Tensor:
         """Rows that are not `excluded`, (N,) bool: those that enter return statistics."""
-        return (
-            torch.ones_like(self.lengths, dtype=torch.bool)
-            if self.excluded is None
-            else (~self.excluded)
-        )
+        if self.excluded is None:
+            return torch.ones_like(self.lengths, dtype=torch.bool)
+        return ~self.excluded
 
     @cached_property
     def counted(self) -> Tensor:
@@ -224,12 +218,8 @@ def credit_metrics(
 ) -> dict[str, float]:
     """What each step logs about credit (docs/runs.md). A figure that does not exist is left out.
 
-    Args:
-        batch: the step's responses. Only rows that are not excluded and have tokens count.
-        alpha: (N,) of the modulator.
-        advantages: (N,) of the base estimator, before modulation.
-        success: (N,) bool, whether the row's episode succeeded.
-        threshold: AEM's, in nats.
+    `alpha` (N,) is the modulator's, `advantages` (N,) the base estimator's, before modulation;
+    `success` (N,) bool tells whether a row's episode succeeded; `threshold` is AEM's, in nats.
     """
     keep = batch.counted
     if not bool(keep.any()):

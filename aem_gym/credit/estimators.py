@@ -26,6 +26,7 @@ from aem_gym.errors import ConfigError, UnknownNameError
 
 EPSILON = 1e-6
 """Added to a standard deviation before dividing by it."""
+_PENALTIES = ("advantage", "reward")
 
 
 @dataclass(frozen=True)
@@ -313,11 +314,10 @@ def _scores(batch: ResponseBatch, over: str, penalty: str) -> _Scores:
     if over not in ("episodes", "rows"):
         raise UnknownNameError("value of the option 'over'", over, ("episodes", "rows"))
     _check_penalty(penalty)
+    by_group = Segments.of(batch.group_ids)
     if penalty == "reward":
-        by_group = Segments.of(batch.group_ids)
         return _Scores(batch.returns + batch.penalties, by_group, batch.included)
     if over == "rows":
-        by_group = Segments.of(batch.group_ids)
         return _Scores(batch.returns, by_group, batch.included, None, batch.penalties)
     episodes = Segments.of(batch.trajectory_ids)
     index, count = episodes.index, episodes.count
@@ -329,9 +329,8 @@ def _scores(batch: ResponseBatch, over: str, penalty: str) -> _Scores:
 
 
 def _check_penalty(penalty: str) -> None:
-    if penalty not in ("advantage", "reward"):
-        known = ("advantage", "reward")
-        raise UnknownNameError("value of the option 'penalty'", penalty, known)
+    if penalty not in _PENALTIES:
+        raise UnknownNameError("value of the option 'penalty'", penalty, _PENALTIES)
 
 
 def _whitened(x: Tensor, keep: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Policy and value losses per token, and their exact aggregation over micro-batches.
 
 A loss is `f(logprobs, old_logprobs, advantages, mask, **options) -> LossOutput`, all of shape
-(n, T), one response per row. Its metrics are sums over tokens, so that micro-batches add up; divide
+(n, T), one response per row: log-probabilities of the policy in training, with gradient, and of the
+one that sampled; modulated advantages; a bool mask. Its metrics are sums over tokens, so that micro-batches add up; divide
 by the number of tokens. `aggregate` takes its denominators from outside for the same reason: the
 sum over micro-batches equals the loss of the whole mini-batch.
 """
@@ -43,14 +44,8 @@ def ppo_clip(
 ) -> LossOutput:
     """PPO's clipped surrogate: `-min(r A, clip(r, 1 - low, 1 + high) A)`, per token.
 
-    Args:
-        logprobs: (n, T) of the policy in training, with gradient.
-        old_logprobs: (n, T) of the policy that sampled.
-        advantages: (n, T) modulated.
-        mask: (n, T) bool.
-        clip_low: clip-range below 1.
-        clip_high: clip-range above 1 (DAPO's clip-higher: 0.28).
-        dual_clip: where A < 0 the loss is at most `dual_clip * |A|` (arXiv 1912.09729); None: off.
+    `clip_high` above `clip_low` is DAPO's clip-higher (0.28). Where A < 0 the loss is at most
+    `dual_clip * |A|` (arXiv 1912.09729); None: off.
     """
     log_ratio = log_ratio_of(logprobs, old_logprobs, mask)
     return _surrogate(log_ratio, log_ratio, advantages, mask, (clip_low, clip_high), dual_clip)
@@ -195,15 +190,9 @@ def aggregate(
 ) -> Tensor:
     """Reduce (n, T) to a scalar whose sum over micro-batches is the loss of the mini-batch.
 
-    Args:
-        per_token: (n, T) of this micro-batch.
-        mask: (n, T) bool.
-        mode: "token-mean": sum / total_tokens. "seq-mean-token-mean": sum of row means /
-            total_rows. "token-sum-norm" (Dr. GRPO): sum / (total_rows * constant).
-        total_tokens: tokens of the whole mini-batch (over all ranks).
-        total_rows: rows of the whole mini-batch with at least one token.
-        constant: the length that "token-sum-norm" divides by, usually the token limit of a
-            response; required there.
+    "token-mean" is sum / total_tokens; "seq-mean-token-mean" is sum of row means / total_rows;
+    "token-sum-norm" (Dr. GRPO) is sum / (total_rows * constant), the token limit of a response.
+    Totals are the mini-batch's, over all ranks; `total_rows` counts rows with at least one token.
 
     Raises:
         UnknownNameError: no such mode.

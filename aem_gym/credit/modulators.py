@@ -45,17 +45,9 @@ def aem_coefficients(
     strictly below `threshold`, or with fewer than two responses, get exactly 1; so does
     everything when `lam` is 0. The mean of alpha over a group's responses is 1.
 
-    Args:
-        response_entropy: (N,) mean token entropy of each response, in nats. A value that is not
-            finite marks a response without tokens: it is left out and gets 1.
-        group_ids: (N,) the group of each response.
-        lam: strength; a negative one reverses the direction.
-        threshold: smallest range (nats) that is modulated.
-        counted: (N,) bool, rows that enter min, max and mean (default all). The others still get
-            the alpha of their entropy, clamped to the range: a copy is treated as its original.
-
-    Returns:
-        (N,) in the dtype of `response_entropy`, detached.
+    All tensors are (N,); entropies in nats, not finite for a response without tokens, which gets 1.
+    Rows that are not `counted` enter no statistic, but get the alpha of their entropy, clamped to
+    the range. A negative `lam` reverses the direction. The result is detached, in the same dtype.
     """
     entropy = response_entropy.detach()
     if lam == 0 or entropy.numel() == 0:
@@ -101,29 +93,14 @@ def aem(
     """Adaptive Entropy Modulation: `A' = stop_gradient(alpha) * A`. The defaults are the paper's.
 
     Where alpha is 1 (`lam` 0, range below the threshold) the result is the base, bit for bit.
-
-    Args:
-        batch: the step's responses.
-        advantages: (N,) of the base estimator, normalised its own way.
-        lam: strength lambda.
-        threshold: smallest range of the proxy within a scope that is modulated.
-        scope: what alpha is scaled over: "group", "trajectory" or "batch".
-        direction: "normal" favours certain responses, "reversed" is the ablation.
-        proxy: "mean-entropy", "sum-entropy" or "mean-surprisal" of a response.
-        only: "none", or modulate only "positive" / "negative" advantages (alpha 1 elsewhere).
-        shuffle: permute alpha among the responses of a scope (ablation).
-        generator: a CPU generator or a seed for the shuffle.
-        recentre: subtract per scope what the modulation added to the mean advantage.
-
-    Raises:
-        UnknownNameError: an option has a value that does not exist.
+    `advantages` are (N,), normalised by their estimator; docs/aem.md explains the options.
+    Raises UnknownNameError where one has a value that does not exist.
     """
     scopes = _scope_ids(batch, scope)
-    sign = _pick("AEM direction", direction, {"normal": 1.0, "reversed": -1.0})
+    lam = lam * _pick("AEM direction", direction, {"normal": 1.0, "reversed": -1.0})
     score = _proxy(batch, proxy).masked_fill(batch.lengths == 0, float("nan"))
-    alpha = aem_coefficients(
-        score, scopes, lam=sign * lam, threshold=threshold, counted=batch.included
-    ).to(advantages.dtype)
+    alpha = aem_coefficients(score, scopes, lam=lam, threshold=threshold, counted=batch.included)
+    alpha = alpha.to(advantages.dtype)
     if shuffle:
         alpha = _shuffled(alpha, scopes, batch.counted, generator)
     alpha = torch.where(_touched(advantages, only), alpha, torch.ones_like(alpha))
@@ -196,11 +173,8 @@ def _scope_ids(batch: ResponseBatch, scope: str) -> Tensor:
 
 def _touched(advantages: Tensor, only: str) -> Tensor:
     """(N,) bool: the responses whose advantage has a sign that is modulated."""
-    known = {
-        "none": torch.ones_like(advantages, dtype=torch.bool),
-        "positive": advantages > 0,
-        "negative": advantages < 0,
-    }
+    every = torch.ones_like(advantages, dtype=torch.bool)
+    known = {"none": every, "positive": advantages > 0, "negative": advantages < 0}
     return _pick("AEM only", only, known)
 
 
@@ -213,13 +187,9 @@ def _added_mean(batch: ResponseBatch, alpha: Tensor, advantages: Tensor, scopes:
 
 def _proxy(batch: ResponseBatch, name: str) -> Tensor:
     """The uncertainty of each response that alpha is made from, (N,)."""
-    if name == "mean-entropy":
-        return batch.response_entropy
-    if name == "sum-entropy":
-        return batch.entropy_sum
-    if name == "mean-surprisal":
-        return batch.surprisal / batch.lengths.clamp(min=1)
-    raise UnknownNameError("AEM proxy", name, ("mean-entropy", "sum-entropy", "mean-surprisal"))
+    surprisal = batch.surprisal / batch.lengths.clamp(min=1)
+    known = {"mean-entropy": batch.response_entropy, "sum-entropy": batch.entropy_sum}
+    return _pick("AEM proxy", name, known | {"mean-surprisal": surprisal})
 
 
 def _shuffled(
