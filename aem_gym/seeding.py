@@ -19,12 +19,8 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 def derive(*path: int | str) -> int:
     """A 63-bit seed for the stream named by `path`, e.g. `derive(run_seed, "lora")`."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in path)
-    return (
-        int.from_bytes(
-            hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
-        )
-        >> 1
-    )
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def generator(*path: int | str) -> np.random.Generator:
@@ -33,14 +29,9 @@ def generator(*path: int | str) -> np.random.Generator:
 
 
 def uniforms(keys: NDArray[np.uint64], counter: int) -> NDArray[np.float64]:
-    """The `counter`-th uniform number in [0, 1) of each stream in `keys`.
+    """The `counter`-th uniform number (from 0) in [0, 1) of each 64-bit stream in `keys`, (N,).
 
-    Args:
-        keys: shape (N,), one 64-bit stream key per row.
-        counter: which draw of the stream, from 0.
-
-    Returns:
-        Shape (N,). SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), read at a position.
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), read at a position.
     """
     with np.errstate(over="ignore"):
         z = keys.astype(np.uint64) + np.uint64(counter + 1) * _GOLDEN

@@ -108,15 +108,10 @@ class TextEnv(gym.Env[str, str]):
         return self._last.observation, self._info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Answer `action`.
+        """Answer `action`: observation, reward, terminated (the task is over), truncated, info.
 
-        Returns:
-            observation, reward, terminated (the task is over), truncated (the turn limit, or a
-            failure of what the environment runs on: `info["error"]`), info.
-
-        Raises:
-            gym.error.ResetNeeded: before `reset`, or after the episode has ended.
-            BrokenEnvironmentError: a TypeError; `act` returned something else than a StepResult.
+        Truncated means the turn limit, or what the environment runs on has failed (info["error"]).
+        Raises ResetNeeded where no episode is under way, BrokenEnvironmentError on a wrong `act`.
         """
         if self._over:
             raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
@@ -124,14 +119,12 @@ class TextEnv(gym.Env[str, str]):
         if not isinstance(result, StepResult):
             expected = "return StepResult(observation, ...)"
             raise _wrong_return(self, "act", "a StepResult", result, expected)
-        self._last = result
+        self._last = last = result
         self._turn += 1
-        failed = bool(self._last.error)
-        truncated = not self._last.terminated and (failed or self._turn >= self.max_turns)
-        self._over = self._last.terminated or truncated
+        truncated = not last.terminated and (bool(last.error) or self._turn >= self.max_turns)
+        self._over = last.terminated or truncated
         if self.render_mode:
-            self._lines += [f"> {action}", self._last.observation]
-        last = self._last
+            self._lines += [f"> {action}", last.observation]
         return last.observation, float(last.reward), last.terminated, truncated, self._info()
 
     def render(self) -> str | None:
@@ -143,13 +136,9 @@ class TextEnv(gym.Env[str, str]):
         return {
             **last.extra,
             **({"error": last.error} if last.error else {}),
-            "task_id": self._task.task_id,
-            "task_type": self._task.task_type,
-            "goal": self._task.goal,
+            **{name: getattr(self._task, name) for name in ("task_id", "task_type", "goal")},
             "admissible_actions": list(last.admissible_actions),
-            "action_valid": last.action_valid,
-            "won": last.won,
-            "submitted": last.submitted,
+            **{name: getattr(last, name) for name in ("action_valid", "won", "submitted")},
             "score": float(last.won) if last.score is None else float(last.score),
         }
 

@@ -67,10 +67,8 @@ class HFPolicy:
         return self._version
 
     def release(self, slot: int) -> None:
-        if self._cache is not None:
-            self._cache.drop(slot)
-            if self._cache.empty:
-                self._cache = None  # leftovers change rounding, and a resumed run has none
+        if self._cache is not None and not self._cache.drop(slot):
+            self._cache = None  # leftovers change rounding, and a resumed run has none
 
     def close(self) -> None:
         """Nothing runs in the background."""
@@ -314,14 +312,10 @@ class RaggedCache:
         self.ids: list[list[int]] = [[] for _ in slots]
         self.visible = torch.zeros(len(slots), 0, dtype=torch.bool, device=device)
 
-    @property
-    def empty(self) -> bool:
-        """No conversation is left."""
-        return not any(slot is not None for slot in self.slots)
-
-    def drop(self, slot: int) -> None:
-        """Forget conversation `slot`; the next `arrange` frees its row."""
+    def drop(self, slot: int) -> bool:
+        """Forget `slot`, whose row the next `arrange` frees; whether a conversation is left."""
         self.slots = [None if held == slot else held for held in self.slots]
+        return any(held is not None for held in self.slots)
 
     def arrange(self, slots: list[int]) -> None:
         """Give row i to conversation `slots[i]`; others are dropped, unknown ones start empty.

@@ -2,9 +2,9 @@
 
 A loss is `f(logprobs, old_logprobs, advantages, mask, **options) -> LossOutput`, all of shape
 (n, T), one response per row: log-probabilities of the policy in training, with gradient, and of the
-one that sampled; modulated advantages; a bool mask. Its metrics are sums over tokens, so that micro-batches add up; divide
-by the number of tokens. `aggregate` takes its denominators from outside for the same reason: the
-sum over micro-batches equals the loss of the whole mini-batch.
+one that sampled; modulated advantages; a bool mask. Its metrics are sums over tokens, so that
+micro-batches add up; divide by the number of tokens. `aggregate` takes its denominators from
+outside for the same reason: the sum over micro-batches equals the loss of the whole mini-batch.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ Every failure of an environment or an agent ends its own episode, and is recorde
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from aem_gym.errors import describe
@@ -78,8 +78,6 @@ class Collector:
     def __init__(self, pool: EnvPool, agent: Agent, settings: CollectorSettings) -> None:
         self.pool, self.agent, self.settings = pool, agent, settings
         self.description = pool.describe()
-        self.env_seconds = 0.0
-        self.agent_seconds = 0.0
 
     def run(
         self,
@@ -96,7 +94,9 @@ class Collector:
         live: list[_Live] = []
         self.prefetch(requests)
         while live or waiting:
-            live += self._reset(requests, free, waiting, temperature)
+            for row in self._reset(requests, free, waiting):
+                self._begin(row, temperature)
+                live.append(row)
             for row in live:
                 if row.stop_reason is not None:
                     self._end(row)
@@ -114,45 +114,25 @@ class Collector:
         self.pool.prefetch([(request.seed, request.options) for request in requests])
 
     def _reset(
-        self,
-        requests: Sequence[RolloutRequest],
-        free: list[int],
-        waiting: list[int],
-        temperature: float,
+        self, requests: Sequence[RolloutRequest], free: list[int], waiting: list[int]
     ) -> list[_Live]:
-        """Begin an episode in every free slot; takes what begins out of `free` and `waiting`."""
+        """Reset every free slot; takes what is begun out of `free` and `waiting`."""
         begun = []
         for slot in sorted(free)[: len(waiting)]:
             place = _next(waiting, slot, self.pool.processes)
             waiting.remove(place)
             free.remove(slot)
-            begun.append((slot, place, requests[place]))
-        if not begun:
-            return []
-        clock = time.perf_counter()
-        answers = self.pool.reset([(slot, r.seed, r.options) for slot, _, r in begun])
-        self.env_seconds += time.perf_counter() - clock
-        rows = [
-            _Live(request, place, slot, now)
-            for (slot, place, request), now in zip(begun, answers, strict=True)
-        ]
-        for row in rows:
-            self._begin(row, temperature)
-        return rows
+            begun.append((requests[place], place, slot))
+        answers = self.pool.reset([(slot, r.seed, r.options) for r, _, slot in begun])
+        return [_Live(*each, now) for each, now in zip(begun, answers, strict=True)]
 
     def _begin(self, row: _Live, temperature: float) -> None:
         if row.now.error is not None:
             row.fail(row.now.failure, row.now.error)
             return
         row.begun = True
-        start = EpisodeStart(
-            slot=row.slot,
-            key=row.request.key,
-            instructions=self.description.instructions,
-            goal=row.now.info["goal"],
-            template=self.settings.template,
-            temperature=temperature,
-        )
+        about = (self.description.instructions, row.now.info["goal"], self.settings.template)
+        start = EpisodeStart(row.slot, row.request.key, *about, temperature)
         try:
             self.agent.begin(start)
         except Exception as error:
@@ -168,20 +148,15 @@ class Collector:
 
     def _turn(self, live: list[_Live]) -> None:
         """Let the agent respond in all live episodes, then step their environments."""
-        clock = time.perf_counter()
-        responses = self._ask(live)
-        self.agent_seconds += time.perf_counter() - clock
         acting = []
-        for row, response in zip(live, responses, strict=True):
+        for row, response in zip(live, self._ask(live), strict=True):
             if response.stop:
                 row.fail(response.stop_reason, None)
             elif response.error:
                 row.fail(StopReason.AGENT_ERROR, response.error)
             else:
                 acting.append((row, response))
-        clock = time.perf_counter()
         answers = self.pool.step([(row.slot, response.action) for row, response in acting])
-        self.env_seconds += time.perf_counter() - clock
         limit = self.settings.max_turns or self.settings.template.max_turns
         for (row, response), answer in zip(acting, answers, strict=True):
             row.turns.append(_turn_of(row.now, response, answer))
@@ -204,34 +179,17 @@ class Collector:
         return [_checked_response(response) for response in responses]
 
     def _input(self, row: _Live) -> TurnInput:
-        return TurnInput(
-            slot=row.slot,
-            turn=len(row.turns),
-            observation=row.now.observation,
-            info=row.now.info,
-            history=row.turns,
-            ask_expert=lambda: self.pool.ask_expert(row.slot),
-        )
+        now, expert = row.now, partial(self.pool.ask_expert, row.slot)
+        return TurnInput(row.slot, len(row.turns), now.observation, now.info, row.turns, expert)
 
     def _episode(self, row: _Live) -> Episode:
-        info = row.now.info
-        assert row.stop_reason is not None
-        terminated = row.stop_reason in (StopReason.WON, StopReason.LOST, StopReason.SUBMITTED)
-        return Episode(
-            task_id=info["task_id"],
-            task_type=info["task_type"],
-            goal=info["goal"],
-            seed=row.request.seed,
-            rollout=row.request.rollout,
-            turns=tuple(row.turns),
-            won=info["won"] and row.error is None,
-            score=info["score"] if row.error is None else 0.0,
-            terminated=terminated,
-            truncated=not terminated,
-            context=self.settings.context,
-            error=row.error,
-            stop_reason=row.stop_reason,
-        )
+        info, request, reason = row.now.info, row.request, row.stop_reason
+        assert reason is not None
+        task = (info["task_id"], info["task_type"], info["goal"], request.seed, request.rollout)
+        won, score = (info["won"], info["score"]) if row.error is None else (False, 0.0)
+        over = reason in (StopReason.WON, StopReason.LOST, StopReason.SUBMITTED)
+        end = (over, not over, self.settings.context, row.error, reason)
+        return Episode(*task, tuple(row.turns), won, score, *end)
 
 
 def requests_for(seeds: Sequence[int], group_size: int, *stream: int | str) -> list[RolloutRequest]:

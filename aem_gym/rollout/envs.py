@@ -110,7 +110,10 @@ class EnvDescription:
 
 
 class LiveEnvs:
-    """The environments of one process: made when a slot is first reset, then reused by it."""
+    """The environments of one process: made when a slot is first reset, then reused by it.
+
+    `reset` and `step` never raise on account of the environment.
+    """
 
     def __init__(
         self, spec: EnvSpec, *, step_timeout: float | None, reset_timeout: float | None
@@ -159,8 +162,6 @@ class LiveEnvs:
                 logger.debug("%s, slot %d: prefetch: %s", self.spec.env_id, slot, describe(error))
 
     def reset(self, slot: int, seed: int, options: dict[str, Any] | None) -> CheckedStep:
-        """Start an episode in `slot`. Never raises on account of the environment."""
-
         def call() -> CheckedStep:
             return checked_reset(self._env(slot).reset(seed=seed, options=options))
 
@@ -174,8 +175,6 @@ class LiveEnvs:
         return answer
 
     def step(self, slot: int, action: str) -> CheckedStep:
-        """Act in `slot`. Never raises on account of the environment."""
-
         def call() -> CheckedStep:
             env = self._envs.get(slot)
             if env is None:
@@ -310,10 +309,8 @@ def checked_reset(answer: Any) -> CheckedStep:
 def checked_step(answer: Any) -> CheckedStep:
     """Read what `env.step` returned. Raises TypeError or ValueError on a broken contract."""
     if not isinstance(answer, tuple) or len(answer) != 5:
-        raise TypeError(
-            "step: expected (observation, reward, terminated, truncated, info), "
-            f"got {_short(answer)}"
-        )
+        wanted = "(observation, reward, terminated, truncated, info)"
+        raise TypeError(f"step: expected {wanted}, got {_short(answer)}")
     observation, reward, terminated, truncated, info = answer
     value = float(reward)
     if not math.isfinite(value):
@@ -420,12 +417,7 @@ def can_interrupt() -> bool:
 def bounded(call: Callable[[], T], seconds: float | None, what: str) -> T:
     """The result of `call()`, which may take at most `seconds` (None: no limit).
 
-    The limit acts between Python bytecodes: it ends a sleep or an endless loop, not a hang inside
-    C code. Outside the main thread, and without POSIX signals, there is no limit at all; worker
-    processes (`EnvPool(workers=1)`) bound every case.
-
-    Raises:
-        EnvironmentTimeout: the call took longer; `what` names it in the message.
+    `EnvPool` says where limits work. Raises EnvironmentTimeout, with `what` in its message.
     """
     if seconds is None or not can_interrupt():
         return call()

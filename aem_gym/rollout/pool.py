@@ -37,7 +37,8 @@ class EnvPool:
     """Environments of one kind, by slot. A context manager.
 
     A slot is an integer of the caller's choice; its environment is made at its first reset and
-    reused. Results do not depend on `workers`.
+    reused. Results do not depend on `workers`. `reset` and `step` give one `CheckedStep` per
+    request, in their order; a failure is in its `error`.
 
     Args:
         spec: which environment.
@@ -87,42 +88,22 @@ class EnvPool:
         """What the environment says about itself (read once, when the pool was made)."""
         return self._description
 
-    def reset(
-        self, requests: Sequence[tuple[int, int, dict[str, Any] | None]]
-    ) -> list[CheckedStep]:
-        """Start episodes.
-
-        Args:
-            requests: (slot, seed, options) of each; the slots are distinct.
-
-        Returns:
-            One `CheckedStep` per request, in their order. Failures are in `CheckedStep.error`.
-        """
-        return [_checked(a) for a in self._call("reset", requests)]
+    def reset(self, starts: Sequence[tuple[int, int, dict[str, Any] | None]]) -> list[CheckedStep]:
+        """Start episodes, given (slot, seed, options) of each; the slots are distinct."""
+        return [_checked(answer) for answer in self._call("reset", starts)]
 
     def prefetch(self, coming: Sequence[Reset]) -> None:
-        """Let environments prepare the resets that come next, in their order.
+        """Let environments prepare the resets, (seed, options) each, that come next, in order.
 
-        Costs nothing where environments have no `prefetch`. Reset n of these is expected in
-        process n modulo `processes`; another one may come instead.
-
-        Args:
-            coming: (seed, options) of each.
+        Reset n of these is expected in process n modulo `processes`; another may come instead.
         """
         if self._description.prefetches:
             every = self.processes
             self._call("prefetch", [(p, list(coming[p::every])) for p in range(every)])
 
     def step(self, actions: Sequence[tuple[int, str]]) -> list[CheckedStep]:
-        """Act in the given slots, and in no others.
-
-        Args:
-            actions: (slot, action) of each; the slots are distinct.
-
-        Returns:
-            One `CheckedStep` per action, in their order. Failures are in `CheckedStep.error`.
-        """
-        return [_checked(a) for a in self._call("step", actions)]
+        """Act, given (slot, action) of each; slots are distinct, and others stay as they are."""
+        return [_checked(answer) for answer in self._call("step", actions)]
 
     def ask_expert(self, slot: int) -> tuple[str, str] | None:
         """(thought, action) of the environment's expert for the state that `slot` is in.
@@ -310,9 +291,8 @@ class _Round:
 
 
 def _checked(answer: Any) -> CheckedStep:
-    return (
-        answer if isinstance(answer, CheckedStep) else CheckedStep.failed(RuntimeError(str(answer)))
-    )
+    known = isinstance(answer, CheckedStep)
+    return answer if known else CheckedStep.failed(RuntimeError(str(answer)))
 
 
 def _check_picklable(settings: WorkerSettings) -> None:

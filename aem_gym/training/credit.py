@@ -6,6 +6,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -41,8 +42,7 @@ class TrainBatch:
 
     def responses(self, rows: Sequence[int]) -> Tensor:
         """Numbers (n,) of the responses of the given training rows, in their order."""
-        ranges = [torch.arange(self.first_span[r], self.first_span[r + 1]) for r in rows]
-        return torch.cat(ranges)
+        return torch.cat([torch.arange(*self.first_span[row : row + 2]) for row in rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +105,12 @@ def make_batch(
     ]
     if not kept:
         return None
-    episodes = tuple(episode for _, _, episode in kept)
-    rows = training_rows(enumerate(episodes))
-    first = [0]
-    for row in rows:
-        first.append(first[-1] + len(row.spans))
+    episodes = tuple(episode for *_, episode in kept)
+    rows = tuple(training_rows(enumerate(episodes)))
     spans = [span for row in rows for span in row.spans]
-    batch = _responses(episodes, [g for g, _, _ in kept], spans, rewards)
-    return TrainBatch(episodes, tuple((g, i) for g, i, _ in kept), tuple(rows), batch, tuple(first))
+    first = tuple(accumulate((len(row.spans) for row in rows), initial=0))
+    batch = _responses(episodes, [g for g, *_ in kept], spans, rewards)
+    return TrainBatch(episodes, tuple((g, i) for g, i, _ in kept), rows, batch, first)
 
 
 def _responses(
@@ -123,7 +121,6 @@ def _responses(
     earned = [rewards.of_turns(episode) for episode in episodes]
     returns = [sum(each) for each in earned]
     anchors: dict[str, int] = {}
-    mask, logprobs, entropies = _token_tensors(turns)
     return ResponseBatch(
         returns=torch.tensor([returns[s.episode] for s in spans]),
         step_rewards=torch.tensor([earned[s.episode][s.turn] for s in spans]),
@@ -132,30 +129,27 @@ def _responses(
         trajectory_ids=torch.tensor([s.episode for s in spans]),
         turns=torch.tensor([s.turn for s in spans]),
         anchor_ids=torch.tensor([anchors.setdefault(t.anchor, len(anchors)) for t in turns]),
-        mask=mask,
-        logprobs=logprobs,
-        entropies=entropies,
+        **_token_tensors(turns),
     )
 
 
-def _token_tensors(turns: Sequence[Turn]) -> tuple[Tensor, Tensor, Tensor]:
-    """(mask, log-probabilities, entropies), (N, T) each; 0 where the policy does not know them."""
+def _token_tensors(turns: Sequence[Turn]) -> dict[str, Tensor]:
+    """The fields of shape (N, T); 0 where the policy does not know them."""
     lengths = torch.tensor([len(turn.response_ids) for turn in turns])
     mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
-
-    def padded(values: list[tuple[float, ...]]) -> Tensor:
-        known = [v or (0.0,) * len(t.response_ids) for v, t in zip(values, turns, strict=True)]
-        flat = torch.tensor([x for each in known for x in each])
-        return torch.zeros(mask.shape).masked_scatter(mask, flat)
-
-    return mask, padded([t.logprobs for t in turns]), padded([t.entropies for t in turns])
+    tensors = {"mask": mask}
+    for name in ("logprobs", "entropies"):
+        known = [getattr(turn, name) or (0.0,) * len(turn.response_ids) for turn in turns]
+        flat = torch.tensor([value for each in known for value in each])
+        tensors[name] = torch.zeros(mask.shape).masked_scatter(mask, flat)
+    return tensors
 
 
 def training_rows(episodes: Iterable[tuple[int, Episode]]) -> list[TrainingRow]:
-    """The training rows of (number, episode) pairs, episode by episode, turn by turn.
+    """The training rows of (number, episode) pairs, with the tokens kept from generation.
 
-    A `transcript` episode is one row with a span per turn, a `window` episode one row per turn.
-    Tokens are those kept from generation. Turns without response tokens have no span.
+    A `transcript` episode is one row with a span per turn that has a response, a `window` episode
+    one row per such turn.
     """
     rows: list[TrainingRow] = []
     for number, episode in episodes:
@@ -233,11 +227,7 @@ class CreditRule:
         )
 
     def assign(self, batch: ResponseBatch, step: int) -> Credit:
-        """Advantages of a batch. `step` seeds the draws of modulators that have any.
-
-        Raises:
-            ComponentError: a component returned something else than it has to; names it.
-        """
+        """Advantages of a batch; `step` seeds a modulator's draws. ComponentError for a bad one."""
         base, unmodulated = self._estimate(batch)
         options = dict(self.modulator_options)
         if "generator" in inspect.signature(self.modulator).parameters:
@@ -252,23 +242,19 @@ class CreditRule:
         return Credit(base, modulated, self._value_targets(batch), seconds)
 
     def _estimate(self, batch: ResponseBatch) -> tuple[Tensor, Tensor | None]:
-        found = self.estimator(batch, **self.estimator_options)
-        parts = (
-            (found.modulated, found.unmodulated)
-            if isinstance(found, SplitAdvantages)
-            else (found, None)
-        )
-        for part in parts:
-            if part is not None:
-                _check_tensor(f"estimator {self.config.estimator!r}", part, batch.returns.shape)
-        return parts
+        base: Any = self.estimator(batch, **self.estimator_options)
+        more = None
+        if isinstance(base, SplitAdvantages):
+            base, more = base.modulated, base.unmodulated
+        for part in (base,) if more is None else (base, more):
+            _check_tensor(f"estimator {self.config.estimator!r}", part, batch.returns.shape)
+        return base, more
 
     def _check_modulated(self, found: object, batch: ResponseBatch) -> None:
         name = f"modulator {self.config.modulator!r}"
         if not isinstance(found, Modulated):
-            raise ComponentError(
-                f"{name}: expected a Modulated (aem_gym.credit), got {type(found).__name__}"
-            )
+            kind = type(found).__name__
+            raise ComponentError(f"{name}: expected a Modulated (aem_gym.credit), got {kind}")
         _check_tensor(f"{name}, advantages", found.advantages, batch.mask.shape)
         _check_tensor(f"{name}, alpha", found.alpha, batch.returns.shape)
 

@@ -246,10 +246,9 @@ class Trainer:
             )
 
     def _scored(self, batch: TrainBatch) -> TrainBatch:
-        """The batch with what only the learner knows: values, and exact log-probabilities.
+        """The batch with values, and the learner's scores where the sampler's are not exact.
 
-        Where the sampler is not exact, the learner's log-probabilities and entropies take the
-        place of the sampler's, both from one policy. The first batch of a process is compared.
+        The first batch of a process is compared.
         """
         if not self._sampler_checked:
             difference = self.updater.check_sampler(batch)

@@ -37,10 +37,8 @@ def step_metrics(
     """Figures of all episodes of a step, and of the credit of the usable ones (docs/runs.md)."""
     counted = [e for e in episodes if e.error is None]
     turns = [turn for e in counted for turn in e.turns]
-    figures: dict[str, float] = {
-        "episodes": float(len(episodes)),
-        "episode_errors": float(len(episodes) - len(counted)),
-    }
+    total, errors = float(len(episodes)), float(len(episodes) - len(counted))
+    figures = {"episodes": total, "episode_errors": errors}
     stops = Counter(e.stop_reason for e in episodes)
     figures |= {f"stop/{reason.value}": float(stops[reason]) for reason in StopReason}
     if counted:
@@ -48,8 +46,7 @@ def step_metrics(
         figures["score_mean"] = _mean([e.score for e in counted])
         figures["turns_mean"] = _mean([len(e.turns) for e in counted])
         figures["truncated_rate"] = _mean([e.truncated for e in counted])
-    trained = len(step.episodes) if step is not None else 0
-    figures["episodes_masked"] = float(len(episodes) - trained)
+    figures["episodes_masked"] = total - (len(step.episodes) if step is not None else 0)
     if turns:
         figures["invalid_format_rate"] = _mean([not t.format_valid for t in turns])
         figures["invalid_action_rate"] = _mean([not t.action_valid for t in turns])
@@ -83,19 +80,13 @@ def turn_credits(
     """Per (group, episode of the group) that was trained on, per turn: its credit."""
     if step is None or credit is None:
         return {}
-    batch = step.batch
-    columns = zip(
-        batch.trajectory_ids.tolist(),
-        batch.turns.tolist(),
-        credit.modulated.alpha.tolist(),
-        credit.base.tolist(),
-        (credit.modulated.advantages.sum(-1) / batch.lengths.clamp(min=1)).tolist(),
-        strict=True,
-    )
+    batch, modulated = step.batch, credit.modulated
+    advantages = modulated.advantages.sum(-1) / batch.lengths.clamp(min=1)
+    figures = zip(modulated.alpha.tolist(), credit.base.tolist(), advantages.tolist(), strict=True)
+    places = zip(batch.trajectory_ids.tolist(), batch.turns.tolist(), figures, strict=True)
     found: dict[tuple[int, int], dict[int, TurnCredit]] = {}
-    for trajectory, turn, alpha, base, advantage in columns:
-        place = found.setdefault(step.place[trajectory], {})
-        place[turn] = TurnCredit(alpha, base, advantage)
+    for trajectory, turn, of_turn in places:
+        found.setdefault(step.place[trajectory], {})[turn] = TurnCredit(*of_turn)
     return found
 
 
@@ -107,17 +98,15 @@ def episode_records(
     credit: Credit | None,
     tokens: int | str,
 ) -> Iterator[dict[str, Any]]:
-    """The lines of episodes.jsonl of step `number`, dropped groups last.
-
-    The first `tokens` episodes, or `all`, keep their token-level arrays.
-    """
+    """The lines of episodes.jsonl, dropped groups last; `tokens` of them ("all") with tokens."""
     credits, seen = turn_credits(step, credit), 0
     for g, group in enumerate((*groups, *dropped)):
         out = g >= len(groups)
         for i, episode in enumerate(group.episodes):
-            credited = {} if out else credits.get((g, i), {})
             keep = tokens == "all" or seen < int(tokens)
-            yield episode_record(number, g, episode, credited, dropped=out, tokens=keep)
+            # Those of dropped groups have no place in the batch, and so no credit.
+            of_turns = credits.get((g, i), {})
+            yield episode_record(number, g, episode, of_turns, dropped=out, tokens=keep)
             seen += 1
 
 

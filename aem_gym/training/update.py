@@ -81,22 +81,15 @@ class LossSettings:
         output = self.function(logprobs, old, advantages, mask, **self.options)
         if not isinstance(output, LossOutput) or output.per_token.shape != mask.shape:
             shape = getattr(getattr(output, "per_token", None), "shape", None)
-            raise ComponentError(
-                f"loss {self.name!r}: expected a LossOutput (aem_gym.credit) of shape "
-                f"{tuple(mask.shape)}, got {type(output).__name__} {shape or ''}"
-            )
+            wanted = f"a LossOutput (aem_gym.credit) of shape {tuple(mask.shape)}"
+            got = f"{type(output).__name__} {shape or ''}"
+            raise ComponentError(f"loss {self.name!r}: expected {wanted}, got {got}")
         return output
 
     def total(self, per_token: Tensor, mask: Tensor, tokens: float, rows: float) -> Tensor:
         """The loss of (n, T) `per_token` as its part of a mini-batch of `tokens` and `rows`."""
-        return aggregate(
-            per_token,
-            mask,
-            self.aggregation,
-            total_tokens=tokens,
-            total_rows=rows,
-            constant=self.constant,
-        )
+        sizes = {"total_tokens": tokens, "total_rows": rows, "constant": self.constant}
+        return aggregate(per_token, mask, self.aggregation, **sizes)
 
 
 def check_loss(config: Config) -> None:
@@ -150,12 +143,9 @@ class Updater:
         warm = min(1.0, (step + 1) / max(1, self.config.lr_warmup))
         rest = max(1, self.config.steps - self.config.lr_warmup)
         progress = min(1.0, max(0, step - self.config.lr_warmup) / rest)
-        shape = {
-            "constant": 1.0,
-            "linear": 1.0 - progress,
-            "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
-        }[self.config.lr_schedule]
-        return self.config.lr * warm * shape
+        cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+        shapes = {"constant": 1.0, "linear": 1.0 - progress, "cosine": cosine}
+        return self.config.lr * warm * shapes[self.config.lr_schedule]
 
     @torch.no_grad()
     def score(self, step: TrainBatch, *, reference: bool = False) -> Scores:
@@ -196,12 +186,9 @@ class Updater:
         return seen
 
     def update(self, step: TrainBatch, credit: Credit, number: int) -> dict[str, float]:
-        """Train on one step's data; the figures of the update, averaged over its tokens.
+        """Train on a step's data and its credit; the figures of the update, averaged over tokens.
 
-        Args:
-            step: episodes as training rows and tensors.
-            credit: modulated advantages (and value targets) of its responses.
-            number: the step's number, for the schedule and the order of rows.
+        `number` is the step's, for the schedule and the order of rows.
         """
         rate = self.learning_rate(number)
         for group in self.optimizer.param_groups:
@@ -219,11 +206,8 @@ class Updater:
                 sums.update(more)
         tokens = max(1.0, sums.pop("tokens"))
         figures = {name: total / tokens for name, total in sums.items()}
-        return figures | {
-            "grad_norm": sum(norms) / len(norms),
-            "lr": rate,
-            "updates": float(len(norms)),
-        }
+        count = len(norms)
+        return figures | {"grad_norm": sum(norms) / count, "lr": rate, "updates": float(count)}
 
     def _optimizer_step(
         self, step: TrainBatch, targets: _Targets, mini: list[int]
