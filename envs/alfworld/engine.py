@@ -327,23 +327,13 @@ class Engine:
         return f"You sliced the {self._name(index)} with the {self._name(knife)}."
 
 
-_VERBS: Mapping[str, Callable[[Engine, int, int], str]] = {
-    "look": Engine._look,
-    "inventory": Engine._inventory,
-    "help": Engine._help,
-    "go": Engine._go,
-    "examine receptacle": Engine._examine_receptacle,
-    "examine object": Engine._examine_object,
-    "open": Engine._open,
-    "close": Engine._close,
-    "take": Engine._take,
-    "put": Engine._put,
-    "clean": Engine._clean,
-    "heat": Engine._heat,
-    "cool": Engine._cool,
-    "use": Engine._use,
-    "slice": Engine._slice,
-}
 _CHANGING = frozenset({"go", "open", "close", "take", "put", "clean", "heat", "cool", "use"})
+_VERBS: Mapping[str, Callable[[Engine, int, int], str]] = {
+    verb: getattr(Engine, f"_{verb.replace(' ', '_')}")
+    for verb in (
+        *("look", "inventory", "help", "slice", "examine receptacle", "examine object"),
+        *sorted(_CHANGING),
+    )
+}
 _ALWAYS_OLDER: Mapping[str, _Command] = {verb: (verb, -1, -1) for verb in ("look", "inventory")}
 _ALWAYS: Mapping[str, _Command] = {**_ALWAYS_OLDER, "help": ("help", -1, -1)}

@@ -17,13 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from aem_gym.envs.alfworld.classes import (
+    AFFORDANCES,
     APPLIANCE,
     CAN_CONTAIN,
-    CLEANABLE,
-    COOLABLE,
-    HEATABLE,
-    MOVABLE_RECEPTACLES,
-    SLICEABLE,
     TASK_TYPES,
     TOGGLEABLE,
     TREATABLE,
@@ -253,7 +249,9 @@ def fill_layout(spec: GameSpec, plan: Layout, dialect: str) -> Game:
         task_id=spec.task_id,
         goal=GameGoal(task.task_type, task.obj, task.target),
         sentence=template.format(obj=task.obj.lower(), target=task.target.lower()),
-        objects=tuple(_thing(identifier, cls, names[identifier]) for identifier, cls, _ in made),
+        objects=tuple(
+            Thing(identifier, cls, names[identifier], **_flags(cls)) for identifier, cls, _ in made
+        ),
         receptacles=plan.receptacles,
         locations=_location_names(plan),
         start=plan.start,
@@ -299,19 +297,10 @@ def _weights(plan: Layout, cls: str, avoid: str) -> tuple[float, ...]:
     )
 
 
-def _thing(identifier: str, cls: str, name: str) -> Thing:
-    return Thing(
-        id=identifier,
-        cls=cls,
-        name=name,
-        pickupable=cls not in TOGGLEABLE,
-        cleanable=cls in CLEANABLE,
-        heatable=cls in HEATABLE,
-        coolable=cls in COOLABLE,
-        sliceable=cls in SLICEABLE,
-        toggleable=cls in TOGGLEABLE,
-        holds_things=cls in MOVABLE_RECEPTACLES,
-    )
+@cache
+def _flags(cls: str) -> dict[str, bool]:
+    flags = {flag: cls in having for flag, having in AFFORDANCES.items()}
+    return {"pickupable": cls not in TOGGLEABLE, **flags}
 
 
 @lru_cache(maxsize=256)
