@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -96,9 +97,9 @@ class ALFWorldEnv(TextEnv):
         games: str | None = None,
     ) -> None:
         dialect = str(dialect)  # a number where a configuration file forgot the quotes
-        if games is not None and source not in (None, games):
-            raise ConfigError(f"games: is the old name of source, which is {source!r}: drop games")
         source = source or games or ("official" if data_dir else "generated")
+        if games not in (None, source):
+            raise ConfigError(f"games: the old name of source, which is {source!r}; leave it out")
         _known("split", split, SPLITS)
         _known("difficulty", difficulty, DIFFICULTIES)
         _known("dialect", dialect, DIALECTS)
@@ -118,13 +119,9 @@ class ALFWorldEnv(TextEnv):
         if source == "official":
             from aem_gym.envs.alfworld.dataset.games import shared_games
 
-            self._source = shared_games(
-                data_dir, split=split, task_types=self.task_types, goals=goals, num_games=num_games
-            )
+            self._source = shared_games(data_dir, split, self.task_types, goals, num_games)
         self.dialect = self._source.dialect
-        self.instructions = TEXTS["instructions"].format(
-            put=DIALECTS[self.dialect].put.format("<object>", "<receptacle>")
-        )
+        self.instructions = _instructions(self.dialect)
         self._shuffle, self._noise = shuffle_numbers, expert_noise
         self._logic_dir = Path(logic_dir).expanduser() if logic_dir else None
         self._engine: PlayableEngine | None = None
@@ -139,10 +136,7 @@ class ALFWorldEnv(TextEnv):
     @property
     def protocol(self) -> Mapping[str, str]:
         """What scores depend on besides the arguments."""
-        return {
-            "tasks_digest": self._source.digest(),
-            "code_version": aem_gym.__version__,
-        }
+        return {"tasks_digest": self._source.digest(), "code_version": aem_gym.__version__}
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         """Draw a game of the split, or take the one that `options` ask for.
@@ -211,7 +205,6 @@ class ALFWorldEnv(TextEnv):
         return self._oracle.choose(engine.admissible())
 
     def close(self) -> None:
-        """Release what the engine holds."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -223,13 +216,20 @@ class ALFWorldEnv(TextEnv):
         return self._engine
 
 
+@cache
+def _instructions(dialect: str) -> str:
+    """The action grammar in words, one string for all environments."""
+    put = DIALECTS[dialect].put.format("<object>", "<receptacle>")
+    return str(TEXTS["instructions"].format(put=put))
+
+
 def _known(kind: str, name: str, names: Iterable[str]) -> None:
     if name not in tuple(names):
         raise UnknownNameError(kind, str(name), names)
 
 
 def _task_types(asked: Iterable[str] | str | None) -> tuple[str, ...]:
-    """The asked task types, in the published order."""
+    """The chosen task types, in the published order."""
     if asked is None:
         return TASK_TYPES
     names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked)

@@ -20,7 +20,6 @@ from aem_gym.envs.alfworld.classes import (
     AFFORDANCES,
     APPLIANCE,
     CAN_CONTAIN,
-    TASK_TYPES,
     TOGGLEABLE,
     TREATABLE,
     TREATMENT,
@@ -79,7 +78,6 @@ def is_held_out(floorplan: int) -> bool:
 
 
 def split_of(combination: Combination) -> str:
-    """The split a combination belongs to."""
     if is_held_out(combination.floorplan):
         return "valid_unseen"
     seen = derive("alfworld", "split", combination.name) % _SEEN_ONE_IN == 0
@@ -98,29 +96,20 @@ def floorplans(split: str, task_type: str, difficulty: str) -> list[int]:
 
 
 @lru_cache(maxsize=512)
-def combinations(
-    split: str, task_type: str, difficulty: str, floorplan: int
-) -> Sequence[Combination]:
+def combinations(split: str, task_type: str, difficulty: str, plan: int) -> Sequence[Combination]:
     """All tasks of a type that a split may set in one floorplan (may be none)."""
-    found = (
-        Combination(task_type, obj, target, floorplan)
-        for obj, target in feasible(task_type, layout(floorplan, difficulty))
-    )
+    pairs = feasible(task_type, layout(plan, difficulty))
+    found = (Combination(task_type, obj, target, plan) for obj, target in pairs)
     return tuple(combination for combination in found if split_of(combination) == split)
 
 
 def exists(combination: Combination, difficulty: str) -> bool:
     """Whether the generator can set this task."""
-    room = room_of(combination.floorplan)
-    if combination.task_type not in TASK_TYPES or room is None:
+    room, rooms = room_of(combination.floorplan), _TASK_ROOMS.get(combination.task_type, ())
+    if room not in rooms or (difficulty == "small" and room not in SMALL_ROOMS):
         return False
-    if difficulty == "small" and room not in SMALL_ROOMS:
-        return False
-    pair = (combination.obj, combination.target)
     plan = layout(combination.floorplan, difficulty)
-    return room in _TASK_ROOMS[combination.task_type] and pair in feasible(
-        combination.task_type, plan
-    )
+    return (combination.obj, combination.target) in feasible(combination.task_type, plan)
 
 
 def feasible(task_type: str, plan: Layout) -> list[tuple[str, str]]:
@@ -162,17 +151,12 @@ class GameSpec:
 
     @property
     def task_id(self) -> str:
-        """The original's folder name and a trial; small rooms say so."""
         mark = "small_" if self.difficulty == "small" else ""
         return f"{self.combination.name}/trial_{mark}{self.trial}"
 
 
 def parse_task_id(task_id: str) -> GameSpec:
-    """The inverse of `GameSpec.task_id`.
-
-    Raises:
-        ConfigError: not of that form, or no such task.
-    """
+    """The inverse of `GameSpec.task_id`. Raises ConfigError if there is no such task."""
     match = _TASK_ID.fullmatch(task_id)
     if match:
         task_type, obj, target, number, small, trial = match.groups()
@@ -215,7 +199,6 @@ class GeneratedGames:
         return LoadedGame(make_game(parse_task_id(task_id), self.dialect))
 
     def digest(self) -> str:
-        """Of the generator's code and tables."""
         return _digest()
 
 
@@ -223,12 +206,12 @@ class GeneratedGames:
 def _digest() -> str:
     names = ("classes", "draws", "game", "generator", "rooms", "text")
     files = [Path(__file__).with_name(f"{name}.py") for name in names]
-    return digest_files([*files, *Path(__file__).parent.glob("*.json")])
+    tables = [*Path(__file__).parent.glob("*.json"), Path(__file__).with_name("texts.yaml")]
+    return digest_files([*files, *tables])
 
 
 @lru_cache(maxsize=256)
 def make_game(spec: GameSpec, dialect: str = "0.4") -> Game:
-    """The game of a task: the same specification gives the same game."""
     return fill_layout(spec, layout(spec.combination.floorplan, spec.difficulty), dialect)
 
 

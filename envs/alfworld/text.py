@@ -53,7 +53,6 @@ def enumeration(parts: Sequence[str]) -> str:
 
 
 def introduction(surroundings: str, sentence: str) -> str:
-    """The first observation."""
     intro = "-= Welcome to TextWorld, ALFRED! =-"
     return f"{intro}\n\n{surroundings}\n\nYour task is to: {printed_sentence(sentence)}"
 
