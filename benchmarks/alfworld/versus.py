@@ -38,8 +38,13 @@ def make(arguments: dict[str, Any]) -> Any:
     return gym.make("aem_gym/ALFWorld-v0", **arguments).unwrapped
 
 
-def episode(env: Any, seed: int, by_expert: bool) -> str:
-    """Digest of everything that one episode answers."""
+def info_keys(arguments: dict[str, Any], episodes: int) -> list[str]:
+    """The keys of the infos."""
+    return sorted(make(arguments).reset(seed=episodes)[1])
+
+
+def episode(env: Any, seed: int, by_expert: bool, without: list[str]) -> str:
+    """Digest of everything that one episode answers, `without` some keys of its infos."""
     import numpy as np
 
     rng, digest = np.random.default_rng(seed), hashlib.sha256()
@@ -47,20 +52,24 @@ def episode(env: Any, seed: int, by_expert: bool) -> str:
     answer: tuple[Any, ...] = (observation, info)
     over = False
     while not over:
+        answer[-1].update(dict.fromkeys(without))
         digest.update(json.dumps(answer, sort_keys=True).encode())
         expert, possible = env.expert(), info["admissible_actions"]
         digest.update(repr(expert).encode())
         drawn = [*possible, "nonsense"][int(rng.integers(len(possible) + 1))]
         answer = env.step(expert[1] if by_expert else drawn)
         info, over = answer[4], answer[2] or answer[3]
+    answer[-1].update(dict.fromkeys(without))
     digest.update(json.dumps(answer, sort_keys=True).encode())
     return digest.hexdigest()
 
 
-def same_bytes(arguments: dict[str, Any], episodes: int) -> list[str]:
+def same_bytes(
+    arguments: dict[str, Any], episodes: int, without: list[str] | None = None
+) -> list[str]:
     """Digests of seeded episodes: by the expert, then at random."""
-    env = make(arguments)
-    return [episode(env, seed, who) for who in (True, False) for seed in range(episodes)]
+    env, left = make(arguments), without or []
+    return [episode(env, seed, who, left) for who in (True, False) for seed in range(episodes)]
 
 
 def times(arguments: dict[str, Any], episodes: int) -> dict[str, float]:
@@ -104,10 +113,10 @@ class Player:
             text=True,
         )
 
-    def ask(self, what: str, arguments: dict[str, Any], episodes: int) -> Any:
-        """The answer of `same_bytes` or `times` there."""
+    def ask(self, what: str, *arguments: Any) -> Any:
+        """The answer of `info_keys`, `same_bytes` or `times` there."""
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps([what, arguments, episodes]) + "\n")
+        self._process.stdin.write(json.dumps([what, *arguments]) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
@@ -119,16 +128,21 @@ class Player:
 def answer_questions() -> None:
     """What the process of a `Player` does: a line of JSON for each line of JSON."""
     for line in sys.stdin:
-        what, arguments, episodes = json.loads(line)
-        answer: Any = {"same_bytes": same_bytes, "times": times}[what](arguments, episodes)
+        what, *arguments = json.loads(line)
+        answer: Any = {f.__name__: f for f in (info_keys, same_bytes, times)}[what](*arguments)
         print(json.dumps(answer), flush=True)
 
 
 def compare(old: Player, new: Player, kinds: list[dict[str, Any]], episodes: int) -> int:
-    """How many episodes differ."""
+    """How many episodes differ. Keys of infos that one tree lacks are printed and left out."""
     different = 0
+    keys = [set(player.ask("info_keys", kinds[0], 0)) for player in (old, new)]
+    without = sorted(keys[0] ^ keys[1])
+    print(f"keys of infos that only one of the trees has: {', '.join(without) or 'none'}")
     for kind in kinds:
-        pairs = zip(*(p.ask("same_bytes", kind, episodes) for p in (old, new)), strict=True)
+        pairs = zip(
+            *(p.ask("same_bytes", kind, episodes, without) for p in (old, new)), strict=True
+        )
         count = sum(one != other for one, other in pairs)
         print(f"{kind}: {2 * episodes} episodes, {count} differ", flush=True)
         different += count
