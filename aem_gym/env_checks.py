@@ -418,8 +418,8 @@ def _gymnasium(subject: CheckedEnv) -> RuleResult:
             raise
         except Exception as error:
             return f"check_env: {_raised(error)}", "see the documentation of gymnasium.Env"
-    ours = [str(w.message) for w in heard if issubclass(w.category, UserWarning)]
-    return (f"check_env warns: {ours[0]}", "see gymnasium.Env") if ours else None
+    messages = [str(w.message) for w in heard if issubclass(w.category, UserWarning)]
+    return (f"check_env warns: {messages[0]}", "see gymnasium.Env") if messages else None
 
 
 RULES: dict[str, Callable[[CheckedEnv], RuleResult]] = {
