@@ -31,11 +31,14 @@ _EXPERT_SEARCH = {"full": "likely", "small": "random"}
 """Small rooms leave something to learn: within 14 turns `likely` wins 99.9% of their games, the
 `random` search of demonstrations 94.1%."""
 _OPTIONS = ("task_id", "task_type", "game")
-PROMPT_TEMPLATES: Mapping[str, PromptTemplate] = {
-    name: PromptTemplate(**{"name": name, **fields, "hidden_actions": hidden})
-    for name, fields in TEXTS["prompts"].items()
-    for hidden in [tuple(fields.get("hidden_actions", ()))]
-}
+
+
+def _template(name: str, fields: Mapping[str, Any]) -> PromptTemplate:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return PromptTemplate(name, **values)
+
+
+PROMPT_TEMPLATES = {name: _template(name, fields) for name, fields in TEXTS["prompts"].items()}
 
 
 class ALFWorldEnv(TextEnv):
@@ -196,7 +199,6 @@ class ALFWorldEnv(TextEnv):
         )
 
     def expert(self) -> tuple[str, str]:
-        """The (thought, action) of the oracle for the current state."""
         engine = self._playing()
         assert self._oracle is not None
         for observation in self._unread:

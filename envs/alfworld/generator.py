@@ -137,7 +137,6 @@ def _places(obj: str, present: Sequence[str]) -> list[str]:
     return [cls for cls in present if obj in CAN_CONTAIN[cls]]
 
 
-_TRIALS = 2**31
 _TASK_ID = re.compile(r"(\w+)-(\w+)-None-(\w+)-(\d{1,3})/trial_(small_)?(\d{1,10})")
 
 
@@ -177,7 +176,7 @@ def draw_task(rng: np.random.Generator, split: str, difficulty: str, task_type: 
         found = combinations(split, task_type, difficulty, plans[index])
         if found:
             chosen = found[int(rng.integers(len(found)))]
-            return GameSpec(chosen, difficulty, int(rng.integers(_TRIALS)))
+            return GameSpec(chosen, difficulty, int(rng.integers(2**31)))
     raise ConfigError(f"split {split!r} has no task of type {task_type!r} in {difficulty!r} rooms")
 
 
@@ -190,7 +189,6 @@ class GeneratedGames:
     dialect: str
 
     def draw(self, rng: np.random.Generator, task_types: Sequence[str]) -> str:
-        """The id of a game of one of these types."""
         task_type = task_types[int(rng.integers(len(task_types)))]
         return draw_task(rng, self.split, self.difficulty, task_type).task_id
 
