@@ -5,33 +5,21 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import gymnasium as gym
-
-from aem_gym.datasets import DataReport, Exported, Imported
-from aem_gym.envs.webshop.engine import Result, Session
-from aem_gym.envs.webshop.oracle import Oracle
-from aem_gym.envs.webshop.recipes import INSTRUCTIONS, RECIPES
-from aem_gym.envs.webshop.shops import (
-    GOAL_TYPES,
-    LEVELS,
-    SIZES,
-    Shop,
-    generated_shop,
-    open_shop,
-)
-from aem_gym.envs.webshop.splits import SPLIT_MODES, SPLITS, bounds, goal_order
+from aem_gym import __version__
+from aem_gym.envs.webshop.engine import ActionResult, Session
+from aem_gym.envs.webshop.goals import SPLIT_MODES, SPLITS, bounds, goal_order
+from aem_gym.envs.webshop.oracle import ShopOracle
+from aem_gym.envs.webshop.prompts import INSTRUCTIONS, PROMPT_TEMPLATES
+from aem_gym.envs.webshop.shops import GOAL_TYPES, SIZES, Shop, generated_shop, open_shop
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.text_env import TextEnv
 from aem_gym.types import StepResult, Task
 
-if TYPE_CHECKING:
-    from wsgiref.types import WSGIApplication
-
 OBSERVATIONS = ("text", "text_rich")
 SOURCES = ("generated", "official")
+_AUTHORING = "aem_gym.envs.webshop.authoring"
 _OPTIONS = ("goal_idx", "task_id")
 _TASK_ID = re.compile(r"(human|synthetic)-(\d+)")
 _NO_CLICK = "search"
@@ -65,7 +53,7 @@ class WebShopEnv(TextEnv):
         split_mode: `official`, or `verl-agent` to shuffle the goals by `order_seed` as published
             runs did (test goals then leak into training).
         order_seed: the worker's seed in `verl-agent` mode.
-        catalogue_seed: of generated articles, and of what the original draws anew in every
+        catalogue_seed: of generated articles, and of what the original draws differently in every
             process: hidden prices of price ranges, and price limits.
         observation: `text` or `text_rich`, the official modes.
         show_attributes: whether articles have a page of their attributes.
@@ -77,11 +65,11 @@ class WebShopEnv(TextEnv):
 
     Raises:
         ConfigError: a value is out of range, or data is missing; UnknownNameError lists the names
-            there are.
+            that exist.
     """
 
     instructions = INSTRUCTIONS
-    prompt_templates = RECIPES
+    prompt_templates = PROMPT_TEMPLATES
     max_turns = 15
     defaults: ClassVar[Mapping[str, Any]] = {"eval_split": "test"}
     model_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -91,6 +79,12 @@ class WebShopEnv(TextEnv):
             "warmstart_keep": "all",
             "steps": 90,
         }
+    }
+    tools: ClassVar[Mapping[str, str]] = {
+        "data_report": f"{_AUTHORING}.data:data_report",
+        "import_data": f"{_AUTHORING}.data:import_data",
+        "export_games": f"{_AUTHORING}.data:export_games",
+        "page_app": f"{_AUTHORING}.web.app:page_app",
     }
 
     def __init__(
@@ -114,12 +108,12 @@ class WebShopEnv(TextEnv):
     ) -> None:
         super().__init__(max_turns=max_turns, render_mode=render_mode)
         source = source or ("official" if data_dir else "generated")
-        _known("split", split, SPLITS)
-        _known("source", source, SOURCES)
-        _known("difficulty", difficulty, LEVELS)
-        _known("goals", goals, GOAL_TYPES)
-        _known("split_mode", split_mode, SPLIT_MODES)
-        _known("observation", observation, OBSERVATIONS)
+        check_name("split", split, SPLITS)
+        check_name("source", source, SOURCES)
+        check_name("difficulty", difficulty, SIZES)
+        check_name("goals", goals, GOAL_TYPES)
+        check_name("split_mode", split_mode, SPLIT_MODES)
+        check_name("observation", observation, OBSERVATIONS)
         if not 0 <= expert_care <= 1:
             raise ConfigError(f"expert_care: expected 0 to 1, got {expert_care}")
         if num_products is not None and num_products < 1:
@@ -140,12 +134,21 @@ class WebShopEnv(TextEnv):
         self._rich, self._show_attributes = observation == "text_rich", show_attributes
         self._strict, self._care = strict_official, expert_care
         self._session: Session | None = None
-        self._oracle: Oracle | None = None
+        self._oracle: ShopOracle | None = None
         self._facts: dict[str, Any] = {}
 
     @property
     def protocol(self) -> Mapping[str, Any]:
-        """What a score depends on: articles, goals, split and how it is made, source of nouns."""
+        """What a score depends on: articles, goals, split and its mode, source of nouns, code."""
+        return {
+            **self._settings,
+            "tasks_digest": self.shop.digest,
+            "code_version": __version__,
+        }
+
+    @property
+    def _settings(self) -> Mapping[str, Any]:
+        """The part of the protocol that every `info` repeats."""
         return {
             "source": self.shop.source,
             "num_products": len(self.shop.catalogue),
@@ -169,67 +172,6 @@ class WebShopEnv(TextEnv):
         """Ids, options, attributes and words of titles, for a tokenizer made for this shop."""
         return self.shop.lexicon()
 
-    @classmethod
-    def data_report(cls, data_dir: str | None = None) -> DataReport:
-        """What is there of the official data, for `aem-gym data`."""
-        from aem_gym.envs.webshop.store.report import data_report
-
-        return data_report(data_dir)
-
-    @classmethod
-    def import_data(
-        cls,
-        source: Path,
-        folder: Path | None = None,
-        *,
-        num_products: int | None = None,
-        seed: int = 0,
-        nouns: Path | None = None,
-        spacy: str | None = None,
-    ) -> Imported:
-        """Import official files once (`aem-gym data webshop import`); goes on where it stopped.
-
-        See `aem_gym.envs.webshop.store.importer.import_data`.
-        """
-        from aem_gym.envs.webshop.store.importer import import_data
-
-        return import_data(
-            source, folder, num_products=num_products, seed=seed, nouns=nouns, spacy=spacy
-        )
-
-    @classmethod
-    def export_games(
-        cls,
-        folder: Path,
-        *,
-        games: int,
-        split: str = "train",
-        seed: int = 0,
-        logic: Path | None = None,
-        env_args: Mapping[str, Any] | None = None,
-    ) -> Exported:
-        """Write a generated shop of `games` articles as official files (`aem-gym export`).
-
-        `env_args` may say `difficulty`. A file holds the goals of all splits, so `split` makes no
-        difference; nothing of the original is needed for it (`logic`).
-        """
-        from aem_gym.envs.webshop.generated.official import export_shop
-
-        args = dict(env_args or {})
-        for name in args:
-            _known("argument of a generated shop", name, ("difficulty",))
-        difficulty = str(args.get("difficulty", "full"))
-        _known("split", split, SPLITS)
-        _known("difficulty", difficulty, LEVELS)
-        return export_shop(folder, seed, games, difficulty)
-
-    @staticmethod
-    def page_app(env: gym.Env[str, str], *, seed: int = 0) -> WSGIApplication:
-        """The shop as a web page (`aem-gym play --web`)."""
-        from aem_gym.envs.webshop.web.app import page_app
-
-        return page_app(env, seed=seed)
-
     def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         """Draw a goal of the split, or take the one that `options` ask for.
 
@@ -237,7 +179,7 @@ class WebShopEnv(TextEnv):
         the id of an earlier episode; both give that goal whatever the split.
         """
         for name in options:
-            _known("reset option", name, _OPTIONS)
+            check_name("reset option", name, _OPTIONS)
         number = self._asked(options)
         if number is None:
             number = self._order[self._goals[int(self.np_random.integers(len(self._goals)))]]
@@ -253,13 +195,13 @@ class WebShopEnv(TextEnv):
         )
         # Drawn only where it is needed, so that episodes do not depend on who demonstrates.
         draws = random.Random(int(self.np_random.integers(2**31))) if self._care < 1 else None
-        self._oracle = Oracle(self._session, nouns, care=self._care, draws=draws)
-        self._facts = {**self.protocol, "goal_idx": number}
+        self._oracle = ShopOracle(self._session, nouns, care=self._care, draws=draws)
+        self._facts = {**self._settings, "goal_idx": number}
         task = Task(f"{self.goal_type}-{number}", goal.category or "default", goal.text)
-        return task, self._outcome(self._session, Result())
+        return task, self._outcome(self._session, ActionResult())
 
     def act(self, action: str) -> StepResult:
-        """Answer one action; what means nothing is answered by the same page."""
+        """Answer one action; the same page answers an action that is not possible."""
         session = self.session
         try:
             result = session.step(action)
@@ -273,7 +215,7 @@ class WebShopEnv(TextEnv):
             raise ConfigError("there is no episode yet: call reset() first")
         return self._oracle.choose()
 
-    def _outcome(self, session: Session, result: Result) -> StepResult:
+    def _outcome(self, session: Session, result: ActionResult) -> StepResult:
         bought = session.purchase.info() if session.purchase else {}
         return StepResult(
             session.text_rich() if self._rich else session.text(),
@@ -316,6 +258,7 @@ class WebShopEnv(TextEnv):
         return number
 
 
-def _known(kind: str, name: str, names: Iterable[str]) -> None:
+def check_name(kind: str, name: str, names: Iterable[str]) -> None:
+    """Raise UnknownNameError if `name` is not one of `names`."""
     if name not in tuple(names):
         raise UnknownNameError(kind, str(name), names)

@@ -17,11 +17,10 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from aem_gym.envs.webshop import pages
+from aem_gym.envs.webshop.catalogue import Product
 from aem_gym.envs.webshop.engine import Session
-from aem_gym.envs.webshop.goals import Goal
-from aem_gym.envs.webshop.nouns import Nouns
-from aem_gym.envs.webshop.products import Product
-from aem_gym.envs.webshop.reward import normalize_color, purchase_reward, same
+from aem_gym.envs.webshop.goals import ShopGoal
+from aem_gym.envs.webshop.reward import Nouns, normalize_color, purchase_reward, same
 
 _PRICE = re.compile(r",? and price lower than [\d.]+ dollars$")
 _FILL = (
@@ -35,7 +34,7 @@ _WORD = re.compile(r"[^\s,.;:?!\"()\[\]<>]+")
 _ROUNDING = 1e-9
 
 
-class Oracle:
+class ShopOracle:
     """Chooses the next action of a session.
 
     Args:
@@ -149,7 +148,7 @@ class Oracle:
         return min(pages_of, key=pages_of.__getitem__, default=_words(goal.title))
 
 
-def best_options(product: Product, goal: Goal) -> dict[str, str]:
+def best_options(product: Product, goal: ShopGoal) -> dict[str, str]:
     """The values to choose of an article's options so that they meet a goal: group -> value."""
     wanted: dict[str, str] = {}
     for asked in goal.options:
@@ -166,7 +165,7 @@ def best_options(product: Product, goal: Goal) -> dict[str, str]:
     return wanted
 
 
-def _queries(goal: Goal) -> Iterator[str]:
+def _queries(goal: ShopGoal) -> Iterator[str]:
     """What to search for, the likeliest first."""
     text = _PRICE.sub("", goal.text)
     yield _words(text)

@@ -1,4 +1,4 @@
-"""What stands on a page: pieces of text, buttons, options, links to articles.
+"""What a page shows: pieces of text, buttons, options, links to articles.
 
 The order and the exact characters are those of the official templates.
 """
@@ -6,11 +6,11 @@ The order and the exact characters are those of the official templates.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from aem_gym.envs.webshop.products import Product
+from aem_gym.envs.webshop.catalogue import Product
 
 TEXT, BUTTON, OPTION, LINK = range(4)
 Node = tuple[int, str]
@@ -18,7 +18,7 @@ Node = tuple[int, str]
 
 BACK, NEXT, PREVIOUS, BUY = "Back to Search", "Next >", "< Prev", "Buy Now"
 SUB_PAGES = ("Description", "Features", "Reviews", "Attributes")
-_TAKEN = frozenset(name.lower() for name in (BACK, NEXT, PREVIOUS, BUY, "Search", *SUB_PAGES))
+BUTTON_NAMES = frozenset(name.lower() for name in (BACK, NEXT, PREVIOUS, BUY, "Search", *SUB_PAGES))
 """Names that an option cannot have: clicking them would do something else, or nothing."""
 PER_PAGE = 10
 SEPARATOR = " [SEP] "
@@ -100,7 +100,7 @@ def _item(product: Product, show_attributes: bool, strict: bool) -> Page:
 def _label(product: Product, name: str, value: str) -> str:
     """What an option is called: its value, with its group where that alone is not clear."""
     groups = sum(value in values for _, values in product.options)
-    return f"{name}: {value}" if groups > 1 or value in _TAKEN else value
+    return f"{name}: {value}" if groups > 1 or value in BUTTON_NAMES else value
 
 
 def _joined(head: Page, parts: Sequence[Page]) -> Page:
@@ -167,3 +167,30 @@ def _parsed(text: str) -> str:
 def _json(options: dict[str, str]) -> str:
     text = json.dumps(options, sort_keys=True)
     return "".join(_HTML_SAFE.get(letter, letter) for letter in text)
+
+
+def text_rich(page: Page, chosen: Callable[[str], bool], visited: Collection[str]) -> str:
+    """One piece a line; what can be clicked, and what was clicked, is marked.
+
+    Args:
+        page: what is shown.
+        chosen: tells whether an option, as it is shown, was clicked.
+        visited: ids of the articles that were looked at.
+    """
+    lines: list[str] = []
+    clicked: list[str] = []
+    for kind, content in page.nodes:
+        if kind == BUTTON:
+            lines.append(f"[button] {content} [button_]")
+        elif kind == OPTION:
+            if chosen(content):
+                lines.append(f"  [clicked button] {content} [clicked button_]")
+                clicked.append(f"You have clicked {content}.")
+            else:
+                lines.append(f"  [button] {content} [button_]")
+        elif kind == LINK:
+            mark = "clicked button" if content in visited else "button"
+            lines.append(f"\n[{mark}] {content} [{mark}_]")
+        else:
+            lines.append(content)
+    return "\n".join([*reversed(clicked), *lines, ""])

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aem_gym.envs.webshop.conformance import main
-from aem_gym.envs.webshop.goalmaking import human_goals, official_order, synthetic_goals
-from aem_gym.envs.webshop.goals import parse_goal
-from aem_gym.envs.webshop.official import draw_prices, load_products
+from aem_gym.envs.webshop.authoring.conformance import main
+from aem_gym.envs.webshop.dataset import draw_prices, load_products
+from aem_gym.envs.webshop.goals import human_goals, official_order, parse_goal, synthetic_goals
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.envs.webshop.catalogue import MemoryCatalogue
+from aem_gym.envs.webshop.catalogue import BadRow, MemoryCatalogue, parse_prices, parse_product
 from aem_gym.envs.webshop.engine import Session
-from aem_gym.envs.webshop.nouns import Nouns
-from aem_gym.envs.webshop.products import BadRow, parse_prices, parse_product
-from aem_gym.envs.webshop.reward import normalize_color, title_score
+from aem_gym.envs.webshop.reward import Nouns, normalize_color, title_score
 from tests.envs.webshop.webshop_shop import goal, row, shop
 
 SHOP = shop()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aem_gym.envs.webshop.env import WebShopEnv
-from aem_gym.envs.webshop.splits import SPLITS, bounds, goal_order
+from aem_gym.envs.webshop.goals import SPLITS, bounds, goal_order
 from aem_gym.errors import ConfigError, UnknownNameError
 
 PARTS = ("r_type", "r_att", "r_option", "r_price", "query_match", "category_match", "title_score")

@@ -1,9 +1,8 @@
-"""The articles of an imported shop in one SQLite file."""
+"""The articles of a shop that is being imported, in one SQLite file."""
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from aem_gym.envs.webshop.official import Skipped, unpack
-from aem_gym.envs.webshop.products import Product
+from aem_gym.envs.webshop.catalogue import Product
+from aem_gym.envs.webshop.dataset import SkippedRow, unpack
 
 _TABLES = """
 PRAGMA page_size = 16384;
@@ -30,11 +29,9 @@ CREATE UNIQUE INDEX IF NOT EXISTS by_asin ON articles (asin);
 CREATE INDEX IF NOT EXISTS by_category ON articles (category);
 CREATE INDEX IF NOT EXISTS by_query ON articles ("query");
 """
-_MAPPED = 1 << 40
-"""As much as SQLite maps: pages are then shared by all processes."""
 
 
-class Draft:
+class ImportDraft:
     """A database that is being made. What is committed together is there together.
 
     Args:
@@ -64,7 +61,7 @@ class Draft:
         self._connection.execute("INSERT INTO articles VALUES (?, ?, ?, ?, ?)", row)
         self._connection.execute("INSERT INTO bodies VALUES (?, ?)", (position, packed))
 
-    def skip(self, skipped: Skipped) -> None:
+    def skip(self, skipped: SkippedRow) -> None:
         """Note a row that is not on sale."""
         self._begin()
         row = (skipped.row, skipped.asin, skipped.reason)
@@ -93,10 +90,10 @@ class Draft:
         prices = self._connection.execute("SELECT price FROM articles ORDER BY position")
         return ((product, price) for product, (price,) in zip(self.products(), prices, strict=True))
 
-    def skipped(self) -> Iterator[Skipped]:
+    def skipped(self) -> Iterator[SkippedRow]:
         """The rows that are not on sale, in order."""
         found = self._connection.execute("SELECT row, asin, reason FROM skipped ORDER BY row")
-        return (Skipped(*row) for row in found)
+        return (SkippedRow(*row) for row in found)
 
     def finish(self) -> None:
         """Add the indexes, and close."""
@@ -110,38 +107,3 @@ class Draft:
     def _begin(self) -> None:
         if not self._connection.in_transaction:
             self._connection.execute("BEGIN")
-
-
-class Database:
-    """The finished database, read-only; a process that was forked opens it anew.
-
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._connections: dict[int, sqlite3.Connection] = {}
-
-    def __reduce__(self) -> tuple[type[Database], tuple[Path]]:
-        return Database, (self._path,)
-
-    def one(self, query: str, *values: str | int) -> tuple[Any, ...] | None:
-        """The first row of a query; None if there is none."""
-        row: tuple[Any, ...] | None = self._open().execute(query, values).fetchone()
-        return row
-
-    def all(self, query: str, *values: str | int) -> Iterable[tuple[Any, ...]]:
-        """The rows of a query."""
-        return self._open().execute(query, values)
-
-    def _open(self) -> sqlite3.Connection:
-        # SQLite forbids to use, or to close, a connection that was opened before a fork.
-        connection = self._connections.get(os.getpid())
-        if connection is None:
-            # Threads may share it: SQLite itself lets only one of them in at a time.
-            address = f"{self._path.resolve().as_uri()}?mode=ro&immutable=1"
-            connection = sqlite3.connect(address, uri=True, check_same_thread=False)
-            connection.execute(f"PRAGMA mmap_size = {_MAPPED}")
-            self._connections[os.getpid()] = connection
-        return connection
