@@ -207,8 +207,8 @@ class StoredGoals(Sequence[ShopGoal]):
         if len(self._order) < self._firsts[-1]:
             raise ShopDataError(
                 f"{folder}: expected at most {MOST_GOALS:,} {kind} goals, "
-                f"got {self._firsts[-1]:,}. Use goals={HUMAN}, or import fewer articles: aem-gym data webshop import DIR "
-                "--num-products N"
+                f"got {self._firsts[-1]:,}. Use goals={HUMAN}, or import fewer articles: "
+                "aem-gym data webshop import DIR --num-products N"
             )
 
     def __len__(self) -> int:
