@@ -101,7 +101,7 @@ def parse_prices(pricing: Any) -> tuple[float, ...]:
     """`$5.99`, `$5.99$7.49`, or nothing, as the official loader reads them.
 
     Raises:
-        BadRow: a part between dollar signs is no number.
+        BadRow: a part between dollar signs is not a number.
     """
     if not pricing:
         return (DEFAULT_PRICE,)
@@ -172,7 +172,7 @@ def _human(entry: Mapping[str, Any]) -> Instruction:
 
 
 class Catalogue(Protocol):
-    """What the engine asks of a catalogue."""
+    """What a session needs of a catalogue."""
 
     def __len__(self) -> int: ...
 
@@ -180,7 +180,7 @@ class Catalogue(Protocol):
         """The article with an id. Raises KeyError."""
 
     def price(self, asin: str) -> float:
-        """What it costs; a range's one hidden price."""
+        """The price of an article; of a range, the one that was drawn. Raises KeyError."""
 
     def search(self, words: Sequence[str]) -> Sequence[str]:
         """Ids of the best articles for some words, best first, at most 50."""
@@ -192,7 +192,7 @@ class Catalogue(Protocol):
         """Ids of a whole category, in the order of the catalogue."""
 
     def in_query(self, query: str) -> Sequence[str]:
-        """Ids of all that were found by a query when the catalogue was made."""
+        """Ids of the articles with this `query` field, in the order of the catalogue."""
 
 
 class MemoryCatalogue:
@@ -218,7 +218,7 @@ class MemoryCatalogue:
         return self._by_asin[asin]
 
     def price(self, asin: str) -> float:
-        """What it costs; a range's one hidden price."""
+        """The price of an article; of a range, the one that was drawn. Raises KeyError."""
         return self._prices[asin]
 
     def search(self, words: Sequence[str]) -> list[str]:
@@ -234,5 +234,5 @@ class MemoryCatalogue:
         return [product.asin for product in self.products if product.category == category]
 
     def in_query(self, query: str) -> list[str]:
-        """Ids of all that were found by a query when the catalogue was made."""
+        """Ids of the articles with this `query` field, in the order of the catalogue."""
         return [product.asin for product in self.products if product.query == query]

@@ -7,7 +7,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -48,7 +48,7 @@ class SkippedRow:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """The articles of some official files."""
+    """The articles read from official files, and the rows that were left out."""
 
     products: tuple[Product, ...]
     skipped: tuple[SkippedRow, ...]
@@ -74,7 +74,7 @@ class ArticleReader:
         self._attributes, self._human, self._seen = attributes, human, set(seen)
 
     def read(self, number: int, row: Any) -> tuple[Product, bytes] | SkippedRow:
-        """The article of a row, with what `unpack` takes; or why there is none."""
+        """Read a row: the article and its packed form (see `unpack`), or why it is left out."""
         asin: Any = row.get("asin") if isinstance(row, Mapping) else None
         reason = self._why_not(asin)
         if not reason:
@@ -85,7 +85,7 @@ class ArticleReader:
                 document(article)
                 packed = msgspec.msgpack.encode(article)
             except UnicodeEncodeError as error:
-                reason = f"a text is no Unicode: {error.reason}"
+                reason = f"a text is not Unicode: {error.reason}"
             except (BadRow, AttributeError, TypeError) as error:
                 reason = str(error)
             else:
@@ -107,11 +107,7 @@ def unpack(packed: bytes) -> Product:
 
 
 def load_products(
-    items: Path,
-    attributes: Path,
-    human: Path | None = None,
-    *,
-    num_products: int | None = None,
+    items: Path, attributes: Path, human: Path | None = None, *, num_products: int | None = None
 ) -> Stock:
     """The articles of official files, in their order and by the official filters.
 
@@ -123,7 +119,7 @@ def load_products(
 
     Raises:
         ShopDataError: a file is missing or is not what it should be. Rows that cannot be read are
-            skipped and reported.
+            skipped and logged.
     """
     articles = ArticleReader(read_json(attributes, dict), read_json(human, dict) if human else {})
     products: list[Product] = []
@@ -162,7 +158,7 @@ def rows(path: Path, kind: type = list, after: int = 0, number: int = 0) -> Iter
         raise _unreadable(path, error) from error
     except BrokenJson as error:
         raise ShopDataError(
-            f"{path}: is no whole JSON file (row {number:,}, {error}): get it again. {GET_DATA}"
+            f"{path}: is not a whole JSON file (row {number:,}, {error}): get it again. {GET_DATA}"
         ) from error
 
 
@@ -183,7 +179,7 @@ def read_json(path: Path, kind: type) -> Any:
         raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
         raise ShopDataError(
-            f"{path}: is no whole JSON file ({error}): get it again. {GET_DATA}"
+            f"{path}: is not a whole JSON file ({error}): get it again. {GET_DATA}"
         ) from error
     if not isinstance(found, kind):
         expected = "a list of rows" if kind is list else "a mapping by id"
@@ -196,19 +192,13 @@ def _unreadable(path: Path, error: OSError) -> ShopDataError:
 
 
 def draw_prices(products: Iterable[Product], rng: random.Random) -> dict[str, float]:
-    """What each article costs: of a range, one hidden draw, in the order of the articles."""
+    """Price by id. A price range is drawn from, once, in the order of the articles."""
     return {
         product.asin: product.prices[0]
         if len(product.prices) == 1
         else rng.uniform(*product.prices)
         for product in products
     }
-
-
-def nouns_of(path: Path) -> dict[str, Sequence[str]]:
-    """Stored nouns: title -> its nouns."""
-    found: dict[str, Sequence[str]] = read_json(path, dict)
-    return found
 
 
 # Files ----------------------------------------------------------------------------------------
@@ -220,7 +210,7 @@ _SIZE = re.compile(r"_(\d+)$")
 
 @dataclass(frozen=True, slots=True)
 class FileFingerprint:
-    """A file as it was when it was read."""
+    """What identifies a file's content."""
 
     name: str
     bytes: int
@@ -242,7 +232,7 @@ class DatasetFiles:
 
 
 def find_files(folder: Path, num_products: int | None = None) -> DatasetFiles:
-    """The files in a folder: of several sizes the largest.
+    """Find the official files in a folder; of several sizes the largest.
 
     Args:
         folder: where they are.
@@ -265,7 +255,7 @@ def find_files(folder: Path, num_products: int | None = None) -> DatasetFiles:
 
 
 def fingerprint(path: Path) -> FileFingerprint:
-    """What tells whether a file has changed, without reading all of it.
+    """Name, size, time, and a hash of the first and last megabyte of a file.
 
     Raises:
         ShopDataError: it cannot be read.

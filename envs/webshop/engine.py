@@ -1,6 +1,6 @@
 """The shop: a session that searches, looks around, chooses and buys, by the official rules.
 
-`strict` keeps to the original in everything, also in what is plainly a mistake there. Otherwise
+With `strict` everything is as in the original, also what is plainly a mistake there. Otherwise
 search words that open back doors (`<r>`, `<c>`, `<q>`, `<a>`) do nothing, options whose names are
 not clear are called `group: value`, every chosen option is shown as chosen, and no word of a search
 is taken for the name of a page.
@@ -30,12 +30,12 @@ _MOST_TERMS = 1024
 
 
 class OriginalFails(TypeError):
-    """The original's server fails here; the page stays, what it has noted by then, too."""
+    """The original's server fails here. The page stays, and what was already noted stays noted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """What an action led to."""
+    """Reward and validity of an action."""
 
     reward: float = 0.0
     done: bool = False
@@ -50,7 +50,7 @@ class Session:
         catalogue: the articles.
         goal: what the customer wants.
         nouns: for the reward.
-        name: stands in addresses.
+        name: part of the page addresses.
         show_attributes: whether articles have a page of their attributes.
         strict: see the module.
         rng: for the back door to random articles, in `strict` sessions.
@@ -87,7 +87,7 @@ class Session:
         return pages.text_rich(self.page, self._is_chosen, self.visited)
 
     def available_actions(self) -> dict[str, bool | list[str]]:
-        """What the official environment says can be done."""
+        """The possible actions, in the official form."""
         return {
             "has_search_bar": self.page.has_search_bar,
             "clickables": list(self.page.clickables),

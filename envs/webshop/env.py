@@ -19,7 +19,6 @@ from aem_gym.types import StepResult, Task
 
 OBSERVATIONS = ("text", "text_rich")
 SOURCES = ("generated", "official")
-_AUTHORING = "aem_gym.envs.webshop.authoring"
 _OPTIONS = ("goal_idx", "task_id")
 _TASK_ID = re.compile(r"(human|synthetic)-(\d+)")
 _NO_CLICK = "search"
@@ -48,7 +47,7 @@ class WebShopEnv(TextEnv):
         difficulty: of generated articles: `full` (they read like a shop's) or `easy` (few words).
         num_products: how many articles (generated; default 1,000, or 480 easy ones), or only the
             first so many rows (official; default all).
-        goals: `human` (people's instructions, or such as are worded like theirs) or `synthetic`
+        goals: `human` (people's instructions, or generated ones worded alike) or `synthetic`
             (made from attributes and every combination of options).
         split_mode: `official`, or `verl-agent` to shuffle the goals by `order_seed` as published
             runs did (test goals then leak into training).
@@ -81,10 +80,10 @@ class WebShopEnv(TextEnv):
         }
     }
     tools: ClassVar[Mapping[str, str]] = {
-        "data_report": f"{_AUTHORING}.data:data_report",
-        "import_data": f"{_AUTHORING}.data:import_data",
-        "export_games": f"{_AUTHORING}.data:export_games",
-        "page_app": f"{_AUTHORING}.web.app:page_app",
+        "data_report": "aem_gym.envs.webshop.authoring.data:data_report",
+        "import_data": "aem_gym.envs.webshop.authoring.data:import_data",
+        "export_games": "aem_gym.envs.webshop.authoring.data:export_games",
+        "page_app": "aem_gym.envs.webshop.authoring.web.app:page_app",
     }
 
     def __init__(
@@ -140,11 +139,7 @@ class WebShopEnv(TextEnv):
     @property
     def protocol(self) -> Mapping[str, Any]:
         """What a score depends on: articles, goals, split and its mode, source of nouns, code."""
-        return {
-            **self._settings,
-            "tasks_digest": self.shop.digest,
-            "code_version": __version__,
-        }
+        return {**self._settings, "tasks_digest": self.shop.digest, "code_version": __version__}
 
     @property
     def _settings(self) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ NO_LIMIT = 1_000_000.0
 
 @dataclass(frozen=True, slots=True)
 class ShopGoal:
-    """An article in the words of a customer."""
+    """What a customer asks for, and the article it was written for."""
 
     asin: str
     title: str
@@ -109,7 +109,7 @@ def official_order(goals: list[ShopGoal]) -> list[ShopGoal]:
 
 
 def _limit(price: float, rng: random.Random) -> tuple[float, str]:
-    """(the most that may be paid, the clause that says so)."""
+    """Draw a price limit: (dollars, the clause of the instruction about it)."""
     above = [limit for limit in _LIMITS if limit > price][:_CANDIDATES]
     if len(above) < 2:
         return NO_LIMIT, ""
@@ -155,7 +155,7 @@ def bounds(split: str, goals: int) -> range:
 
 
 def goal_order(goals: int, split_mode: str, order_seed: int) -> Sequence[int]:
-    """Which goal of the official order each number of a split stands for.
+    """The number in the official order of each goal, by its number in this order.
 
     In `official` mode that is the number itself. In `verl-agent` mode every worker shuffles the
     goals by its own seed in place of the official 233, as GiGPO's code does: the bounds then no

@@ -27,7 +27,7 @@ _PARTIAL = ".partial"
 
 
 def partial(folder: Path) -> Path:
-    """Where a shop is until it is whole."""
+    """Where a shop is made, until it is whole."""
     return folder.with_name(f"{folder.name}{_PARTIAL}")
 
 
@@ -84,7 +84,7 @@ def read_manifest(folder: Path) -> ShopManifest:
     """The manifest of an imported shop whose files have the right sizes.
 
     Raises:
-        ShopDataError: it is not there or not whole; the message names the command that makes it.
+        ShopDataError: it is missing or damaged; the message names the command that makes it.
     """
     manifest = _decode(folder)
     for name, file in manifest.files.items():
@@ -123,7 +123,7 @@ def verify(folder: Path, manifest: ShopManifest, advance: Callable[[int], object
     Args:
         folder: of the shop.
         manifest: of the shop.
-        advance: is told how many more bytes were read.
+        advance: is called with the number of bytes read, block by block.
 
     Raises:
         ShopDataError: a file has changed.

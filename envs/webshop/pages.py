@@ -42,13 +42,13 @@ class Page:
 
 @lru_cache(maxsize=4096)
 def search_page(goal: str) -> Page:
-    """Where a session begins."""
+    """The page with the search bar, where a session begins."""
     nodes = ((TEXT, "WebShop"), (TEXT, "Instruction: "), (TEXT, goal), (BUTTON, "Search"))
     return _page(nodes, has_search_bar=True)
 
 
 def results_page(goal: str, number: int, total: int, products: Sequence[Product]) -> Page:
-    """Ten articles of a search, from page 1 on."""
+    """A page of results: ten articles. `number` counts from 1."""
     buttons = [(BUTTON, PREVIOUS)] if number > 1 else []
     nodes = [*_head(goal), (TEXT, f"Page {number} (Total results: {total})"), *buttons]
     nodes.append((BUTTON, NEXT))
@@ -58,7 +58,7 @@ def results_page(goal: str, number: int, total: int, products: Sequence[Product]
 def item_page(goal: str, product: Product, show_attributes: bool, strict: bool = False) -> Page:
     """An article with its options.
 
-    Unless `strict`, a value that stands in several groups, or is called like a button, is shown
+    Unless `strict`, a value that is in several groups, or is called like a button, is shown
     and clicked as `group: value`; in the original only the last one of equal names can be clicked.
     """
     return _joined(_item_head(goal), [_item(product, show_attributes, strict)])
@@ -174,8 +174,8 @@ def text_rich(page: Page, chosen: Callable[[str], bool], visited: Collection[str
 
     Args:
         page: what is shown.
-        chosen: tells whether an option, as it is shown, was clicked.
-        visited: ids of the articles that were looked at.
+        chosen: whether an option, named as it is shown, was clicked.
+        visited: ids of the articles that were opened.
     """
     lines: list[str] = []
     clicked: list[str] = []

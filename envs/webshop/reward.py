@@ -33,7 +33,7 @@ _COLORS = (
     "tiger turquoise violet walnut wheat white wine yellow"
 )
 COLORS = tuple(_COLORS.split())
-"""In the official order; the first one found in a word stands for it, wherever it is found."""
+"""In the official order; the first one found anywhere in a word replaces it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def purchase_reward(
         goal: what was wanted.
         price: of the product, as drawn for a range.
         chosen: values of the options that were clicked.
-        nouns: tells the nouns of titles.
+        nouns: finds the nouns of titles.
     """
     query_match = product.query == goal.query
     category_match = _shared(product.product_category, goal.product_category) >= 2
@@ -111,7 +111,7 @@ def title_score(bought: Iterable[str], wanted: Sequence[str]) -> float:
 
 
 def normalize_color(phrase: Any) -> Any:
-    """The first known colour in a phrase, else the phrase.
+    """The first known color in a phrase, else the phrase.
 
     A pair of name and value (a synthetic goal) is looked through element by element, as the
     official engine does.

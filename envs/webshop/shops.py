@@ -18,7 +18,7 @@ from pathlib import Path
 from aem_gym.envs.webshop import dataset
 from aem_gym.envs.webshop import manifest as layout
 from aem_gym.envs.webshop.catalogue import Catalogue, MemoryCatalogue, Product, parse_product
-from aem_gym.envs.webshop.dataset import GET_DATA, VARIABLE, ShopDataError
+from aem_gym.envs.webshop.dataset import GET_DATA, VARIABLE, FileFingerprint, ShopDataError
 from aem_gym.envs.webshop.goals import ShopGoal, human_goals, official_order, synthetic_goals
 from aem_gym.envs.webshop.reward import Nouns
 from aem_gym.io import digest_files
@@ -136,8 +136,7 @@ def _dataset_shop(folder: Path, num_products: int | None, seed: int, goals: str)
         )
     read = (files.items, files.attributes, files.human)
     stock = dataset.load_products(*read, num_products=files.rows)
-    ends = [dataset.fingerprint(path).ends for path in read]
-    digest = _digest((), ends, [path.stat().st_size for path in read], files.rows, seed, goals)
+    digest = _dataset_digest(map(dataset.fingerprint, read), files.rows, seed, goals)
     return _memory_shop(stock.products, seed, goals, str(folder), digest)
 
 
@@ -156,5 +155,13 @@ def _imported_shop(folder: Path, num_products: int | None, seed: int, goals: str
                 f"{name}: expected {has}, which {folder} was imported with, got {asked}. Import "
                 "again into another folder: aem-gym data webshop import --help"
             )
-    digest = _digest([folder / layout.MANIFEST], goals)  # it holds hashes of all other files
+    plan = stored.manifest.plan
+    digest = _dataset_digest(plan.sources[:3], plan.rows, plan.seed, goals)
     return Shop(stored.catalogue, stored.goals, stored.nouns, str(folder), digest)
+
+
+def _dataset_digest(
+    files: Iterable[FileFingerprint], rows: int | None, seed: int, goals: str
+) -> str:
+    """The same for official files and for a shop that was imported from them."""
+    return _digest((), [(file.bytes, file.ends) for file in files], rows, seed, goals)

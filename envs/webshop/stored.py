@@ -1,8 +1,8 @@
 """Opens imported shops: nothing is read before it is asked for, and processes share the pages.
 
-A full catalogue has millions of synthetic goals. All that cannot be made from an article again is
-what was drawn, its price limit, and the goal's place in the official order. These are kept in
-mapped arrays, so that a goal costs nothing until it is wanted.
+A full catalogue has millions of synthetic goals. Only two things about a goal cannot be made
+from its article again: its price limit, which was drawn, and its place in the official order. These
+are kept in mapped arrays; the goal itself is made when it is asked for.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from aem_gym.envs.webshop.search.mapped import MappedStrings, open_array
 
 HUMAN, SYNTHETIC = "human", "synthetic"
 MOST_GOALS = 100_000_000
-"""More goals than this are not put in order: the order alone would take hundreds of megabytes."""
+"""More goals than this are not numbered: their order alone would take hundreds of megabytes."""
 GOAL_ARRAYS = ("positions", "limits", "weights", "firsts", "order")
 _PRODUCTS, _TITLES = 2048, 8192
 """How many are kept in memory; a product takes a few kilobytes."""
@@ -41,7 +41,7 @@ _MAPPED = 1 << 40
 
 
 class ShopDatabase:
-    """The finished database, read-only; a process that was forked opens it anew.
+    """The finished database, read-only. Each process opens its own connection, also after a fork.
 
     Args:
         path: the file.
@@ -106,7 +106,7 @@ class StoredCatalogue:
         return self._read(self._asins[position])
 
     def price(self, asin: str) -> float:
-        """What it costs; a range's one hidden price. Raises KeyError."""
+        """The price of an article; of a range, the one that was drawn. Raises KeyError."""
         row = self.database.one("SELECT price FROM articles WHERE asin = ?", asin)
         if row is None:
             raise KeyError(asin)
@@ -126,7 +126,7 @@ class StoredCatalogue:
         return self._where("category", category)
 
     def in_query(self, query: str) -> Sequence[str]:
-        """Ids of all that were found by a query when the catalogue was made."""
+        """Ids of the articles with this `query` field, in the order of the catalogue."""
         return self._where("query", query)
 
     def _where(self, column: str, value: str) -> Sequence[str]:
@@ -175,7 +175,7 @@ class StoredNouns(Nouns):
 
     @property
     def mode(self) -> str:
-        """`spacy`: what is stored are answers of spaCy."""
+        """`spacy`: the stored nouns are those that spaCy found."""
         return "spacy"
 
     def __call__(self, title: str) -> Sequence[str]:
@@ -197,7 +197,7 @@ class StoredGoals(Sequence[ShopGoal]):
         product_at: the article at a position.
 
     Raises:
-        ShopDataError: there are more of them than are put in order.
+        ShopDataError: there are too many of them to be numbered.
     """
 
     def __init__(self, folder: Path, kind: str, product_at: Callable[[int], Product]) -> None:

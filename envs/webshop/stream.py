@@ -19,12 +19,12 @@ _READ = 1 << 20
 _LONGEST = 1 << 26
 """Characters: a longer element is taken for damage."""
 _AHEAD = 3
-"""Characters that tell whether a number goes on: `1` may be the beginning of `1e+5`."""
+"""So many characters show whether a number goes on: `1` may be the beginning of `1e+5`."""
 _BLANK = re.compile(r"[ \t\n\r]*")
 
 
 class BrokenJson(ValueError):
-    """A file is not the JSON it should be; says where and why."""
+    """A file is not the JSON that was expected. The message says where and why."""
 
 
 @dataclass(frozen=True, slots=True)

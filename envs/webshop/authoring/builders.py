@@ -32,7 +32,7 @@ _CHUNK = 1 << 22
 
 
 class IndexBuilder:
-    """Builds what `SearchIndex.open` maps.
+    """Builds the files that `SearchIndex.open` maps.
 
     Args:
         work: folder for the blocks; whole ones that are there already are kept.
@@ -81,8 +81,8 @@ class IndexBuilder:
 
         Args:
             folder: where the index goes.
-            order: ranks of the ids of all documents (`postings.ranks`).
-            advance: is told how many more postings are merged.
+            order: ranks of the ids of all documents (`index.ranks`).
+            advance: is called with the number of postings merged, chunk by chunk.
         """
         starts = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
         norm = norms(np.concatenate([np.zeros(0, np.int32), *self._lengths]))
@@ -164,7 +164,7 @@ def write_numbers(folder: Path, name: str, numbers: Mapping[str, int]) -> None:
 
 
 class GoalDraws:
-    """Draws what goals need, article by article in the order of the catalogue.
+    """Draws price limits of goals, article by article in the order of the catalogue.
 
     Args:
         kind: `HUMAN` or `SYNTHETIC`.
@@ -251,7 +251,7 @@ class NounFinder:
             self._pipeline = spacy.load(model)
         except OSError as error:
             raise ConfigError(
-                f"--spacy: {model!r} is no spaCy model that is installed. "
+                f"--spacy: {model!r} is not an installed spaCy model. "
                 f"Get it: python -m spacy download {model}"
             ) from error
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from aem_gym.envs.webshop.catalogue import MemoryCatalogue
-from aem_gym.envs.webshop.dataset import ShopDataError, load_products, nouns_of, read_json
+from aem_gym.envs.webshop.dataset import ShopDataError, load_products, read_json
 from aem_gym.envs.webshop.engine import Session
 from aem_gym.envs.webshop.goals import ShopGoal, parse_goal
 from aem_gym.envs.webshop.reward import Nouns, purchase_reward
@@ -32,7 +32,7 @@ _CLOSE = 1e-9
 
 @dataclass(slots=True)
 class Tally:
-    """What agreed and what did not."""
+    """Counts of agreements, and the first differences."""
 
     right: Counter[str] = field(default_factory=Counter)
     total: Counter[str] = field(default_factory=Counter)
@@ -51,7 +51,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class RecordedShop:
-    """What the recordings were made in."""
+    """The shop that the recordings were made in."""
 
     catalogue: MemoryCatalogue
     goals: Sequence[ShopGoal]
@@ -61,7 +61,7 @@ class RecordedShop:
 def open_shop(
     products: Path, attributes: Path, human: Path, goals: Path, nouns: Path | None
 ) -> RecordedShop:
-    """The shop of some recordings; goals and prices are theirs, since the original draws them."""
+    """The shop of some recordings; goals and prices are recorded, since the original draws them."""
     stock = load_products(products, attributes, human)
     drawn = read_json(goals, dict)
     try:
@@ -69,7 +69,7 @@ def open_shop(
         wanted = [parse_goal(goal) for goal in drawn["goals"]]
     except KeyError as error:
         raise ShopDataError(f"{goals}: the key {error} is missing") from error
-    return RecordedShop(catalogue, wanted, Nouns(nouns_of(nouns) if nouns else None))
+    return RecordedShop(catalogue, wanted, Nouns(read_json(nouns, dict) if nouns else None))
 
 
 def replay(shop: RecordedShop, episode: Mapping[str, Any], tally: Tally) -> None:
@@ -143,22 +143,17 @@ def replay_reward(shop: RecordedShop, entry: Mapping[str, Any], where: str, tall
     _parts(reward.info(), entry["info"], where, tally)
 
 
-def run(arguments: argparse.Namespace) -> Tally:
-    """All comparisons that the arguments ask for."""
-    shop = open_shop(
-        arguments.products,
-        arguments.attributes,
-        arguments.human_goals,
-        arguments.goals,
-        arguments.nouns,
-    )
+def run(given: argparse.Namespace) -> Tally:
+    """Make all comparisons that the arguments ask for."""
+    files = (given.products, given.attributes, given.human_goals, given.goals, given.nouns)
+    shop = open_shop(*files)
     tally = Tally()
-    for episode in read_json(arguments.traces, list) if arguments.traces else ():
+    for episode in read_json(given.traces, list) if given.traces else ():
         replay(shop, episode, tally)
-    for path in arguments.rewards:
+    for path in given.rewards:
         for index, entry in enumerate(read_json(path, list)):
             replay_reward(shop, entry, f"{path.name}, {index}", tally)
-    for entry in read_json(arguments.search, list) if arguments.search else ():
+    for entry in read_json(given.search, list) if given.search else ():
         ours = shop.catalogue.search(entry["query"].split(" "))
         theirs = [asin for asin, _ in entry["hits"]]
         tally.compare("search order", f"query {entry['query']!r}", ours, theirs)

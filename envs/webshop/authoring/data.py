@@ -246,13 +246,14 @@ def _make(
     finally:
         draft.close()
     (part / layout.MANIFEST).unlink(missing_ok=True)
-    size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
-    with steps.bar("hashes", size, "B") as progress:
+    paths = sorted(path for path in part.rglob("*") if path.is_file())
+    sizes = [path.stat().st_size for path in paths]
+    with steps.bar("hashes", sum(sizes), "B") as progress:
         stored = {
             path.relative_to(part).as_posix(): StoredFile(
-                path.stat().st_size, layout.digest_file(path, progress.update)
+                size, layout.digest_file(path, progress.update)
             )
-            for path in sorted(path for path in part.rglob("*") if path.is_file())
+            for path, size in zip(paths, sizes, strict=True)
         }
     manifest = ShopManifest(plan, products, skipped, human, synthetic, stored)
     write_manifest(part, manifest)
@@ -286,19 +287,11 @@ def _draft(part: Path, plan: ImportPlan) -> ImportDraft:
 
 
 def _imported(folder: Path, manifest: ShopManifest, made: bool) -> Imported:
-    notes = [
-        f"{manifest.human_goals:,} goals of people, {manifest.synthetic_goals:,} synthetic ones"
-    ]
+    note = f"{manifest.human_goals:,} goals of people, {manifest.synthetic_goals:,} synthetic ones"
     if manifest.skipped:
-        notes.append(f"rows that are not on sale, and why: {folder / layout.SKIPPED}")
-    return Imported(
-        place=str(folder),
-        items=manifest.products,
-        skipped=manifest.skipped,
-        made=made,
-        note="; ".join(notes),
-        use=f"aem-gym play webshop --env-arg data_dir={folder}",
-    )
+        note += f"; rows that are not on sale, and why: {folder / layout.SKIPPED}"
+    use = f"aem-gym play webshop --env-arg data_dir={folder}"
+    return Imported(str(folder), manifest.products, manifest.skipped, made, note, use)
 
 
 @contextmanager

@@ -39,71 +39,64 @@ class ImportDraft:
     """
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None)
-        self._connection.executescript(_TABLES)
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database.executescript(_TABLES)
 
     def state(self, name: str) -> Any:
-        """What `commit` has last kept under a name; None if it has nothing."""
-        found = self._connection.execute("SELECT value FROM state WHERE name = ?", (name,))
-        row = found.fetchone()
+        """The value that `commit` last kept under a name; None if there is none."""
+        row = self._database.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
         return None if row is None else json.loads(row[0])
 
     def commit(self, name: str, value: Any) -> None:
         """Keep what was added since the last time, and where to go on."""
-        self._begin()
-        self._connection.execute("REPLACE INTO state VALUES (?, ?)", (name, json.dumps(value)))
-        self._connection.execute("COMMIT")
+        self._write("REPLACE INTO state VALUES (?, ?)", name, json.dumps(value))
+        self._database.execute("COMMIT")
 
     def add(self, position: int, product: Product, packed: bytes, price: float) -> None:
         """Add an article."""
-        self._begin()
         row = (position, product.asin, price, product.category, product.query)
-        self._connection.execute("INSERT INTO articles VALUES (?, ?, ?, ?, ?)", row)
-        self._connection.execute("INSERT INTO bodies VALUES (?, ?)", (position, packed))
+        self._write("INSERT INTO articles VALUES (?, ?, ?, ?, ?)", *row)
+        self._write("INSERT INTO bodies VALUES (?, ?)", position, packed)
 
-    def skip(self, skipped: SkippedRow) -> None:
+    def skip(self, row: SkippedRow) -> None:
         """Note a row that is not on sale."""
-        self._begin()
-        row = (skipped.row, skipped.asin, skipped.reason)
-        self._connection.execute("INSERT INTO skipped VALUES (?, ?, ?)", row)
+        self._write("INSERT INTO skipped VALUES (?, ?, ?)", row.row, row.asin, row.reason)
 
     def add_nouns(self, title: str, nouns: Iterable[str]) -> None:
         """Note the nouns of a title."""
-        self._begin()
-        row = (title, msgspec.msgpack.encode(list(nouns)))
-        self._connection.execute("INSERT OR IGNORE INTO nouns VALUES (?, ?)", row)
+        packed = msgspec.msgpack.encode(list(nouns))
+        self._write("INSERT OR IGNORE INTO nouns VALUES (?, ?)", title, packed)
 
     def asins(self) -> list[str]:
         """All ids, in the order of the catalogue."""
-        found = self._connection.execute("SELECT asin FROM articles ORDER BY position")
+        found = self._database.execute("SELECT asin FROM articles ORDER BY position")
         return [asin for (asin,) in found]
 
     def products(self, first: int = 0) -> Iterator[Product]:
-        """The articles in order, from some position on."""
-        found = self._connection.execute(
-            "SELECT body FROM bodies WHERE position >= ? ORDER BY position", (first,)
-        )
-        return (unpack(body) for (body,) in found)
+        """The articles in order, from position `first` on."""
+        query = "SELECT body FROM bodies WHERE position >= ? ORDER BY position"
+        return (unpack(body) for (body,) in self._database.execute(query, (first,)))
 
     def priced(self) -> Iterator[tuple[Product, float]]:
         """The articles in order, with their prices."""
-        prices = self._connection.execute("SELECT price FROM articles ORDER BY position")
+        prices = self._database.execute("SELECT price FROM articles ORDER BY position")
         return ((product, price) for product, (price,) in zip(self.products(), prices, strict=True))
 
     def skipped(self) -> Iterator[SkippedRow]:
         """The rows that are not on sale, in order."""
-        found = self._connection.execute("SELECT row, asin, reason FROM skipped ORDER BY row")
+        found = self._database.execute("SELECT row, asin, reason FROM skipped ORDER BY row")
         return (SkippedRow(*row) for row in found)
 
     def finish(self) -> None:
         """Add the indexes, and close."""
-        self._connection.executescript(f"BEGIN; {_INDEXES} COMMIT;")
+        self._database.executescript(f"BEGIN; {_INDEXES} COMMIT;")
         self.close()
 
     def close(self) -> None:
-        """Give up what was not committed, and close."""
-        self._connection.close()
+        """Drop what was not committed, and close."""
+        self._database.close()
 
-    def _begin(self) -> None:
-        if not self._connection.in_transaction:
-            self._connection.execute("BEGIN")
+    def _write(self, query: str, *values: str | int | float | bytes) -> None:
+        if not self._database.in_transaction:
+            self._database.execute("BEGIN")
+        self._database.execute(query, values)

@@ -45,15 +45,8 @@ _START = {"row": 0, "byte": 0, "articles": 0, "rng": None, "done": False}
 
 def bar(what: str, total: int, unit: str, initial: int = 0) -> tqdm[Any]:
     """A progress bar, on a terminal."""
-    return tqdm(
-        desc=what,
-        total=total,
-        initial=initial,
-        unit=unit,
-        unit_scale=True,
-        disable=None,
-        leave=False,
-    )
+    scale: dict[str, Any] = {"total": total, "initial": initial, "unit": unit, "unit_scale": True}
+    return tqdm(desc=what, disable=None, leave=False, **scale)
 
 
 def read_articles(draft: ImportDraft, files: DatasetFiles, seed: int) -> None:
@@ -121,7 +114,7 @@ def add_nouns(draft: ImportDraft, nouns: Path | None, finder: NounFinder | None)
 
 
 def draw_goals(draft: ImportDraft, folder: Path) -> tuple[int, int]:
-    """Draw what goals need; how many people's and synthetic ones there are.
+    """Draw the price limits of all goals; returns how many human and synthetic goals there are.
 
     Args:
         draft: with all articles.
@@ -155,7 +148,7 @@ def build_index(draft: ImportDraft, work: Path) -> None:
 
 
 def finish(draft: ImportDraft, work: Path) -> int:
-    """Write what is left and remove what only the import needs; how many rows were skipped."""
+    """Write the other files, remove the blocks; returns how many rows were skipped."""
     shutil.rmtree(work / _BLOCKS, ignore_errors=True)
     write_strings(work, layout.ASINS, draft.asins())
     skipped = list(draft.skipped())

@@ -128,7 +128,7 @@ def _pricing(rng: random.Random, kind: ArticleKind) -> str:
 
 
 def _price_points(lowest: int, highest: int) -> list[int]:
-    """Whole dollars a tenth apart: as many cheap ones as dear ones, and exact on every machine."""
+    """Whole dollars, each a tenth above the last: as many low prices as high ones."""
     points = [lowest]
     while points[-1] < highest:
         points.append(points[-1] + max(1, points[-1] // 10))

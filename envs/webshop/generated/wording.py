@@ -247,7 +247,7 @@ _LAYOUTS = (_plain, _plain, _that, _that, _front, _front, _sentences, _keywords)
 
 
 def _named(rng: random.Random, asked: WishParts, before: str, noun: str) -> str:
-    """The noun with what stands before it, and an article or a measure where one belongs."""
+    """The noun with the words before it, and an article or a measure where one belongs."""
     phrase = f"{before} {noun}".strip()
     if asked.measure == "a" and not asked.many:
         return f"{_a_or_an(phrase)} {phrase}"

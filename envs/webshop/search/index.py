@@ -91,7 +91,7 @@ class SearchIndex:
         """Positions of the best documents, best first.
 
         Args:
-            words: of the query; tokenised like documents. Repeated words count again.
+            words: of the query; tokenized like documents. Repeated words count again.
             limit: how many at most.
         """
         spans, weights = self._wanted(" ".join(words))
@@ -174,7 +174,7 @@ class SearchIndex:
 
 
 def _last(scores: NDArray[np.float32], limit: int) -> float:
-    """The lowest of the best scores."""
+    """The lowest of the best `limit` scores."""
     return float(np.partition(scores, len(scores) - limit)[len(scores) - limit])
 
 
@@ -195,7 +195,7 @@ class Numbering(dict[str, int]):
 
 @dataclass(frozen=True, slots=True)
 class Postings:
-    """Terms of some documents, by the term's number, then the document's place."""
+    """Parallel arrays, ordered by the term's number, then by the document's place."""
 
     numbers: NDArray[Any]
     places: NDArray[Any]

@@ -29,7 +29,7 @@ def tokens(text: str) -> list[str]:
 
 @lru_cache(maxsize=1 << 18)
 def _term(word: str) -> str:
-    """The term of a word; empty for a stop word, or none but low lines."""
+    """The term of a word; empty for a stop word, and for a word of underscores."""
     if len(word) > 2 and word[-1] in "sS" and word[-2] in "'\u2019\uff07":
         word = word[:-2]
     word = word.lower()
@@ -41,7 +41,7 @@ def _term(word: str) -> str:
 _LONGEST = 255
 # Classes: a letter, d digit, e mark or format; `:` holds letters together, `,` digits, `.` both;
 # k katakana, i ideograph, s and m letter and mark of scripts without blanks; x emoji, b emoji that
-# y, a colour of skin, can follow, z joiner, v and w variation, f half a flag, c key cap.
+# y, a skin color, can follow, z joiner, v and w variation, f half a flag, c key cap.
 _LISTED = {
     "z": "\u200d",
     "v": "\ufe0e",
@@ -136,7 +136,7 @@ _COMMON_WORD = re.compile(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, in order; of nothing but low lines, too, which Lucene leaves out."""
+    """The words of a text, in order; also those of underscores only, which Lucene leaves out."""
     if _COMMON.fullmatch(text):
         found: list[str] = _COMMON_WORD.findall(text)
         if len(max(found, key=len, default="")) <= _LONGEST:
@@ -217,7 +217,7 @@ def _past(word: str) -> str:
 
 
 def _tidy(word: str) -> str:
-    """Without a last `e` or the second of a last `ll`, if enough is left."""
+    """The word without a final `e` or the second of a final `ll`, if enough is left."""
     measure = _measure(word)
     if word.endswith("e") and (measure > 1 or (measure == 1 and not _short(word[:-1]))):
         word = word[:-1]

@@ -26,7 +26,7 @@ from aem_gym.envs.webshop.dataset import (
     draw_prices,
     find_files,
     load_products,
-    nouns_of,
+    read_json,
 )
 from aem_gym.envs.webshop.generated.listings import make_listings
 from aem_gym.envs.webshop.goals import human_goals, official_order, synthetic_goals
@@ -93,7 +93,7 @@ def test_recorded_articles_are_the_same_on_disk(test_data: Path, tmp_path: Path)
     assert_the_same(tmp_path / "shop", stock, 3, queries)
     lines = (tmp_path / "shop" / "skipped.jsonl").read_text().splitlines()
     assert tuple(SkippedRow(**json.loads(line)) for line in lines) == stock.skipped
-    nouns, known = open_stored(tmp_path / "shop").nouns, nouns_of(peer / "title_nouns.json")
+    nouns, known = open_stored(tmp_path / "shop").nouns, read_json(peer / "title_nouns.json", dict)
     assert nouns.mode == "spacy" and all(list(nouns(title)) == known[title] for title in known)
     assert nouns("Some red shoes") == Nouns()("Some red shoes")
 

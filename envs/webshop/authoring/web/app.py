@@ -55,18 +55,15 @@ class ShopApp:
     def __init__(self, visit: Visit, token: str) -> None:
         self._visit, self._token = visit, token
         self._takes: Mapping[str, Callable[[Mapping[str, str]], None]] = {
-            "/act": self._act,
-            "/search": self._search,
+            "/act": lambda form: visit.act(_needed(form, "action")),
+            "/search": lambda form: visit.act(f"search[{_needed(form, 'words')}]"),
             "/expert": self._expert,
             "/task": self._task,
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         """Answer a request."""
-        headers = [
-            ("Content-Type", "text/html; charset=utf-8"),
-            ("Content-Security-Policy", _csp()),
-        ]
+        headers = [("Content-Type", _HTML), ("Content-Security-Policy", _csp())]
         status, page = "200 OK", ""
         try:
             place = self._take(environ)
@@ -103,12 +100,6 @@ class ShopApp:
             return f"/?{_STALE}"
         take(form)
         return "/"
-
-    def _act(self, form: Mapping[str, str]) -> None:
-        self._visit.act(_needed(form, "action"))
-
-    def _search(self, form: Mapping[str, str]) -> None:
-        self._visit.act(f"search[{_needed(form, 'words')}]")
 
     def _expert(self, _form: Mapping[str, str]) -> None:
         if not self._visit.has_expert:

@@ -16,17 +16,17 @@ from aem_gym.envs.webshop.reward import PurchaseReward
 
 @dataclass(frozen=True, slots=True)
 class SentAction:
-    """What was sent, and what came of it."""
+    """An action that was sent, and its effect."""
 
     action: str
     valid: bool
     reward: float
     thought: str = ""
-    """Of the expert, if it was its step."""
+    """The expert's, if the expert acted."""
 
 
 class Visit:
-    """The environment, and what has happened in its present episode.
+    """The environment and the steps of its present episode.
 
     Args:
         env: as `gym.make` gave it; its `unwrapped` has a `session`.
@@ -41,7 +41,7 @@ class Visit:
 
     @property
     def session(self) -> Session:
-        """The shop's side of it."""
+        """The session of the environment."""
         session: Session = self._inner.session
         return session
 
@@ -57,7 +57,7 @@ class Visit:
 
     @property
     def state(self) -> str:
-        """A name that changes with every step: tells whether a page is up to date."""
+        """A name that changes with every step, by which an outdated page is recognized."""
         return f"{self._episode}.{len(self.steps)}"
 
     def begin(self, seed: int) -> None:
@@ -93,7 +93,7 @@ class Click:
     action: str
     """What an agent sends instead."""
     marked: bool = False
-    """A chosen option, or an article that was looked at."""
+    """A chosen option, or an article that was opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +236,7 @@ class Receipt:
 
 
 def receipt(session: Session) -> Receipt:
-    """What a finished episode came to. Tells the target: show it to nobody who still plays."""
+    """The receipt of a finished episode. It names the target: never show it during one."""
     reward, goal = session.purchase, session.goal
     if reward is None:
         return Receipt("Nothing was bought", 0.0, _wanted(goal))
