@@ -53,6 +53,8 @@ def test_files_an_import_and_the_generator_give_the_same_episodes(
     for seed in range(12):
         first, *others = (episode(env, seed) for env in shops)
         assert first == others[0] == others[1]
+    digests = [env.protocol["tasks_digest"] for env in shops]
+    assert digests[1] == digests[2] != digests[0]
     sources = [env.protocol["source"] for env in shops]
     assert sources == ["generated (full, seed 0)", str(files), str(imported)]
 
