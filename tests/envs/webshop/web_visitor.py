@@ -11,13 +11,13 @@ from urllib.parse import urlencode
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
-from aem_gym.envs.base import TextEnv
 from aem_gym.envs.webshop.authoring.web.app import page_app
 from aem_gym.envs.webshop.catalogue import Catalogue, MemoryCatalogue, parse_product
 from aem_gym.envs.webshop.engine import ActionResult, Session
 from aem_gym.envs.webshop.goals import ShopGoal
 from aem_gym.envs.webshop.reward import Nouns
 from aem_gym.loopback import Guarded
+from aem_gym.text_env import TextEnv
 from aem_gym.types import StepResult, Task
 from tests.envs.webshop.webshop_shop import goal, row, shop
 
