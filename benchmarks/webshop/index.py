@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from aem_gym.envs.webshop.authoring.conformance import RecordedShop
 from aem_gym.envs.webshop.catalogue import document
 from aem_gym.envs.webshop.search.index import SearchIndex
+from aem_gym.envs.webshop.shops import Shop
 from benchmarks.webshop.made_up import documents
 
 ARTICLES = 100_000
@@ -17,7 +17,7 @@ _QUERIES = 200
 _PASSES = 3
 
 
-def queries(shop: RecordedShop) -> list[str]:
+def queries(shop: Shop) -> list[str]:
     """What is asked: texts of goals, and titles."""
     goals = [shop.goals[number] for number in range(min(_QUERIES, len(shop.goals)))]
     return [goal.text for goal in goals] + [goal.title for goal in goals]
@@ -34,7 +34,7 @@ def query_times(search: Callable[[Sequence[str]], Any], texts: Iterable[str]) ->
     return {"query_p50_ms": statistics.median(times), "query_p95_ms": twentieths[18]}
 
 
-def measure(shop: RecordedShop) -> dict[str, float]:
+def measure(shop: Shop) -> dict[str, float]:
     """Build an index in memory and ask it: the quietest of three passes."""
     texts = [document(shop.catalogue.product(asin)) for asin in shop.catalogue.every()]
     asins = [f"B{number:09d}" for number in range(ARTICLES)]

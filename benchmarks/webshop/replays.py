@@ -8,19 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aem_gym.envs.webshop.authoring.conformance import RecordedShop, open_shop
+from aem_gym.envs.webshop.authoring.conformance import open_shop
 from aem_gym.envs.webshop.catalogue import MemoryCatalogue
 from aem_gym.envs.webshop.dataset import draw_prices, load_products
 from aem_gym.envs.webshop.engine import Session
 from aem_gym.envs.webshop.goals import human_goals, official_order
 from aem_gym.envs.webshop.reward import Nouns
+from aem_gym.envs.webshop.shops import Shop
 
 _STRETCHES = 20
 
 
-def open_recorded(
-    products: Path, attributes: Path, human: Path, goals: Path | None
-) -> RecordedShop:
+def open_recorded(products: Path, attributes: Path, human: Path, goals: Path | None) -> Shop:
     """The shop of some recordings; without theirs, prices and goals are drawn with seed 0."""
     if goals is not None:
         return open_shop(products, attributes, human, goals, None)
@@ -28,10 +27,10 @@ def open_recorded(
     rng = random.Random(0)
     prices = draw_prices(stock.products, rng)
     wanted = official_order(human_goals(stock.products, prices, rng))
-    return RecordedShop(MemoryCatalogue(stock.products, prices), wanted, Nouns())
+    return Shop(MemoryCatalogue(stock.products, prices), wanted, Nouns(), str(products), digest="")
 
 
-def replay(shop: RecordedShop, traces: Sequence[Any], seconds: float) -> dict[str, float]:
+def replay(shop: Shop, traces: Sequence[Any], seconds: float) -> dict[str, float]:
     """Steps per second, the best of twenty stretches, and per second of the processor's time.
 
     The second figure is the mean of all stretches; other work on the machine leaves it as it is, or

@@ -12,13 +12,11 @@ from aem_gym.envs.webshop.engine import ActionResult, Session
 from aem_gym.envs.webshop.goals import SPLIT_MODES, SPLITS, bounds, goal_order
 from aem_gym.envs.webshop.oracle import ShopOracle
 from aem_gym.envs.webshop.prompts import INSTRUCTIONS, PROMPT_TEMPLATES
-from aem_gym.envs.webshop.shops import GOAL_TYPES, SIZES, Shop, generated_shop, open_shop
+from aem_gym.envs.webshop.shops import GOAL_TYPES, SIZES, choose_shop
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.text_env import TextEnv
 from aem_gym.types import StepResult, Task
 
-OBSERVATIONS = ("text", "text_rich")
-SOURCES = ("generated", "official")
 _OPTIONS = ("goal_idx", "task_id")
 _TASK_ID = re.compile(r"(human|synthetic)-(\d+)")
 _NO_CLICK = "search"
@@ -108,33 +106,33 @@ class WebShopEnv(TextEnv):
         super().__init__(max_turns=max_turns, render_mode=render_mode)
         source = source or ("official" if data_dir else "generated")
         check_name("split", split, SPLITS)
-        check_name("source", source, SOURCES)
+        check_name("source", source, ("generated", "official"))
         check_name("difficulty", difficulty, SIZES)
         check_name("goals", goals, GOAL_TYPES)
         check_name("split_mode", split_mode, SPLIT_MODES)
-        check_name("observation", observation, OBSERVATIONS)
+        check_name("observation", observation, ("text", "text_rich"))
         if not 0 <= expert_care <= 1:
             raise ConfigError(f"expert_care: expected 0 to 1, got {expert_care}")
-        if num_products is not None and num_products < 1:
-            raise ConfigError(f"num_products: expected at least 1, got {num_products}")
         self.split, self.split_mode, self.goal_type = split, split_mode, goals
-        if source == "official":
-            self.shop: Shop = open_shop(data_dir, num_products, catalogue_seed, goals)
-        else:
-            size = SIZES[difficulty] if num_products is None else num_products
-            self.shop = generated_shop(difficulty, size, catalogue_seed, goals)
-        self._goals = bounds(split, len(self.shop.goals))
-        if not self._goals:
-            raise ConfigError(
-                f"split {split!r}: expected goals, got none: {len(self.shop.goals)} {goals} goals "
-                f"of {len(self.shop.catalogue):,} articles are too few. Raise num_products"
-            )
+        stock = (source, data_dir, difficulty, num_products)
+        self.shop = choose_shop(*stock, seed=catalogue_seed, goals=goals)
+        self._goals = self._split_goals()
         self._order = goal_order(len(self.shop.goals), split_mode, order_seed)
-        self._rich, self._show_attributes = observation == "text_rich", show_attributes
-        self._strict, self._care = strict_official, expert_care
+        self._rich, self._care = observation == "text_rich", expert_care
+        self._show_attributes, self._strict = show_attributes, strict_official
         self._session: Session | None = None
         self._oracle: ShopOracle | None = None
         self._facts: dict[str, Any] = {}
+
+    def _split_goals(self) -> range:
+        found = bounds(self.split, len(self.shop.goals))
+        if not found:
+            raise ConfigError(
+                f"split {self.split!r}: expected goals, got none: {len(self.shop.goals)} "
+                f"{self.goal_type} goals of {len(self.shop.catalogue):,} articles are too few. "
+                "Raise num_products"
+            )
+        return found
 
     @property
     def protocol(self) -> Mapping[str, Any]:

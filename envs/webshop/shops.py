@@ -21,6 +21,7 @@ from aem_gym.envs.webshop.catalogue import Catalogue, MemoryCatalogue, Product, 
 from aem_gym.envs.webshop.dataset import GET_DATA, VARIABLE, FileFingerprint, ShopDataError
 from aem_gym.envs.webshop.goals import ShopGoal, human_goals, official_order, synthetic_goals
 from aem_gym.envs.webshop.reward import Nouns
+from aem_gym.errors import ConfigError
 from aem_gym.io import digest_files
 
 GOAL_TYPES = ("human", "synthetic")
@@ -59,6 +60,21 @@ class Shop:
             names.update(_WORD.findall(product.title.lower()))
             names.update(word for name in product.attributes for word in _WORD.findall(name))
         return tuple(sorted(names))
+
+
+def choose_shop(
+    source: str, data_dir: str | None, level: str, products: int | None, *, seed: int, goals: str
+) -> Shop:
+    """The shop that the arguments of an environment name. See `open_shop` and `generated_shop`.
+
+    Raises:
+        ConfigError: fewer than one product; data is missing or damaged.
+    """
+    if products is not None and products < 1:
+        raise ConfigError(f"num_products: expected at least 1, got {products}")
+    if source == "official":
+        return open_shop(data_dir, products, seed, goals)
+    return generated_shop(level, products or SIZES[level], seed, goals)
 
 
 @lru_cache(maxsize=8)

@@ -22,8 +22,9 @@ from typing import Any
 from aem_gym.envs.webshop.catalogue import MemoryCatalogue
 from aem_gym.envs.webshop.dataset import ShopDataError, load_products, read_json
 from aem_gym.envs.webshop.engine import Session
-from aem_gym.envs.webshop.goals import ShopGoal, parse_goal
+from aem_gym.envs.webshop.goals import parse_goal
 from aem_gym.envs.webshop.reward import Nouns, purchase_reward
+from aem_gym.envs.webshop.shops import Shop
 from aem_gym.errors import AemGymError
 
 SHOWN = 5
@@ -49,18 +50,9 @@ class Tally:
             self.first.append(f"{where}, {what}:\n  official {theirs!r}\n  ours     {ours!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedShop:
-    """The shop that the recordings were made in."""
-
-    catalogue: MemoryCatalogue
-    goals: Sequence[ShopGoal]
-    nouns: Nouns
-
-
 def open_shop(
     products: Path, attributes: Path, human: Path, goals: Path, nouns: Path | None
-) -> RecordedShop:
+) -> Shop:
     """The shop of some recordings; goals and prices are recorded, since the original draws them."""
     stock = load_products(products, attributes, human)
     drawn = read_json(goals, dict)
@@ -69,10 +61,11 @@ def open_shop(
         wanted = [parse_goal(goal) for goal in drawn["goals"]]
     except KeyError as error:
         raise ShopDataError(f"{goals}: the key {error} is missing") from error
-    return RecordedShop(catalogue, wanted, Nouns(read_json(nouns, dict) if nouns else None))
+    known = Nouns(read_json(nouns, dict) if nouns else None)
+    return Shop(catalogue, wanted, known, str(products), digest="")
 
 
-def replay(shop: RecordedShop, episode: Mapping[str, Any], tally: Tally) -> None:
+def replay(shop: Shop, episode: Mapping[str, Any], tally: Tally) -> None:
     """Compare one recorded episode."""
     number = episode["goal_idx"]
     session = Session(
@@ -130,7 +123,7 @@ def _parts(
         tally.compare("reward parts", f"{where}, {key}", (ours or {}).get(key), value)
 
 
-def replay_reward(shop: RecordedShop, entry: Mapping[str, Any], where: str, tally: Tally) -> None:
+def replay_reward(shop: Shop, entry: Mapping[str, Any], where: str, tally: Tally) -> None:
     """Compare one recorded purchase."""
     reward = purchase_reward(
         shop.catalogue.product(entry["purchased_asin"]),
