@@ -104,7 +104,7 @@ def test_an_option_called_like_a_button_acts_as_the_button() -> None:
     assert "Soft" in visit.text() and visit.options == {}
 
 
-def test_options_of_one_name_are_told_apart_by_their_group() -> None:
+def test_options_of_one_name_are_shown_with_their_group() -> None:
     groups = {"Color": [{"value": "red"}], "Strap": [{"value": "red"}, {"value": "Buy Now"}]}
     clash = parse_product(row(customization_options=groups))
     shop_of_one = MemoryCatalogue([clash], {clash.asin: 1.0})

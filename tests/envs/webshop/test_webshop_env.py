@@ -122,7 +122,7 @@ def test_splits_do_not_meet_in_the_official_mode_and_leak_in_the_other() -> None
     assert goals("test", order_seed=1, **other) & goals("train", order_seed=2, **other)
 
 
-def test_the_protocol_is_told() -> None:
+def test_info_names_what_a_score_depends_on() -> None:
     env = gym.make("aem_gym/WebShop-v0", difficulty="easy", split="test", num_products=120)
     _, info = env.reset(seed=0)
     assert info["num_products"] == 120 and info["split"] == "test"
@@ -182,7 +182,7 @@ def test_text_rich_marks_what_was_clicked() -> None:
         ({"max_turns": 0}, "at least 1"),
     ],
 )
-def test_wrong_arguments_are_told(wrong: dict[str, Any], said: str) -> None:
+def test_wrong_arguments_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         WebShopEnv(**wrong)
 

@@ -25,7 +25,7 @@ def visit(entry: dict[str, Any] | None = None, strict: bool = True, **changes: A
 
 
 def last_lines(session: Session, *clicks: str) -> str:
-    """What stands below the last button after some clicks."""
+    """The page below the last button after some clicks."""
     for name in clicks:
         assert session.step(f"click[{name}]").valid
     return session.text_rich().rpartition(" [button_]\n")[2]

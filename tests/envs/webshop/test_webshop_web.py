@@ -235,7 +235,7 @@ def test_the_token_is_new_in_every_run() -> None:
     assert len(tokens) == 2 and min(map(len, tokens)) >= 20
 
 
-# What a browser is told -------------------------------------------------------------------------
+# What a browser receives ------------------------------------------------------------------------
 
 
 def test_nothing_but_its_own_style_is_allowed() -> None:

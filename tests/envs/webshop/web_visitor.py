@@ -87,7 +87,7 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.pieces: list[tuple[str, str]] = []
-        """(the element that it stands right in, a text)"""
+        """(the innermost element around it, a text)"""
         self._open: list[str] = []
         self.feed(text)
         self.close()
@@ -110,7 +110,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(text for tag, text in self.pieces if tag != "style").split())
 
     def texts(self, tag: str) -> list[str]:
-        """What stands right in the elements of a kind."""
+        """The texts directly in elements of a kind."""
         return [text for inside, text in self.pieces if inside == tag]
 
     def shape(self) -> str:
