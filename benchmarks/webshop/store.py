@@ -11,7 +11,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from aem_gym.envs.webshop import manifest as layout
+from aem_gym.envs.webshop import layout
 from aem_gym.envs.webshop.authoring.data import import_data
 from aem_gym.envs.webshop.stored import open_stored
 from benchmarks.webshop.index import query_times

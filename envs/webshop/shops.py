@@ -15,8 +15,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
-from aem_gym.envs.webshop import dataset
-from aem_gym.envs.webshop import manifest as layout
+from aem_gym.envs.webshop import dataset, layout
 from aem_gym.envs.webshop.catalogue import Catalogue, MemoryCatalogue, Product, parse_product
 from aem_gym.envs.webshop.dataset import GET_DATA, VARIABLE, FileFingerprint, ShopDataError
 from aem_gym.envs.webshop.goals import ShopGoal, human_goals, official_order, synthetic_goals

@@ -21,11 +21,11 @@ from typing import Any, overload
 import msgspec
 import numpy as np
 
-from aem_gym.envs.webshop import manifest as layout
+from aem_gym.envs.webshop import layout
 from aem_gym.envs.webshop.catalogue import Product
 from aem_gym.envs.webshop.dataset import ShopDataError, unpack
 from aem_gym.envs.webshop.goals import NO_LIMIT, ShopGoal, human_goals, synthetic_goals
-from aem_gym.envs.webshop.manifest import ShopManifest, read_manifest, verify
+from aem_gym.envs.webshop.layout import ShopManifest, read_manifest, verify
 from aem_gym.envs.webshop.reward import Nouns
 from aem_gym.envs.webshop.search.index import LIMIT, SearchIndex
 from aem_gym.envs.webshop.search.mapped import MappedStrings, open_array

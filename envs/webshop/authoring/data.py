@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from aem_gym.datasets import DataPart, DataReport, Exported, Imported
-from aem_gym.envs.webshop import manifest as layout
+from aem_gym.envs.webshop import layout
 from aem_gym.envs.webshop.authoring import steps
 from aem_gym.envs.webshop.authoring.builders import NounFinder
 from aem_gym.envs.webshop.authoring.draft import ImportDraft
@@ -38,7 +38,7 @@ from aem_gym.envs.webshop.dataset import (
 from aem_gym.envs.webshop.env import check_name
 from aem_gym.envs.webshop.generated.listings import LEVELS, Listings, make_listings
 from aem_gym.envs.webshop.goals import SPLITS
-from aem_gym.envs.webshop.manifest import ImportPlan, ShopManifest, StoredFile, read_manifest
+from aem_gym.envs.webshop.layout import ImportPlan, ShopManifest, StoredFile, read_manifest
 from aem_gym.errors import ConfigError, OutputError
 from aem_gym.io import atomic_write, exclusive, explained, settle_folder
 

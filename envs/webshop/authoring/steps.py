@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from tqdm.auto import tqdm
 
-from aem_gym.envs.webshop import manifest as layout
+from aem_gym.envs.webshop import layout
 from aem_gym.envs.webshop.authoring.builders import (
     GoalDraws,
     IndexBuilder,

@@ -31,7 +31,7 @@ import os, resource, signal, sys
 from pathlib import Path
 
 from aem_gym import io
-from aem_gym.envs.webshop import manifest
+from aem_gym.envs.webshop import layout
 from aem_gym.envs.webshop.authoring import builders, data, draft, steps
 
 steps._BATCH, steps._BLOCK, builders._CHUNK = 10, 15, 100
@@ -50,7 +50,7 @@ for owner, name in [
     *((draft.ImportDraft, name) for name in ("add", "skip", "commit", "finish", "close")),
     *((builders.IndexBuilder, name) for name in ("add", "finish", "_take", "_merged")),
     *((steps, name) for name in ("write_strings", "ranks", "_empty")),
-    *((manifest, "digest_file"), (data, "write_manifest"), (data, "settle_folder"), (io, "sync")),
+    *((layout, "digest_file"), (data, "write_manifest"), (data, "settle_folder"), (io, "sync")),
 ]:
     setattr(owner, name, dying(getattr(owner, name)))
 if len(sys.argv) > 4:

@@ -9,7 +9,7 @@ import pytest
 
 from aem_gym.envs.webshop.authoring.data import export_games, import_data
 from aem_gym.envs.webshop.env import WebShopEnv
-from aem_gym.envs.webshop.manifest import partial
+from aem_gym.envs.webshop.layout import partial
 from aem_gym.envs.webshop.shops import open_shop
 from aem_gym.errors import ConfigError
 
