@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
 
-from aem_gym.agents.models import load_model  # noqa: E402
 from aem_gym.agents.language import PromptBuilder, rewritten  # noqa: E402
+from aem_gym.agents.models import load_model  # noqa: E402
 from aem_gym.envs.webshop.prompts import PROMPT_TEMPLATES  # noqa: E402
 from aem_gym.protocols import EpisodeStart  # noqa: E402
 from aem_gym.types import PromptTemplate, Turn  # noqa: E402
