@@ -140,24 +140,37 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         OutputError: the disk does not take it; what stood there before is untouched.
     """
     path = Path(path)
-    part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
+    part = path.with_name(f".{path.name}.tmp")
     with explained(path):
         tidy_folder(path)
         part.mkdir(parents=True)
         try:
             yield part
-            for folder, _, names in os.walk(part):
-                for name in names:
-                    sync(Path(folder, name))
-                sync(Path(folder))
-            if path.exists():
-                path.replace(old)
-            part.replace(path)
+            settle_folder(part, path)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        shutil.rmtree(old, ignore_errors=True)
-        sync(path.parent)
+
+
+def settle_folder(part: Path, path: Path) -> None:
+    """Bring a finished folder `part` to the disk itself, then give it the name `path`.
+
+    A folder that is already called `path` is replaced.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    for folder, _, names in os.walk(part):
+        for name in names:
+            sync(Path(folder, name))
+        sync(Path(folder))
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.replace(old)
+    part.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
+    sync(path.parent)
 
 
 def tidy_folder(path: Path) -> None:

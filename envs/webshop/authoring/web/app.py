@@ -17,9 +17,7 @@ from urllib.parse import parse_qs
 
 import gymnasium as gym
 
-from aem_gym.envs.webshop.web.receipts import receipt
-from aem_gym.envs.webshop.web.views import view
-from aem_gym.envs.webshop.web.visit import Visit
+from aem_gym.envs.webshop.authoring.web.views import Visit, receipt, view
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -32,7 +30,7 @@ _STALE = "stale"
 _HTML = "text/html; charset=utf-8"
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """A request that cannot be answered: a status, and a sentence for the person."""
 
     def __init__(self, status: str, text: str, allow: str = "") -> None:
@@ -57,18 +55,15 @@ class ShopApp:
     def __init__(self, visit: Visit, token: str) -> None:
         self._visit, self._token = visit, token
         self._takes: Mapping[str, Callable[[Mapping[str, str]], None]] = {
-            "/act": self._act,
-            "/search": self._search,
+            "/act": lambda form: visit.act(_needed(form, "action")),
+            "/search": lambda form: visit.act(f"search[{_needed(form, 'words')}]"),
             "/expert": self._expert,
             "/task": self._task,
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         """Answer a request."""
-        headers = [
-            ("Content-Type", "text/html; charset=utf-8"),
-            ("Content-Security-Policy", _csp()),
-        ]
+        headers = [("Content-Type", _HTML), ("Content-Security-Policy", _csp())]
         status, page = "200 OK", ""
         try:
             place = self._take(environ)
@@ -77,7 +72,7 @@ class ShopApp:
                 headers.append(("Location", place))
             else:
                 page = self._page(environ.get("QUERY_STRING", "") == _STALE)
-        except Refused as refusal:
+        except RefusedRequest as refusal:
             status = refusal.status
             headers += [("Allow", refusal.allow)] if refusal.allow else []
             page = _render("error.html", status=status, text=refusal.text)
@@ -89,37 +84,33 @@ class ShopApp:
         path, method = environ.get("PATH_INFO", ""), environ["REQUEST_METHOD"]
         take = self._takes.get(path)
         if take is None and path not in ("", "/"):
-            raise Refused("404 Not Found", "There is nothing at this address.")
+            raise RefusedRequest("404 Not Found", "There is nothing at this address.")
         if take is None and method == "GET":
             return ""
         if take is None or method != "POST":
             allow = "GET" if take is None else "POST"
-            raise Refused("405 Method Not Allowed", f"Expected {allow}, got {method}.", allow)
+            raise RefusedRequest(
+                "405 Method Not Allowed", f"Expected {allow}, got {method}.", allow
+            )
         form = _form(environ)
         if not secrets.compare_digest(form.get("token", "").encode(), self._token.encode()):
             text = "This click comes from an earlier run of the shop, or from another web site."
-            raise Refused("403 Forbidden", text)
+            raise RefusedRequest("403 Forbidden", text)
         if take != self._task and form.get("state") != self._visit.state:
             return f"/?{_STALE}"
         take(form)
         return "/"
 
-    def _act(self, form: Mapping[str, str]) -> None:
-        self._visit.act(_needed(form, "action"))
-
-    def _search(self, form: Mapping[str, str]) -> None:
-        self._visit.act(f"search[{_needed(form, 'words')}]")
-
     def _expert(self, _form: Mapping[str, str]) -> None:
         if not self._visit.has_expert:
-            raise Refused("404 Not Found", "This shop has no expert.")
+            raise RefusedRequest("404 Not Found", "This shop has no expert.")
         self._visit.let_expert_act()
 
     def _task(self, form: Mapping[str, str]) -> None:
         seed = _needed(form, "seed").strip()
         if not (seed.isascii() and seed.isdigit() and len(seed) <= _SEED_DIGITS):
             text = f"seed: expected a whole number of at most {_SEED_DIGITS} digits, got {seed!r}."
-            raise Refused("400 Bad Request", text)
+            raise RefusedRequest("400 Bad Request", text)
         self._visit.begin(int(seed))
 
     def _page(self, stale: bool) -> str:
@@ -143,13 +134,13 @@ def _form(environ: WSGIEnvironment) -> dict[str, str]:
             body.decode(errors="replace"), keep_blank_values=True, max_num_fields=_FIELDS
         )
     except ValueError as error:
-        raise Refused("400 Bad Request", f"Expected at most {_FIELDS} fields.") from error
+        raise RefusedRequest("400 Bad Request", f"Expected at most {_FIELDS} fields.") from error
     return {name: values[-1] for name, values in fields.items()}
 
 
 def _needed(form: Mapping[str, str], name: str) -> str:
     if name not in form:
-        raise Refused("400 Bad Request", f"Expected the field {name!r}.")
+        raise RefusedRequest("400 Bad Request", f"Expected the field {name!r}.")
     return form[name]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
@@ -20,8 +20,8 @@ def open_array(path: Path) -> NDArray[Any]:
     return mapped.view(np.ndarray)  # slices of a memmap take several times as long to make
 
 
-class Strings(Sequence[str]):
-    """Strings, one after the other in an array of bytes.
+class MappedStrings(Sequence[str]):
+    """MappedStrings, one after the other in an array of bytes.
 
     Args:
         text: all of them in UTF-8.
@@ -32,7 +32,7 @@ class Strings(Sequence[str]):
         self._text, self._starts = text.data, starts.data
 
     @classmethod
-    def open(cls, folder: Path, name: str) -> Strings:
+    def open(cls, folder: Path, name: str) -> MappedStrings:
         """Map what `write_strings` has written."""
         return cls(open_array(folder / f"{name}.text.npy"), open_array(folder / f"{name}.npy"))
 
@@ -50,7 +50,7 @@ class Strings(Sequence[str]):
         return str(self._text[self._starts[place] : self._starts[place + 1]], "utf-8")
 
 
-class Numbers:
+class MappedNumbers:
     """Numbers of strings: a mapping that is searched where it lies.
 
     Args:
@@ -58,14 +58,14 @@ class Numbers:
         numbers: of each.
     """
 
-    def __init__(self, strings: Strings, numbers: NDArray[Any]) -> None:
+    def __init__(self, strings: MappedStrings, numbers: NDArray[Any]) -> None:
         self._strings, self._numbers = strings, numbers.data
         self._find = lru_cache(_REMEMBERED)(self._search)
 
     @classmethod
-    def open(cls, folder: Path, name: str) -> Numbers:
+    def open(cls, folder: Path, name: str) -> MappedNumbers:
         """Map what `write_numbers` has written."""
-        return cls(Strings.open(folder, name), open_array(folder / f"{name}.numbers.npy"))
+        return cls(MappedStrings.open(folder, name), open_array(folder / f"{name}.numbers.npy"))
 
     def get(self, string: str, /) -> int | None:
         """The number of a string; None if it has none."""
@@ -77,19 +77,3 @@ class Numbers:
             return None
         number: int = self._numbers[place]
         return number
-
-
-def write_strings(folder: Path, name: str, strings: Iterable[str]) -> None:
-    """Write strings for `Strings.open`, in their order."""
-    encoded = [string.encode() for string in strings]
-    starts = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(each) for each in encoded], out=starts[1:])
-    np.save(folder / f"{name}.text.npy", np.frombuffer(b"".join(encoded), np.uint8))
-    np.save(folder / f"{name}.npy", starts)
-
-
-def write_numbers(folder: Path, name: str, numbers: Mapping[str, int]) -> None:
-    """Write a mapping for `Numbers.open`."""
-    strings = sorted(numbers)
-    write_strings(folder, name, strings)
-    np.save(folder / f"{name}.numbers.npy", np.array([numbers[s] for s in strings], np.int32))

@@ -1,11 +1,13 @@
-"""The official files: articles, attributes, people's instructions."""
+"""The official data set: its files, and articles read from them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,14 +15,16 @@ from typing import Any, Protocol
 
 import msgspec
 
-from aem_gym.envs.webshop.products import BadRow, Product, document, is_listed, parse_product
-from aem_gym.envs.webshop.store.stream import BrokenJson, Element, elements
+from aem_gym.envs.webshop.catalogue import BadRow, Product, document, is_listed, parse_product
+from aem_gym.envs.webshop.stream import BrokenJson, JsonElement, elements
 from aem_gym.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+VARIABLE = "WEBSHOP_DATA"
+"""Names the folder of the official files, or of an imported shop."""
 FILES = ("items_shuffle*.json", "items_ins_v2*.json", "items_human_ins.json")
-MEND = (
+GET_DATA = (
     "WebShop's data are the files " + ", ".join(FILES) + " of the official setup "
     "(github.com/princeton-nlp/WebShop, setup.sh)"
 )
@@ -33,7 +37,7 @@ class ShopDataError(ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedRow:
     """A row that is not on sale."""
 
     row: int
@@ -44,10 +48,10 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """The articles of some official files."""
+    """The articles read from official files, and the rows that were left out."""
 
     products: tuple[Product, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedRow, ...]
 
 
 class Entries(Protocol):
@@ -57,7 +61,7 @@ class Entries(Protocol):
         """The entry of an article; None if it has none."""
 
 
-class Articles:
+class ArticleReader:
     """Makes articles of official rows, by the official filters.
 
     Args:
@@ -69,8 +73,8 @@ class Articles:
     def __init__(self, attributes: Entries, human: Entries, seen: Iterable[str] = ()) -> None:
         self._attributes, self._human, self._seen = attributes, human, set(seen)
 
-    def read(self, number: int, row: Any) -> tuple[Product, bytes] | Skipped:
-        """The article of a row, with what `unpack` takes; or why there is none."""
+    def read(self, number: int, row: Any) -> tuple[Product, bytes] | SkippedRow:
+        """Read a row: the article and its packed form (see `unpack`), or why it is left out."""
         asin: Any = row.get("asin") if isinstance(row, Mapping) else None
         reason = self._why_not(asin)
         if not reason:
@@ -81,14 +85,14 @@ class Articles:
                 document(article)
                 packed = msgspec.msgpack.encode(article)
             except UnicodeEncodeError as error:
-                reason = f"a text is no Unicode: {error.reason}"
+                reason = f"a text is not Unicode: {error.reason}"
             except (BadRow, AttributeError, TypeError) as error:
                 reason = str(error)
             else:
                 self._seen.add(article.asin)
                 return article, packed
         printable = str(asin).encode(errors="replace").decode()
-        return Skipped(number, printable, reason[:_LONGEST_REASON])
+        return SkippedRow(number, printable, reason[:_LONGEST_REASON])
 
     def _why_not(self, asin: Any) -> str:
         """Why an article is left out by the official filters; empty if it is not."""
@@ -98,16 +102,12 @@ class Articles:
 
 
 def unpack(packed: bytes) -> Product:
-    """The article that `Articles.read` has packed."""
+    """The article that `ArticleReader.read` has packed."""
     return msgspec.msgpack.decode(packed, type=Product)
 
 
 def load_products(
-    items: Path,
-    attributes: Path,
-    human: Path | None = None,
-    *,
-    num_products: int | None = None,
+    items: Path, attributes: Path, human: Path | None = None, *, num_products: int | None = None
 ) -> Stock:
     """The articles of official files, in their order and by the official filters.
 
@@ -119,14 +119,14 @@ def load_products(
 
     Raises:
         ShopDataError: a file is missing or is not what it should be. Rows that cannot be read are
-            skipped and reported.
+            skipped and logged.
     """
-    articles = Articles(read_json(attributes, dict), read_json(human, dict) if human else {})
+    articles = ArticleReader(read_json(attributes, dict), read_json(human, dict) if human else {})
     products: list[Product] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedRow] = []
     for number, element in enumerate(islice(rows(items), num_products)):
         found = articles.read(number, element.value)
-        if isinstance(found, Skipped):
+        if isinstance(found, SkippedRow):
             skipped.append(found)
         else:
             products.append(found[0])
@@ -138,7 +138,7 @@ def load_products(
     return Stock(tuple(products), tuple(skipped))
 
 
-def rows(path: Path, kind: type = list, after: int = 0, number: int = 0) -> Iterator[Element]:
+def rows(path: Path, kind: type = list, after: int = 0, number: int = 0) -> Iterator[JsonElement]:
     """The elements of an official file, one by one.
 
     Args:
@@ -158,13 +158,13 @@ def rows(path: Path, kind: type = list, after: int = 0, number: int = 0) -> Iter
         raise _unreadable(path, error) from error
     except BrokenJson as error:
         raise ShopDataError(
-            f"{path}: is no whole JSON file (row {number:,}, {error}): get it again. {MEND}"
+            f"{path}: is not a whole JSON file (row {number:,}, {error}): get it again. {GET_DATA}"
         ) from error
 
 
 def none_for_sale(items: Path) -> ShopDataError:
     """The error of a file without a single article."""
-    return ShopDataError(f"{items}: expected articles, got none that can be sold. {MEND}")
+    return ShopDataError(f"{items}: expected articles, got none that can be sold. {GET_DATA}")
 
 
 def read_json(path: Path, kind: type) -> Any:
@@ -179,20 +179,20 @@ def read_json(path: Path, kind: type) -> Any:
         raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
         raise ShopDataError(
-            f"{path}: is no whole JSON file ({error}): get it again. {MEND}"
+            f"{path}: is not a whole JSON file ({error}): get it again. {GET_DATA}"
         ) from error
     if not isinstance(found, kind):
         expected = "a list of rows" if kind is list else "a mapping by id"
-        raise ShopDataError(f"{path}: expected {expected}, got {type(found).__name__}. {MEND}")
+        raise ShopDataError(f"{path}: expected {expected}, got {type(found).__name__}. {GET_DATA}")
     return found
 
 
 def _unreadable(path: Path, error: OSError) -> ShopDataError:
-    return ShopDataError(f"{path}: cannot be read: {error.strerror}. {MEND}")
+    return ShopDataError(f"{path}: cannot be read: {error.strerror}. {GET_DATA}")
 
 
 def draw_prices(products: Iterable[Product], rng: random.Random) -> dict[str, float]:
-    """What each article costs: of a range, one hidden draw, in the order of the articles."""
+    """Price by id. A price range is drawn from, once, in the order of the articles."""
     return {
         product.asin: product.prices[0]
         if len(product.prices) == 1
@@ -201,7 +201,81 @@ def draw_prices(products: Iterable[Product], rng: random.Random) -> dict[str, fl
     }
 
 
-def nouns_of(path: Path) -> dict[str, Sequence[str]]:
-    """Stored nouns: title -> its nouns."""
-    found: dict[str, Sequence[str]] = read_json(path, dict)
-    return found
+# Files ----------------------------------------------------------------------------------------
+
+
+_SAMPLE = 1 << 20
+_SIZE = re.compile(r"_(\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class FileFingerprint:
+    """What identifies a file's content."""
+
+    name: str
+    bytes: int
+    modified: int
+    """Nanoseconds."""
+    ends: str
+    """SHA-256 of its first and last megabyte."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFiles:
+    """The files of one shop."""
+
+    items: Path
+    attributes: Path
+    human: Path
+    rows: int | None = None
+    """Read only the first so many articles."""
+
+
+def find_files(folder: Path, num_products: int | None = None) -> DatasetFiles:
+    """Find the official files in a folder; of several sizes the largest.
+
+    Args:
+        folder: where they are.
+        num_products: if there are files of that size (`items_shuffle_1000.json`), these; else as
+            many rows of the largest.
+
+    Raises:
+        ShopDataError: a file is missing.
+    """
+    if num_products is not None and num_products < 1:
+        raise ShopDataError(f"num_products: expected at least 1, got {num_products}")
+    found = [sorted(folder.glob(pattern), key=_by_size, reverse=True) for pattern in FILES]
+    for pattern, files in zip(FILES, found, strict=True):
+        if not files:
+            raise ShopDataError(f"{folder}: expected {pattern}, got no such file. {GET_DATA}")
+    exact = [path for path in found[0] if _suffix(path) == f"_{num_products}"]
+    items = (exact or found[0])[0]
+    same = [path for path in found[1] if _suffix(path) == _suffix(items)]
+    return DatasetFiles(items, (same or found[1])[0], found[2][0], None if exact else num_products)
+
+
+def fingerprint(path: Path) -> FileFingerprint:
+    """Name, size, time, and a hash of the first and last megabyte of a file.
+
+    Raises:
+        ShopDataError: it cannot be read.
+    """
+    try:
+        state = path.stat()
+        with path.open("rb") as stream:
+            digest = hashlib.sha256(stream.read(_SAMPLE))
+            stream.seek(max(state.st_size - _SAMPLE, 0))
+            digest.update(stream.read(_SAMPLE))
+    except OSError as error:
+        raise ShopDataError(f"{path}: cannot be read: {error.strerror}") from error
+    return FileFingerprint(path.name, state.st_size, state.st_mtime_ns, digest.hexdigest())
+
+
+def _by_size(path: Path) -> tuple[int, str]:
+    return path.stat().st_size, path.name
+
+
+def _suffix(path: Path) -> str:
+    """`_1000` of `items_shuffle_1000.json`; empty for the whole catalogue."""
+    found = _SIZE.search(path.stem)
+    return found[0] if found else ""

@@ -9,27 +9,31 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from tqdm.auto import tqdm
 
-from aem_gym.envs.webshop.official import (
-    Articles,
+from aem_gym.envs.webshop import layout
+from aem_gym.envs.webshop.authoring.builders import (
+    GoalDraws,
+    IndexBuilder,
+    NounFinder,
+    write_strings,
+)
+from aem_gym.envs.webshop.authoring.draft import ImportDraft
+from aem_gym.envs.webshop.catalogue import Product, document
+from aem_gym.envs.webshop.dataset import (
+    ArticleReader,
+    DatasetFiles,
     ShopDataError,
-    Skipped,
+    SkippedRow,
     draw_prices,
     none_for_sale,
     read_json,
     rows,
 )
-from aem_gym.envs.webshop.products import Product, document
-from aem_gym.envs.webshop.search.builder import IndexBuilder
-from aem_gym.envs.webshop.search.postings import ranks
-from aem_gym.envs.webshop.search.strings import write_strings
-from aem_gym.envs.webshop.store import layout
-from aem_gym.envs.webshop.store.database import Draft
-from aem_gym.envs.webshop.store.goals import HUMAN, SYNTHETIC, GoalDraws
-from aem_gym.envs.webshop.store.sources import Sources
-from aem_gym.envs.webshop.store.stream import MappingFile
-from aem_gym.envs.webshop.store.titles import NounFinder
+from aem_gym.envs.webshop.search.index import ranks
+from aem_gym.envs.webshop.stored import HUMAN, SYNTHETIC
+from aem_gym.envs.webshop.stream import MappingFile
 
 _BATCH = 10_000
 """Rows that are committed together."""
@@ -41,18 +45,11 @@ _START = {"row": 0, "byte": 0, "articles": 0, "rng": None, "done": False}
 
 def bar(what: str, total: int, unit: str, initial: int = 0) -> tqdm[Any]:
     """A progress bar, on a terminal."""
-    return tqdm(
-        desc=what,
-        total=total,
-        initial=initial,
-        unit=unit,
-        unit_scale=True,
-        disable=None,
-        leave=False,
-    )
+    scale: dict[str, Any] = {"total": total, "initial": initial, "unit": unit, "unit_scale": True}
+    return tqdm(desc=what, disable=None, leave=False, **scale)
 
 
-def read_articles(draft: Draft, sources: Sources, seed: int) -> None:
+def read_articles(draft: ImportDraft, files: DatasetFiles, seed: int) -> None:
     """Read the rows of the articles' file that were not read yet, and draw prices.
 
     Raises:
@@ -62,14 +59,14 @@ def read_articles(draft: Draft, sources: Sources, seed: int) -> None:
     if state["done"]:
         return
     rng = _generator(state["rng"]) if state["rng"] else random.Random(seed)
-    attributes = MappingFile(sources.attributes, rows(sources.attributes, dict))
-    articles = Articles(attributes, read_json(sources.human, dict), draft.asins())
-    left = None if sources.rows is None else sources.rows - state["row"]
-    found = islice(rows(sources.items, list, state["byte"], state["row"]), left)
-    with bar("articles", sources.items.stat().st_size, "B", state["byte"]) as progress:
+    attributes = MappingFile(files.attributes, rows(files.attributes, dict))
+    articles = ArticleReader(attributes, read_json(files.human, dict), draft.asins())
+    left = None if files.rows is None else files.rows - state["row"]
+    found = islice(rows(files.items, list, state["byte"], state["row"]), left)
+    with bar("articles", files.items.stat().st_size, "B", state["byte"]) as progress:
         for element in found:
             article = articles.read(state["row"], element.value)
-            if isinstance(article, Skipped):
+            if isinstance(article, SkippedRow):
                 draft.skip(article)
             else:
                 product, packed = article
@@ -82,11 +79,11 @@ def read_articles(draft: Draft, sources: Sources, seed: int) -> None:
                 draft.commit("rows", state | {"rng": rng.getstate()})
     attributes.close()
     if not state["articles"]:
-        raise none_for_sale(sources.items)
+        raise none_for_sale(files.items)
     draft.commit("rows", state | {"rng": rng.getstate(), "done": True})
 
 
-def add_nouns(draft: Draft, nouns: Path | None, finder: NounFinder | None) -> None:
+def add_nouns(draft: ImportDraft, nouns: Path | None, finder: NounFinder | None) -> None:
     """Store the nouns of titles, from a file or as spaCy finds them.
 
     Raises:
@@ -116,8 +113,8 @@ def add_nouns(draft: Draft, nouns: Path | None, finder: NounFinder | None) -> No
                 draft.commit("nouns", done)
 
 
-def draw_goals(draft: Draft, folder: Path) -> tuple[int, int]:
-    """Draw what goals need; how many people's and synthetic ones there are.
+def draw_goals(draft: ImportDraft, folder: Path) -> tuple[int, int]:
+    """Draw the price limits of all goals; returns how many human and synthetic goals there are.
 
     Args:
         draft: with all articles.
@@ -135,7 +132,7 @@ def draw_goals(draft: Draft, folder: Path) -> tuple[int, int]:
     return human, synthetic
 
 
-def build_index(draft: Draft, work: Path) -> None:
+def build_index(draft: ImportDraft, work: Path) -> None:
     """Index all articles, in blocks that are kept if it is stopped."""
     if draft.state("index"):
         return
@@ -150,10 +147,8 @@ def build_index(draft: Draft, work: Path) -> None:
     draft.commit("index", True)
 
 
-def finish(draft: Draft, work: Path) -> int:
-    """Write what is left and remove what only the import needs; how many rows were skipped."""
-    import msgspec
-
+def finish(draft: ImportDraft, work: Path) -> int:
+    """Write the other files, remove the blocks; returns how many rows were skipped."""
     shutil.rmtree(work / _BLOCKS, ignore_errors=True)
     write_strings(work, layout.ASINS, draft.asins())
     skipped = list(draft.skipped())

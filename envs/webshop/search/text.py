@@ -1,7 +1,12 @@
-"""A text's words, as Lucene's standard tokenizer finds them.
+"""Text to search terms, as Lucene's English analyzer makes them.
 
-It follows Unicode's UAX #29 as of Unicode 9. Each character is looked up in a class, one letter
-for each; the words are found by the pattern of these letters.
+Words (UAX #29 as of Unicode 9, as Lucene's standard tokenizer finds them), without a possessive, in
+lower case, without stop words, as Porter's stems. For the words each character is looked up in a
+class, one letter for each class; the pattern of these letters finds the words.
+
+Snowball's `porter` is the algorithm as it was published in 1980. Lucene follows its author's
+later program, in which `assembly` and `technology` lose more, and which halves every double
+consonant (`trekking`).
 """
 
 from __future__ import annotations
@@ -10,10 +15,33 @@ import re
 import unicodedata
 from functools import lru_cache
 
+_STOP = (
+    "a an and are as at be but by for if in into is it no not of on or such that the their then "
+    "there these they this to was will with"
+)
+STOP_WORDS = frozenset(_STOP.split())
+
+
+def tokens(text: str) -> list[str]:
+    """The terms of a text, in order."""
+    return list(filter(None, map(_term, words(text))))
+
+
+@lru_cache(maxsize=1 << 18)
+def _term(word: str) -> str:
+    """The term of a word; empty for a stop word, and for a word of underscores."""
+    if len(word) > 2 and word[-1] in "sS" and word[-2] in "'\u2019\uff07":
+        word = word[:-2]
+    word = word.lower()
+    return "" if word in STOP_WORDS or not word.strip("_") else porter(word)
+
+
+# Words -----------------------------------------------------------------------------------------
+
 _LONGEST = 255
 # Classes: a letter, d digit, e mark or format; `:` holds letters together, `,` digits, `.` both;
 # k katakana, i ideograph, s and m letter and mark of scripts without blanks; x emoji, b emoji that
-# y, a colour of skin, can follow, z joiner, v and w variation, f half a flag, c key cap.
+# y, a skin color, can follow, z joiner, v and w variation, f half a flag, c key cap.
 _LISTED = {
     "z": "\u200d",
     "v": "\ufe0e",
@@ -108,7 +136,7 @@ _COMMON_WORD = re.compile(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, in order; of nothing but low lines, too, which Lucene leaves out."""
+    """The words of a text, in order; also those of underscores only, which Lucene leaves out."""
     if _COMMON.fullmatch(text):
         found: list[str] = _COMMON_WORD.findall(text)
         if len(max(found, key=len, default="")) <= _LONGEST:
@@ -127,3 +155,93 @@ def _any_words(text: str) -> list[str]:
         if classes[start] not in "_z" or classes[start:place].strip("_z"):
             found.append(text[start:place])
     return found
+
+
+# Stems -----------------------------------------------------------------------------------------
+
+_DERIVED = {
+    **{"ational": "ate", "tional": "tion", "enci": "ence", "anci": "ance", "izer": "ize"},
+    **{"bli": "ble", "alli": "al", "entli": "ent", "eli": "e", "ousli": "ous", "logi": "log"},
+    **{"ization": "ize", "ation": "ate", "ator": "ate", "alism": "al", "iveness": "ive"},
+    **{"fulness": "ful", "ousness": "ous", "aliti": "al", "iviti": "ive", "biliti": "ble"},
+}
+_FORMED = {
+    **{"icate": "ic", "ative": "", "alize": "al", "iciti": "ic", "ical": "ic"},
+    **{"ful": "", "ness": ""},
+}
+_LAST = "al|ance|ence|er|ic|able|ible|ant|ement|ment|ent|(?<=[st])ion|ou|ism|ate|iti|ous|ive|ize"
+
+
+# A stem, as short as can be, and with it the longest ending.
+_DERIVED_END, _FORMED_END, _LAST_END = (
+    re.compile(f"(.*?)({endings})", re.DOTALL)
+    for endings in ("|".join(_DERIVED), "|".join(_FORMED), _LAST)
+)
+
+
+def porter(word: str) -> str:
+    """The stem of a word of lower-case letters."""
+    if len(word) < 3:
+        return word
+    word = _past(_plural(word))
+    if word.endswith("y") and "v" in _shape(word[:-1]):
+        word = word[:-1] + "i"
+    for pattern, replaced in ((_DERIVED_END, _DERIVED), (_FORMED_END, _FORMED)):
+        found = pattern.fullmatch(word)
+        if found and _measure(found[1]) > 0:
+            word = found[1] + replaced[found[2]]
+    found = _LAST_END.fullmatch(word)
+    if found and _measure(found[1]) > 1:
+        word = found[1]
+    return _tidy(word)
+
+
+def _plural(word: str) -> str:
+    if word.endswith(("sses", "ies")):
+        return word[:-2]
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+
+
+def _past(word: str) -> str:
+    if word.endswith("eed"):
+        return word[:-1] if _measure(word[:-3]) > 0 else word
+    stem = word.removesuffix("ed") if word.endswith("ed") else word.removesuffix("ing")
+    shape = _shape(stem)
+    if stem == word or "v" not in shape:
+        return word
+    if stem.endswith(("at", "bl", "iz")):
+        return stem + "e"
+    if _doubled(stem):
+        return stem if stem[-1] in "lsz" else stem[:-1]
+    return stem + "e" if shape.count("vc") == 1 and _short(stem) else stem
+
+
+def _tidy(word: str) -> str:
+    """The word without a final `e` or the second of a final `ll`, if enough is left."""
+    measure = _measure(word)
+    if word.endswith("e") and (measure > 1 or (measure == 1 and not _short(word[:-1]))):
+        word = word[:-1]
+    return word[:-1] if word.endswith("ll") and measure > 1 else word
+
+
+def _shape(stem: str) -> str:
+    """`v` for each vowel, `c` for each consonant; `y` is a vowel after a consonant."""
+    shape = ""
+    for letter in stem:
+        vowel = letter in "aeiou" or (letter == "y" and shape.endswith("c"))
+        shape += "v" if vowel else "c"
+    return shape
+
+
+def _measure(stem: str) -> int:
+    """How often consonants follow vowels."""
+    return _shape(stem).count("vc")
+
+
+def _short(stem: str) -> bool:
+    """Whether it ends in consonant, vowel, consonant other than w, x, y."""
+    return _shape(stem).endswith("cvc") and stem[-1] not in "wxy"
+
+
+def _doubled(stem: str) -> bool:
+    return len(stem) > 1 and stem[-1] == stem[-2] and _shape(stem).endswith("c")

@@ -19,16 +19,16 @@ _READ = 1 << 20
 _LONGEST = 1 << 26
 """Characters: a longer element is taken for damage."""
 _AHEAD = 3
-"""Characters that tell whether a number goes on: `1` may be the beginning of `1e+5`."""
+"""So many characters show whether a number goes on: `1` may be the beginning of `1e+5`."""
 _BLANK = re.compile(r"[ \t\n\r]*")
 
 
 class BrokenJson(ValueError):
-    """A file is not the JSON it should be; says where and why."""
+    """A file is not the JSON that was expected. The message says where and why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Element:
+class JsonElement:
     """One element of a list or mapping."""
 
     key: str
@@ -39,7 +39,7 @@ class Element:
     end: int
 
 
-def elements(path: Path, kind: type, after: int = 0) -> Iterator[Element]:
+def elements(path: Path, kind: type, after: int = 0) -> Iterator[JsonElement]:
     """The elements of the outermost list or mapping of a file.
 
     Args:
@@ -53,7 +53,7 @@ def elements(path: Path, kind: type, after: int = 0) -> Iterator[Element]:
     """
     first, last = "[]" if kind is list else "{}"
     with path.open("rb") as stream:
-        text = _Text(stream, after)
+        text = _JsonText(stream, after)
         more = text.goes_on(last) if after else text.begins(first, last)
         while more:
             key = ""
@@ -62,7 +62,7 @@ def elements(path: Path, kind: type, after: int = 0) -> Iterator[Element]:
                 text.take(":")
             text.peek()
             start = text.byte
-            yield Element(key, text.value(), start, text.byte)
+            yield JsonElement(key, text.value(), start, text.byte)
             more = text.goes_on(last)
 
 
@@ -74,7 +74,7 @@ class MappingFile:
         found: its elements.
     """
 
-    def __init__(self, path: Path, found: Iterable[Element]) -> None:
+    def __init__(self, path: Path, found: Iterable[JsonElement]) -> None:
         self._numbers: dict[str, int] = {}
         self._starts, self._ends = array("q"), array("q")
         for element in found:
@@ -97,7 +97,7 @@ class MappingFile:
         self._stream.close()
 
 
-class _Text:
+class _JsonText:
     """A file's text from some byte on, of which only what is needed is in memory."""
 
     def __init__(self, stream: IO[bytes], byte: int) -> None:

@@ -1,4 +1,4 @@
-"""Ways of showing WebShop to an agent."""
+"""How WebShop is shown to an agent: instructions and prompt templates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PUBLISHED_TURN = (
     "<action> </action> tags."
 )
 
-RECIPES: Mapping[str, PromptTemplate] = {
+PROMPT_TEMPLATES: Mapping[str, PromptTemplate] = {
     "default": PromptTemplate(
         name="default",
         system=_ROLE,
