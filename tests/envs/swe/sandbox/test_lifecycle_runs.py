@@ -93,7 +93,7 @@ def test_a_sandbox_removed_from_outside_is_an_error_of_the_sandbox(opened: Open)
         lambda: sandbox.execute(["true"], 5),
         lambda: sandbox.read("/etc/passwd"),
         lambda: sandbox.write("/tmp/x", b""),
-        sandbox.halt,
+        sandbox.kill_agent,
     ):
         with pytest.raises(SandboxError):
             call()

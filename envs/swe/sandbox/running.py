@@ -1,4 +1,4 @@
-"""One sandbox: the agent's shell, what ends the things it leaves running, programs beside it."""
+"""A running sandbox of any engine: the agent's shell, and programs beside it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from aem_gym.envs.swe.sandbox.base import AGENT, Limits, Ran, SandboxError
-from aem_gym.envs.swe.sandbox.output import Capture
-from aem_gym.envs.swe.sandbox.shell import Shell, ShellOver
-from aem_gym.envs.swe.sandbox.streams import Stream
+from aem_gym.envs.swe.sandbox.base import AGENT, CommandResult, Limits, SandboxError
+from aem_gym.envs.swe.sandbox.shell import Capture, Shell, ShellOver, Stream
 
 BASH = ("/bin/bash", "--noprofile", "--norc")
+# Among each other only, within a sandbox: hundreds that spin do not keep root's killer waiting.
 _NICE = ("nice", "-n", "19")
-"""Among each other only, within a sandbox: so hundreds that spin do not keep the warden waiting."""
 _SECONDS = 60.0
 """For reading and writing a file, and for a shell to start."""
 _KILLED = 137
@@ -23,7 +21,31 @@ _KILLED = 137
 _GREET = "echo 500 > /proc/self/oom_score_adj; printf %s $$"
 _READ = '[ -e "$1" ] || exit 2; [ -f "$1" ] || exit 3; exec head -c "$2" -- "$1"'
 _WRITE = 'mkdir -p -- "$(dirname -- "$1")" && exec cat > "$1"'
-_MISSING, _NO_FILE = 2, 3
+_MISSING, _NOT_A_FILE = 2, 3
+
+
+class Programs(Protocol):
+    """Starts programs in one sandbox, and kills them. All but `close` raise SandboxError."""
+
+    def start(self, argv: Sequence[str], user: int) -> tuple[str, Stream]:
+        """Start a program; its id, and the stream to it."""
+        ...
+
+    def exit_code(self, program: str, deadline: float) -> int | None:
+        """The exit code of a program whose output has ended; None: it is still running."""
+        ...
+
+    def kill_agent(self, spared: int = 0) -> None:
+        """Kill the agent's processes but the one with this number in the sandbox."""
+        ...
+
+    def kill_all(self) -> None:
+        """Kill root's programs, too."""
+        ...
+
+    def close(self) -> None:
+        """Start no more programs."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,112 +54,69 @@ class _Ended:
     exit_code: int | None
     timed_out: bool = False
 
-
-class Programs(Protocol):
-    """Runs programs in a sandbox."""
-
-    def start(self, argv: Sequence[str], user: int) -> tuple[str, Stream]:
-        """Start a program; its id, and the stream to it. Raises SandboxError."""
-        ...
-
-    def exit_code(self, program: str, deadline: float) -> int | None:
-        """The exit code of a program whose output has ended; None: it goes on all the same."""
-        ...
-
-
-class Sweeper(Protocol):
-    """Ends what programs leave running. All but `close` raise SandboxError: it goes on."""
-
-    def sweep(self, spared: int = 0) -> None:
-        """End the agent's processes, but the one with this number."""
-        ...
-
-    def clear(self) -> None:
-        """End root's programs, too."""
-        ...
-
-    def close(self) -> None:
-        """It is not needed any more."""
-        ...
+    def reason(self) -> str:
+        if self.timed_out:
+            return "it took too long"
+        return self.output.result(self.exit_code).output.strip()[-300:]
 
 
 class RunningSandbox:
-    """A running sandbox (the role `Sandbox`), of any engine.
+    """Implements `Sandbox` on what starts and kills programs.
 
     Args:
         name: of the sandbox.
-        programs: runs programs in it.
-        warden: ends what they leave.
+        programs: of the sandbox.
         limits: what it may print.
         remove: removes the sandbox; raises nothing.
     """
 
     def __init__(
-        self,
-        name: str,
-        programs: Programs,
-        warden: Sweeper,
-        limits: Limits,
-        remove: Callable[[], None],
+        self, name: str, programs: Programs, limits: Limits, remove: Callable[[], None]
     ) -> None:
         self.name = name
         self._programs, self._limit, self._remove = programs, limits.output_bytes, remove
         self._shell: Shell | None = None
         self._pid = 0
-        self._warden = warden
 
-    def run(self, command: str, timeout: float) -> Ran:
-        """Run a command of the agent in its one persistent shell."""
+    def run(self, command: str, timeout: float) -> CommandResult:
         shell = self._shell or self._open_shell()
         try:
-            ran = shell.run(command, timeout, self._limit)
-            self._warden.sweep(self._pid)
-            return ran
+            result = shell.run(command, timeout, self._limit)
+            self._programs.kill_agent(self._pid)
+            return result
         except ShellOver as over:
-            self._close_shell()
-            self._warden.sweep()
-            return over.ran
+            self.kill_agent()
+            return over.result
 
     def execute(
         self, argv: Sequence[str], timeout: float, *, user: int = 0, stdin: bytes = b""
-    ) -> Ran:
-        """Run a program outside the agent's shell, as root unless said otherwise."""
+    ) -> CommandResult:
         ended = self._execute(argv, timeout, user, stdin, self._limit)
-        output = ended.output
-        return Ran(output.text(), ended.exit_code, ended.timed_out, output.elided)
+        return ended.output.result(ended.exit_code, ended.timed_out)
 
-    def halt(self) -> None:
-        """End all that runs for the agent, its shell too; the next `run` starts a new one."""
+    def kill_agent(self) -> None:
         self._close_shell()
-        self._warden.sweep()
+        self._programs.kill_agent()
 
     def read(self, path: str, limit: int = 10_000_000, *, user: int = AGENT) -> bytes:
-        """A file's content, at most so many bytes, as far as a user may read it.
-
-        Raises:
-            FileNotFoundError: there is none.
-            OSError: it is no regular file.
-        """
         argv = ["/bin/sh", "-c", _READ, "sh", path, str(limit)]
         ended = self._execute(argv, _SECONDS, user, b"", 2 * limit + 10_000)
         if ended.exit_code == _MISSING:
             raise FileNotFoundError(path)
         if ended.exit_code != 0:
-            told = "it is no regular file" if ended.exit_code == _NO_FILE else _told(ended)
+            told = "it is no regular file" if ended.exit_code == _NOT_A_FILE else ended.reason()
             raise OSError(f"{path} cannot be read: {told}")
         return ended.output.content()
 
     def write(self, path: str, content: bytes, *, user: int = AGENT) -> None:
-        """Write a file, its folders included. Raises OSError: it cannot be written there."""
         argv = ["/bin/sh", "-c", _WRITE, "sh", path]
         ended = self._execute(argv, _SECONDS, user, content, 10_000)
         if ended.exit_code != 0:
-            raise OSError(f"{path} cannot be written: {_told(ended)}")
+            raise OSError(f"{path} cannot be written: {ended.reason()}")
 
     def close(self) -> None:
-        """Remove it and all it holds. May be called twice; raises nothing."""
         self._close_shell()
-        self._warden.close()
+        self._programs.close()
         self._remove()
 
     def _open_shell(self) -> Shell:
@@ -165,20 +144,20 @@ class RunningSandbox:
             whole = _exchange(stream, stdin, output, deadline)
             code = self._programs.exit_code(program, deadline) if whole else None
             if code is None:
-                self._end_programs()
+                self._kill_all()
             elif code == _KILLED:
-                self._warden.sweep(self._pid)  # raises if the container went with it
+                self._programs.kill_agent(self._pid)  # raises if the container went with it
             return _Ended(output, code)
         except TimeoutError:
-            self._end_programs()
+            self._kill_all()
             return _Ended(output, None, timed_out=True)
         finally:
             stream.close()
 
-    def _end_programs(self) -> None:
-        """End a program that goes on, whoever it runs as; the agent's shell goes with it."""
+    def _kill_all(self) -> None:
+        """Kill a program that is still running, whoever it runs as; the agent's shell goes too."""
         self._close_shell()
-        self._warden.clear()
+        self._programs.kill_all()
 
 
 def _exchange(stream: Stream, stdin: bytes, output: Capture, deadline: float) -> bool:
@@ -191,7 +170,3 @@ def _exchange(stream: Stream, stdin: bytes, output: Capture, deadline: float) ->
         if output.floods:
             return False
     return True
-
-
-def _told(ended: _Ended) -> str:
-    return "it took too long" if ended.timed_out else ended.output.text().strip()[-300:]
