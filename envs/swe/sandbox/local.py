@@ -55,6 +55,7 @@ class ProcessEngine:
 
     name = "process"
     isolates = False
+    _kind = "process"
     _programs: tuple[str, ...] = _PROGRAMS
     _warning = "code runs as you, and can change what you can"
 
@@ -76,7 +77,7 @@ class ProcessEngine:
     def image(self, plan: ImagePlan | str) -> str:
         wanted = plan if isinstance(plan, str) else plan.name
         if wanted not in self._images:
-            self._images[wanted] = ensure_local_image(plan, self.name)
+            self._images[wanted] = ensure_local_image(plan, self._kind)
         return self._images[wanted]
 
     def start(self, spec: SandboxSpec) -> RunningSandbox:
@@ -150,7 +151,7 @@ class BubblewrapEngine(ProcessEngine):
     the kernel is too old for it, or the user is root.
     """
 
-    name = "bubblewrap"
+    name = _kind = "bubblewrap"
     _programs = (*_PROGRAMS, "bwrap")
     _warning = "code runs as you"
 

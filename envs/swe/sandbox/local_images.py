@@ -224,7 +224,10 @@ class LocalImage:
 def open_image(name: str) -> LocalImage:
     """The image that a sandbox starts from. Raises SandboxError: no engine here has made it."""
     try:
-        image = msgspec.json.decode((Path(name) / _ABOUT).read_bytes(), type=LocalImage)
+        content = (Path(name) / _ABOUT).read_bytes()
+        image = msgspec.json.decode(
+            content, type=LocalImage, dec_hook=lambda kind, value: kind(value)
+        )
     except (OSError, msgspec.DecodeError) as error:
         raise SandboxError(
             f"expected an image that this engine has made, got {name!r}: {_CONTAINERS}"
@@ -295,7 +298,7 @@ def _make(plan: ImagePlan, python: LocalPython, tools: bytes, engine: str, place
         image = LocalImage(place, python, str(part), mentions)
         for folder in ("tmp", "var", "home", "run"):
             shutil.rmtree(part / folder)
-        (part / _ABOUT).write_bytes(msgspec.json.encode(image))
+        (part / _ABOUT).write_bytes(msgspec.json.encode(image, enc_hook=str))
         part.rename(place)
     except OSError as error:
         if not (place / _ABOUT).is_file():  # else another process was faster
