@@ -34,7 +34,7 @@ class SandboxPool:
 
     Args:
         engine: starts them.
-        size: most that wait at a time; the one that has waited longest goes first.
+        size: most that wait at a time; the one that has waited longest is removed first.
         threads: how many are made or removed at a time.
     """
 

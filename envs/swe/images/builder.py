@@ -16,7 +16,6 @@ import tarfile
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from aem_gym.envs.swe.images.host import (
@@ -32,8 +31,8 @@ from aem_gym.envs.swe.sandbox.connect import (
     explained,
     remove_container,
     remove_containers,
+    ulimits,
 )
-from aem_gym.envs.swe.sandbox.containers import ulimits
 from aem_gym.envs.swe.sandbox.reaper import is_left_over, new_run
 
 if TYPE_CHECKING:
@@ -131,13 +130,7 @@ def remove_image(client: docker.DockerClient, image: str) -> bool:
 class ImageBuilder:
     """A container of an image, with network, in which another image is made. Use it in `with`.
 
-    Args:
-        client: the engine.
-        image: what is started from.
-        log: takes each line that the commands print.
-
-    Raises:
-        SandboxError: the engine fails.
+    Every method raises SandboxError if the engine fails; `log` takes what the commands print.
     """
 
     def __init__(self, client: docker.DockerClient, image: str, log: Log | None = None) -> None:
@@ -174,20 +167,14 @@ class ImageBuilder:
             layout = (Path(__file__).parent / "layout.sh").read_bytes()
             self.put_files(FOLDER, {**self._host.files, "layout.sh": layout})
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         remove_container(self._client, self._id)
 
     def _check(self) -> None:
-        """Raises SandboxError: the container ends, or takes no commands."""
         try:
             self.run("true", "the first command")
         except SandboxError as error:
@@ -246,11 +233,7 @@ class ImageBuilder:
     def commit(
         self, name: str, kind: str, labels: Mapping[str, str], changes: Sequence[str] = ()
     ) -> None:
-        """Make an image of what the container holds now; the name is given to it when it is whole.
-
-        Raises:
-            SandboxError: the engine fails.
-        """
+        """Make an image of what the container holds now; it gets its name when it is complete."""
         self.run(f"rm -rf {FOLDER} /root/.cache /var/lib/apt/lists/*", "tidy up")
         repository, _, tag = name.rpartition(":")
         own = {IMAGE: kind, NAME: name, RECIPE: recipe(), PARENT: self._parent, LABEL: ""}

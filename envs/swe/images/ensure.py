@@ -59,13 +59,7 @@ _UNKNOWN = ("not found", "manifest unknown", "pull access denied", "no such imag
 def ensure_image(
     client: docker.DockerClient, plan: ImagePlan | str, *, log: Log | None = None
 ) -> str:
-    """The name of a ready image that exists now.
-
-    Args:
-        client: the engine.
-        plan: how it is built where it does not exist yet, or the name of an image: a ready one, or
-            one that a ready image is derived from (pulled if necessary).
-        log: takes each line that builds print.
+    """The name of a ready image that exists now: built, or derived from an image that is named.
 
     Raises:
         SandboxError: it cannot be built or pulled: what failed, and what to do.
@@ -174,14 +168,9 @@ def ensure_base(
     rebuild: bool = False,
     log: Log | None = None,
 ) -> str:
-    """The name of the base with a version of Python, which exists now.
+    """The name of the base with a version of Python (`3.9`; empty: any), which exists now.
 
-    Args:
-        client: the engine.
-        python: as `3.9`; empty: any.
-        way: one of `WAYS`, an image to build on, or `auto`: the first way that works.
-        rebuild: build even if it exists.
-        log: takes each line that the build prints.
+    `way` is one of `WAYS`, an image to build on, or `auto`: the first way that works.
 
     Raises:
         SandboxError: no way leads to it; the message says why, and what to do.
@@ -263,7 +252,6 @@ WAYS: dict[str, Callable[[docker.DockerClient, str, Log], BaseImage]] = {
 
 
 def _ensure_debian(client: docker.DockerClient, suite: str, log: Log) -> str:
-    """The name of an image of a minimal Debian; made once, without a registry."""
     name = f"aem-swe/debian:{suite}"
     if image_labels(client, name).get(NAME) == name:
         return name
@@ -277,32 +265,22 @@ def _ensure_debian(client: docker.DockerClient, suite: str, log: Log) -> str:
         )
         # podman calls it `latest`, whatever it is to be called.
         client.api.tag(json.loads(told.splitlines()[-1])["status"], "aem-swe/debian", suite)
-    if not image_id(client, name):
-        raise SandboxError(f"{name} was imported, and is not there. Is the engine's disk full?")
     return name
 
 
-def find_or_pull(client: docker.DockerClient, name: str, log: Log | None = None) -> str:
+def find_or_pull(client: docker.DockerClient, name: str, log: Log) -> str:
     """The id of the image of that name; pulled if it is not there.
 
     Raises:
         SandboxError: the registry cannot be reached or does not know it, or the disk is full.
     """
-    if not image_id(client, name):
-        if log:
-            log(f"pull {name}")
-        _pull(client, name)
-    found = image_id(client, name)
-    if not found:
-        raise SandboxError(f"{name} was pulled, and is not there. Try: docker pull {name}")
-    return found
-
-
-def _pull(client: docker.DockerClient, name: str) -> None:
     from docker.errors import DockerException
     from docker.utils import parse_repository_tag
     from requests.exceptions import RequestException
 
+    if found := image_id(client, name):
+        return found
+    log(f"pull {name}")
     repository, tag = parse_repository_tag(name)
     try:
         for event in client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
@@ -310,6 +288,7 @@ def _pull(client: docker.DockerClient, name: str) -> None:
                 raise SandboxError(_why_not_pulled(name, str(event["error"])))
     except (DockerException, RequestException, OSError) as error:
         raise SandboxError(_why_not_pulled(name, str(error))) from error
+    return image_id(client, name)
 
 
 def _why_not_pulled(name: str, told: str) -> str:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -49,8 +49,8 @@ _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 _ADDRESSES = ("index-url", "extra-index-url", "find-links")
 _PLAIN = ("trusted-host", "proxy", "timeout", "default-timeout", "retries")
 _ASK = (
-    "import json, sys; print(json.dumps([sys.base_prefix, '%d.%d' % sys.version_info[:2], "
-    "sys.platform, sys.implementation.name]))"
+    "import json, sys; print(json.dumps([sys._base_executable or sys.executable, sys.base_prefix, "
+    "'%d.%d.%d' % sys.version_info[:3], sys.platform + ' ' + sys.implementation.name]))"
 )
 _LEFT_OUT = re.compile(
     r"(^|/)(test|tests|idlelib|idle_test|tkinter|turtledemo|site-packages|config-3[^/]*)(/|$)"
@@ -63,7 +63,7 @@ _MIRRORS = ("http://deb.debian.org/debian", "http://archive.debian.org/debian")
 """Old releases move from the first to the second."""
 _MIRROR = "AEM_DEBIAN_MIRROR"
 _KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_SECONDS = 1800
+_SECONDS = 3600
 _NOT_NEEDED = (
     *("var/cache/apt", "var/lib/apt/lists", "var/log", "usr/share/doc", "usr/share/man"),
     *("usr/share/locale", "usr/share/info"),
@@ -127,29 +127,40 @@ def pip_settings(config: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Interpreter:
-    """A Python that can be copied: all of it lies below its prefix."""
+class HostPython:
+    """An interpreter of this machine."""
 
-    prefix: Path
+    executable: str
+    prefix: str
     version: str
-    """`3.9`."""
+    """`3.9.18`."""
+    kind: str
+    """Platform and implementation: `linux cpython`."""
+
+    @property
+    def minor(self) -> str:
+        """`3.9`."""
+        return self.version.rpartition(".")[0]
 
 
-def find_interpreter(version: str) -> Interpreter:
-    """A Python of a version that can be copied (pyenv's, uv's, one of a prefix of its own).
+def ask_python(program: str | Path) -> HostPython | None:
+    """The interpreter of a program, which may be a virtual environment's; None: it fails."""
+    try:
+        done = subprocess.run([program, "-IS", "-c", _ASK], capture_output=True, timeout=60)
+        return HostPython(*json.loads(done.stdout))
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
 
-    Raises:
-        SandboxError: there is none; the message says how to get one.
-    """
+
+def find_interpreter(version: str) -> HostPython:
+    """A Python of a version that can be copied: all of it lies below a prefix of its own."""
     for program in _candidates(version):
-        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
-            done = subprocess.run([program, "-IS", "-c", _ASK], capture_output=True, timeout=30)
-            prefix, *kind = json.loads(done.stdout)
+        found = ask_python(program)
+        if found and (found.minor, found.kind) == (version, "linux cpython"):
             # What belongs to a Python in /usr, nobody knows.
-            if kind == [version, "linux", "cpython"] and prefix != "/usr":
-                found = Interpreter(Path(prefix), version)
-                if (found.prefix / "bin" / f"python{version}").is_file():
-                    return found
+            own = found.prefix != "/usr"
+            if own and Path(found.prefix, "bin", f"python{version}").is_file():
+                return found
     raise SandboxError(
         f"no Python {version} on this machine that can be copied (pyenv's, uv's, or one of a "
         f"prefix of its own): pyenv install {version}, or uv python install {version}"
@@ -167,9 +178,9 @@ def _candidates(version: str) -> Iterator[Path]:
         yield Path(found)
 
 
-def pack(interpreter: Interpreter) -> IO[bytes]:
+def pack(python: HostPython) -> IO[bytes]:
     """A tar archive for `PYTHON_FOLDER`: program, library, headers; `spare/`: shared libraries."""
-    version, prefix = interpreter.version, interpreter.prefix
+    version, prefix = python.minor, Path(python.prefix)
     program = prefix / "bin" / f"python{version}"
     parts = [Path(f"lib/python{version}"), Path(f"include/python{version}")]
     parts += [path.relative_to(prefix) for path in sorted((prefix / "lib").glob("libpython*.so*"))]
@@ -213,11 +224,7 @@ def _libraries(programs: list[Path]) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def debian_archive(suite: str, log: Log) -> Iterator[tuple[Path, str]]:
-    """A tar file of a minimal Debian made by debootstrap, and the mirror that it came from.
-
-    Raises:
-        SandboxError: it cannot be made here; the message says what is missing.
-    """
+    """A tar file of a minimal Debian made by debootstrap, and the mirror that it came from."""
     check_debootstrap(suite)
     with tempfile.TemporaryDirectory(prefix="aem-debian-") as temporary:
         # debootstrap refuses what is mounted `nodev` or `noexec`, and says so.
@@ -226,7 +233,7 @@ def debian_archive(suite: str, log: Log) -> Iterator[tuple[Path, str]]:
         for folder in _NOT_NEEDED:
             shutil.rmtree(root / folder, ignore_errors=True)
             (root / folder).mkdir(parents=True)
-        _run(["tar", "--numeric-owner", "-C", str(root), "-cf", str(archive), "."])
+        run_program(["tar", "--numeric-owner", "-C", str(root), "-cf", str(archive), "."])
         shutil.rmtree(root)
         yield archive, mirror
 
@@ -250,8 +257,11 @@ def _bootstrap(suite: str, root: Path, log: Log) -> str:
     for mirror in (own,) if own else _MIRRORS:
         log(f"debootstrap {suite} from {mirror}")
         options = ["--variant=minbase", f"--keyring={_KEYS}"]
+        environment = {**os.environ, "LC_ALL": "C", "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
         try:
-            _run(["debootstrap", *options, suite, str(root), mirror])
+            run_program(
+                ["debootstrap", *options, suite, str(root), mirror], environment=environment
+            )
         except SandboxError as error:
             failures.append(str(error))
             shutil.rmtree(root, ignore_errors=True)
@@ -260,13 +270,28 @@ def _bootstrap(suite: str, root: Path, log: Log) -> str:
     raise SandboxError(f"{'; '.join(failures)}. Another mirror: {_MIRROR}=URL")
 
 
-def _run(command: list[str]) -> None:
-    environment = {**os.environ, "LC_ALL": "C", "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+def run_program(
+    argv: Sequence[str],
+    doing: str = "",
+    *,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run a program without input. Raises SandboxError with what it was for, and its last lines."""
+    doing = doing or " ".join(argv)
     try:
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=_SECONDS)
-    except subprocess.CalledProcessError as error:
-        told = (error.stderr + error.stdout).decode(errors="replace").strip().splitlines()
-        last = " / ".join([line for line in told if line.startswith("E:")] or told[-3:])
-        raise SandboxError(f"{' '.join(command)}: {last}") from error
+        done = subprocess.run(
+            argv,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SandboxError(f"{command[0]}: {error}") from error
+        raise SandboxError(f"{doing}: {error}") from error
+    if done.returncode:
+        raise SandboxError(f"{doing}: exit code {done.returncode}: {done.stdout.strip()[-800:]}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ WORKDIR = "/testbed"
 PRISTINE = "/opt/aem/testbed"
 """Where an image keeps the repository, readable by root alone: copied to `WORKDIR` at start."""
 HOME = "/home/agent"
+HOSTNAME = "sandbox"
 STORE = "/run/aem"
 """A folder that only root can enter: what the answer is compared with."""
 LABEL = "aem.run"
@@ -77,11 +78,7 @@ class SandboxSpec:
 
     image: str
     """A name that `SandboxEngine.image` returned."""
-    limits: Limits = field(default_factory=Limits)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Added to `ENVIRONMENT`."""
-    workdir: str = WORKDIR
-    hostname: str = "sandbox"
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +103,7 @@ class Sandbox(Protocol):
         """Run a command of the agent in its one persistent shell (folder and variables stay).
 
         Processes that the command leaves running are killed when it ends. After a timeout, or if
-        the command ended the shell (`exit`), the next call starts a new shell in `workdir`.
+        the command ended the shell (`exit`), the next call starts a new shell in `WORKDIR`.
         """
         ...
 

@@ -1,13 +1,14 @@
-"""Finding a container engine, explaining its errors, removing containers by label."""
+"""A container engine: finding it, explaining its errors, what all its containers share."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aem_gym.envs.swe.sandbox.base import LABEL, SandboxError
 
@@ -47,6 +48,10 @@ _ADVICE = (
 )
 
 
+_PODMAN_PROCESSES = 32_768
+"""What its service may have itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """A container engine that answers."""
@@ -73,11 +78,9 @@ def sockets(name: str = "auto") -> list[str]:
 
 
 def find(name: str = "auto", timeout: int = 60) -> EngineInfo:
-    """The first engine that answers.
+    """The first engine that answers: `docker`, `podman`, or either (`auto`).
 
-    Args:
-        name: `docker`, `podman`, or `auto` for either.
-        timeout: seconds for each of its answers, from then on.
+    `timeout` is in seconds, for each of its answers from then on.
 
     Raises:
         SandboxError: none answers; the message says how to start one.
@@ -155,16 +158,7 @@ def _root_cause(error: BaseException) -> str:
 def remove_containers(
     client: docker.DockerClient, label: str, chosen: Callable[[str], bool] = lambda run: True
 ) -> int:
-    """Remove the containers with a label (`NAME` or `NAME=VALUE`); how many.
-
-    Args:
-        client: of the engine.
-        label: as the engine's filter takes it.
-        chosen: whether to remove a container of a run, by the value of its label.
-
-    Raises:
-        SandboxError: the engine fails.
-    """
+    """Remove the containers with a label (`NAME` or `NAME=VALUE`) of chosen runs; how many."""
     with explained("list sandboxes"):
         found = client.api.containers(all=True, filters={"label": label})
     wanted = [one["Id"] for one in found if chosen(one["Labels"].get(LABEL, ""))]
@@ -187,3 +181,14 @@ def remove_container(client: docker.DockerClient, container: str) -> None:
                 raise
             with contextlib.suppress(NotFound):
                 client.api.wait(container, timeout=30, condition="removed")
+
+
+def ulimits(engine: str) -> list[dict[str, Any]]:
+    """Limits of each process, as the SDK takes them."""
+    # That of processes counts a user's in all containers; `pids_limit` is what holds. But podman's
+    # own choice may be more than it is allowed to give.
+    limits = {"core": 0, "nofile": 4096}
+    if engine == "podman":
+        most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        limits["nproc"] = _PODMAN_PROCESSES if most < 0 else min(most, _PODMAN_PROCESSES)
+    return [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.items()]

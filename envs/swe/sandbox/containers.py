@@ -7,20 +7,22 @@ there is no disk to fill, and what an episode leaves is gone with its container.
 from __future__ import annotations
 
 import contextlib
-import resource
 import secrets
+import socket
 import struct
 import threading
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aem_gym.envs.swe.images.ensure import ensure_image
 from aem_gym.envs.swe.sandbox.base import (
     AGENT,
     ENVIRONMENT,
     HOME,
+    HOSTNAME,
     LABEL,
     PRISTINE,
     WORKDIR,
@@ -36,21 +38,17 @@ from aem_gym.envs.swe.sandbox.connect import (
     find,
     remove_container,
     remove_containers,
+    ulimits,
 )
 from aem_gym.envs.swe.sandbox.reaper import Reaper, is_left_over, new_run
 from aem_gym.envs.swe.sandbox.running import BASH, RunningSandbox
 from aem_gym.envs.swe.sandbox.shell import Shell, ShellOver, Stream
-
-if TYPE_CHECKING:
-    import docker
 
 _LIFETIME = 24 * 3600
 """Seconds after which a container ends by itself, whoever is left to remove it."""
 _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 """Root's, for laying out files and ending processes; the agent has none."""
 _SMALL_MB = 64
-_PODMAN_PROCESSES = 32_768
-"""What its service may have itself."""
 _READY = "/run/ready"
 """Written by the first command when the repository is in place, or why it is not."""
 _FIRST = (
@@ -67,19 +65,12 @@ _HEADER = struct.Struct(">BxxxL")
 
 
 class ContainerEngine:
-    """Starts sandboxes in the containers of one engine.
-
-    Args:
-        found: the engine, from `connect.find`.
-
-    Raises:
-        SandboxError: what earlier runs have left cannot be removed.
-    """
+    """Starts sandboxes in the containers of the engine that `connect.find` has found."""
 
     isolates = True
 
     def __init__(self, found: EngineInfo) -> None:
-        self.name, self._client, self._url = found.name, found.client, found.url
+        self.name, self.client, self._url = found.name, found.client, found.url
         self.run = new_run()
         self._open: set[str] = set()
         self._lock = threading.Lock()
@@ -88,28 +79,26 @@ class ContainerEngine:
         self.sweep()
 
     def image(self, plan: ImagePlan | str) -> str:
-        from aem_gym.envs.swe.images.ensure import ensure_image
-
         wanted = plan if isinstance(plan, str) else plan.name
         if wanted not in self._images:
-            self._images[wanted] = ensure_image(self._client, plan)
+            self._images[wanted] = ensure_image(self.client, plan)
         return self._images[wanted]
 
-    def start(self, spec: SandboxSpec) -> RunningSandbox:
+    def start(self, spec: SandboxSpec) -> ContainerSandbox:
         with self._lock:
             if self._reaper is None:
                 self._reaper = Reaper(self._url, self.run)
         name = f"aem-{self.run}-{secrets.token_hex(4)}"
         with explained(f"start a sandbox of {spec.image}"):
-            api = self._client.api
+            api = self.client.api
             made = api.create_container(
                 spec.image,
                 entrypoint=["/bin/sh", "-c", _FIRST],
                 name=name,
-                hostname=spec.hostname,
+                hostname=HOSTNAME,
                 user="0:0",
                 working_dir="/",
-                environment={**ENVIRONMENT, **spec.environment},
+                environment=dict(ENVIRONMENT),
                 labels={LABEL: self.run},
                 host_config=api.create_host_config(**_host(spec.limits, self.name)),
                 # podman would run `NONE`, by a timer of systemd.
@@ -121,63 +110,55 @@ class ContainerEngine:
         try:
             with explained(f"start a sandbox of {spec.image}"):
                 api.start(container)
-            programs = ContainerPrograms(self._client, container, spec.workdir)
+            return ContainerSandbox(self, name, container, spec.limits)
         except BaseException:
-            self._remove(container)
+            self.remove(container)
             raise
-        return RunningSandbox(name, programs, spec.limits, partial(self._remove, container))
 
     def sweep(self) -> int:
-        return remove_containers(self._client, LABEL, is_left_over)
+        return remove_containers(self.client, LABEL, is_left_over)
 
     def close(self) -> None:
         with self._lock:
             containers = sorted(self._open)
         for container in containers:
-            self._remove(container)
+            self.remove(container)
         with contextlib.suppress(SandboxError):
             if self._reaper:
-                remove_containers(self._client, f"{LABEL}={self.run}")
+                remove_containers(self.client, f"{LABEL}={self.run}")
         with self._lock:
             reaper, self._reaper = self._reaper, None
         if reaper:
             reaper.close()
 
-    def _remove(self, container: str) -> None:
+    def remove(self, container: str) -> None:
+        """Remove a container of this engine; raises nothing."""
         # Where the engine is gone the container removes itself, or the reaper does.
         with contextlib.suppress(SandboxError):
-            remove_container(self._client, container)
+            remove_container(self.client, container)
         with self._lock:
             self._open.discard(container)
 
 
 def open_any(name: str = "auto") -> ContainerEngine:
-    """The engine of that name, or whichever answers. Raises SandboxError: none does."""
+    """Open the engine of that name, or whichever answers."""
     return ContainerEngine(find(name))
 
 
-open_docker = partial(open_any, "docker")
-open_podman = partial(open_any, "podman")
+open_docker, open_podman = partial(open_any, "docker"), partial(open_any, "podman")
 
 
-class ContainerPrograms:
-    """Programs in one container, and the root shell in it that kills them.
+class ContainerSandbox(RunningSandbox):
+    """A sandbox in one container, with a root shell in it that kills what commands leave running.
 
     That shell is started before the agent's first command and forks nothing, so it works when the
     agent has used up all processes. The agent can neither signal nor trace it.
-
-    Args:
-        client: of the engine.
-        container: its id.
-        workdir: where programs start.
-
-    Raises:
-        SandboxError: the repository is not in place.
     """
 
-    def __init__(self, client: docker.DockerClient, container: str, workdir: str) -> None:
-        self._api, self._container, self._workdir = client.api, container, workdir
-        self._killer = Shell(self.start(BASH, 0)[1])
+    def __init__(self, engine: ContainerEngine, name: str, container: str, limits: Limits) -> None:
+        super().__init__(name, limits)
+        self._engine, self._api, self._container = engine, engine.client.api, container
+        self._killer = Shell(self._start(BASH, 0)[1])
         script = (_FOLDER / "kill_processes.sh").read_text()
         told = self._ask(f"READY={_READY}\n{script}", _START_SECONDS).output.strip()
         if told != "ready":
@@ -187,7 +168,7 @@ class ContainerPrograms:
                 "python -m aem_gym.envs.swe.images prune"
             )
 
-    def start(self, argv: Sequence[str], user: int) -> tuple[str, Stream]:
+    def _start(self, argv: Sequence[str], user: int) -> tuple[str, Stream]:
         home = {"HOME": HOME, "USER": "agent"} if user == AGENT else {}
         with explained("run a program in a sandbox"):
             made = self._api.exec_create(
@@ -196,11 +177,11 @@ class ContainerPrograms:
                 stdin=True,
                 user=f"{user}:{user}",
                 environment=home,
-                workdir=self._workdir,
+                workdir=WORKDIR,
             )
             return str(made["Id"]), EngineStream(self._api.exec_start(made["Id"], socket=True))
 
-    def exit_code(self, program: str, deadline: float) -> int | None:
+    def _exit_code(self, program: str, deadline: float) -> int | None:
         while True:
             with explained("ask how a program ended"):
                 told = self._api.exec_inspect(program)
@@ -210,17 +191,18 @@ class ContainerPrograms:
                 return None
             time.sleep(0.005)
 
-    def kill_agent(self, spared: int = 0) -> None:
-        self._kill(f"kill_processes {spared} ''")
+    def _kill_agent(self, spared: int) -> None:
+        self._kill(spared)
 
-    def kill_all(self) -> None:
-        self._kill("kill_processes 0 root")
+    def _kill_all(self) -> None:
+        self._kill(0, "root")
 
-    def close(self) -> None:
+    def _remove(self) -> None:
         self._killer.close()
+        self._engine.remove(self._container)
 
-    def _kill(self, command: str) -> None:
-        if self._ask(command, _KILL_SECONDS).exit_code != 0:
+    def _kill(self, spared: int, root: str = "") -> None:
+        if self._ask(f"kill_processes {spared} '{root}'", _KILL_SECONDS).exit_code != 0:
             raise SandboxError("what a command left running cannot be killed")
 
     def _ask(self, command: str, timeout: float) -> CommandResult:
@@ -236,14 +218,10 @@ class ContainerPrograms:
 
 
 class EngineStream(Stream):
-    """The connection that an engine has attached to a program.
-
-    Args:
-        response: what `exec_start(..., socket=True)` returned.
-    """
+    """The connection that an engine has attached to a program."""
 
     def __init__(self, response: Any) -> None:
-        # What the SDK returns is the raw socket; the reader of the response's head may hold bytes
+        # `exec_start` returns the raw socket; the reader of the response's head may hold bytes
         # that came right behind it.
         self._response, self._socket = response, response._sock
         self._socket.setblocking(False)
@@ -254,7 +232,7 @@ class EngineStream(Stream):
 
     def finish(self) -> None:
         with contextlib.suppress(OSError):
-            self._socket.shutdown(1)  # SHUT_WR
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -287,7 +265,6 @@ class EngineStream(Stream):
 
 
 def _host(limits: Limits, engine: str) -> dict[str, Any]:
-    """The isolation and limits of a container."""
     places = {
         WORKDIR: (limits.disk_mb, "mode=755,exec"),
         "/run": (limits.disk_mb, "mode=755"),
@@ -324,16 +301,3 @@ def _host(limits: Limits, engine: str) -> dict[str, Any]:
         "ulimits": ulimits(engine),
         "log_config": {"Type": "none", "Config": {}},
     }
-
-
-def ulimits(engine: str) -> list[dict[str, Any]]:
-    """Limits of each process, as the SDK takes them.
-
-    That of processes counts a user's in all containers; `pids_limit` is what holds. But podman's
-    own choice may be more than it is allowed to give.
-    """
-    limits = {"core": 0, "nofile": 4096}
-    if engine == "podman":
-        most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-        limits["nproc"] = _PODMAN_PROCESSES if most < 0 else min(most, _PODMAN_PROCESSES)
-    return [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.items()]

@@ -17,13 +17,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from aem_gym.envs.swe.sandbox import local_keeper
-from aem_gym.envs.swe.sandbox.base import CommandResult, ImagePlan, SandboxError, SandboxSpec
+from aem_gym.envs.swe.sandbox.base import (
+    CommandResult,
+    ImagePlan,
+    Limits,
+    SandboxError,
+    SandboxSpec,
+)
 from aem_gym.envs.swe.sandbox.local_images import (
     VENV,
     Bubblewrap,
@@ -47,11 +52,7 @@ _SECONDS = 30.0
 
 
 class ProcessEngine:
-    """Runs commands as the user, in a folder, without any isolation.
-
-    Raises:
-        SandboxError: it does not work here; the message says what to do.
-    """
+    """Runs commands as the user, in a folder, without any isolation."""
 
     name = "process"
     isolates = False
@@ -62,8 +63,7 @@ class ProcessEngine:
     def __init__(self) -> None:
         self.run = new_run()
         self._root = Path(tempfile.gettempdir()).resolve() / f"aem-sandboxes-{os.getuid()}"
-        self._open: dict[str, LocalSandbox] = {}
-        self._lock = threading.Lock()
+        self._open: set[LocalSandbox] = set()
         self._images: dict[str, str] = {}
         self._check()
         logger.warning(
@@ -80,11 +80,11 @@ class ProcessEngine:
             self._images[wanted] = ensure_local_image(plan, self._kind)
         return self._images[wanted]
 
-    def start(self, spec: SandboxSpec) -> RunningSandbox:
+    def start(self, spec: SandboxSpec) -> LocalSandbox:
         image = open_image(spec.image)
         name = f"{self.run}-{secrets.token_hex(4)}"
         sandbox_dir = self._root / name
-        isolation = self._isolation(sandbox_dir, spec, image)
+        isolation = self._isolation(sandbox_dir, spec.limits, image)
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._root.stat().st_uid != os.getuid():
@@ -96,17 +96,7 @@ class ProcessEngine:
             raise SandboxError(
                 f"a sandbox cannot be laid out in {sandbox_dir}: {error}. TMPDIR names another disk"
             ) from error
-
-        def remove() -> None:
-            _remove(sandbox_dir)
-            with self._lock:
-                self._open.pop(name, None)
-
-        sandbox = LocalSandbox(name, LocalPrograms(isolation, spec), spec.limits, remove)
-        sandbox.isolation = isolation
-        with self._lock:
-            self._open[name] = sandbox
-        return sandbox
+        return LocalSandbox(name, isolation, spec.limits, self._open)
 
     def sweep(self) -> int:
         # Their programs are gone: a keeper sees its parent's end within half a second.
@@ -115,18 +105,16 @@ class ProcessEngine:
             folders = list(self._root.iterdir())
         left = [folder for folder in folders if is_left_over(folder.name.rpartition("-")[0])]
         for folder in left:
-            _remove(folder)
+            _remove_folder(folder)
         return len(left)
 
     def close(self) -> None:
-        with self._lock:
-            sandboxes = list(self._open.values())
-        for sandbox in sandboxes:
+        for sandbox in list(self._open):
             sandbox.close()
         with contextlib.suppress(OSError):
             self._root.rmdir()  # unless others are in it
 
-    def _isolation(self, sandbox_dir: Path, spec: SandboxSpec, image: LocalImage) -> Isolation:
+    def _isolation(self, sandbox_dir: Path, limits: Limits, image: LocalImage) -> Isolation:
         return Isolation(sandbox_dir)
 
     def _check(self) -> None:
@@ -155,16 +143,15 @@ class BubblewrapEngine(ProcessEngine):
     _programs = (*_PROGRAMS, "bwrap")
     _warning = "code runs as you"
 
-    def _isolation(self, sandbox_dir: Path, spec: SandboxSpec, image: LocalImage) -> Isolation:
-        venv = inside(image.folder, VENV)
-        return Bubblewrap(sandbox_dir, venv, image.python.folders, spec.limits, spec.hostname)
+    def _isolation(self, sandbox_dir: Path, limits: Limits, image: LocalImage) -> Isolation:
+        return Bubblewrap(sandbox_dir, inside(image.folder, VENV), image.python.prefix, limits)
 
     def _check(self) -> None:
         super()._check()
         with tempfile.TemporaryDirectory() as folder:
             lay_out(Path(folder))
             (Path(folder) / "testbed").mkdir()
-            argv = Bubblewrap(Path(folder), Path(folder)).argv(["/bin/true"], 0, "/")
+            argv = Bubblewrap(Path(folder), Path(folder)).argv(["/bin/true"], 0)
             done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
             raise SandboxError(
@@ -176,12 +163,21 @@ class BubblewrapEngine(ProcessEngine):
 
 
 class LocalSandbox(RunningSandbox):
-    """A sandbox whose output names places as in a container."""
+    """A sandbox whose programs run below keepers that this process starts.
 
-    isolation: Isolation
+    It is in the set `opened` until it is closed.
+    """
+
+    def __init__(
+        self, name: str, isolation: Isolation, limits: Limits, opened: set[LocalSandbox]
+    ) -> None:
+        super().__init__(name, limits)
+        self._isolation, self._limits, self._opened = isolation, limits, opened
+        self._kept: dict[str, subprocess.Popen[bytes]] = {}
+        opened.add(self)
 
     def run(self, command: str, timeout: float) -> CommandResult:
-        return self._renamed(super().run(self.isolation.to_sandbox(command), timeout))
+        return self._renamed(super().run(self._isolation.to_sandbox(command), timeout))
 
     def execute(
         self, argv: Sequence[str], timeout: float, *, user: int = 0, stdin: bytes = b""
@@ -189,7 +185,62 @@ class LocalSandbox(RunningSandbox):
         return self._renamed(super().execute(argv, timeout, user=user, stdin=stdin))
 
     def _renamed(self, result: CommandResult) -> CommandResult:
-        return dataclasses.replace(result, output=self.isolation.to_host(result.output))
+        return dataclasses.replace(result, output=self._isolation.to_host(result.output))
+
+    def _start(self, argv: Sequence[str], user: int) -> tuple[str, Stream]:
+        isolation, limits = self._isolation, self._limits
+        numbers = (os.getpid(), limits.memory_mb, limits.disk_mb)
+        keeper = [sys.executable, "-I", "-S", local_keeper.__file__, *map(str, numbers)]
+        try:
+            if self not in self._opened:
+                raise FileNotFoundError("it is closed")
+            process = subprocess.Popen(
+                [*keeper, *isolation.argv(argv, user)],
+                cwd=isolation.folder(),
+                env=isolation.environment(user),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise SandboxError(f"run a program in a sandbox: {error}") from error
+        self._kept[str(process.pid)] = process
+        return str(process.pid), PipeStream(process)
+
+    def _exit_code(self, program: str, deadline: float) -> int | None:
+        process = self._kept.get(program)
+        if process is None:
+            raise SandboxError("a program was killed from outside: the sandbox is closed")
+        try:
+            code = process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return None
+        self._kept.pop(program, None)
+        return code
+
+    def _kill_agent(self, spared: int) -> None:
+        if not spared:
+            return self._kill_all()
+        for process in list(self._kept.values()):
+            if not local_keeper.end_below(process.pid, _line_to(process.pid, spared)):
+                raise SandboxError("what a command left running cannot be killed")
+
+    def _kill_all(self) -> None:
+        for program, process in list(self._kept.items()):
+            ended = local_keeper.end_below(process.pid)
+            try:
+                process.wait(_SECONDS if ended else 0)
+            except subprocess.TimeoutExpired:
+                raise SandboxError("a program of a sandbox cannot be killed") from None
+            self._kept.pop(program, None)
+
+    def _remove(self) -> None:
+        self._opened.discard(self)
+        with contextlib.suppress(SandboxError):
+            self._kill_all()
+        _remove_folder(self._isolation.sandbox_dir)
 
 
 class PipeStream(Stream):
@@ -218,69 +269,6 @@ class PipeStream(Stream):
         return os.write(self._in.fileno(), data)
 
 
-class LocalPrograms:
-    """Programs of one sandbox, each below a keeper that this process has started."""
-
-    def __init__(self, isolation: Isolation, spec: SandboxSpec) -> None:
-        self._isolation, self._spec = isolation, spec
-        self._kept: dict[str, subprocess.Popen[bytes]] = {}
-        self._open = True
-
-    def start(self, argv: Sequence[str], user: int) -> tuple[str, Stream]:
-        isolation, spec = self._isolation, self._spec
-        numbers = (os.getpid(), spec.limits.memory_mb, spec.limits.disk_mb)
-        keeper = [sys.executable, "-I", "-S", local_keeper.__file__, *map(str, numbers)]
-        try:
-            if not self._open:
-                raise FileNotFoundError("it is closed")
-            process = subprocess.Popen(
-                [*keeper, *isolation.argv(argv, user, spec.workdir)],
-                cwd=isolation.folder(spec.workdir),
-                env={**isolation.environment(user), **spec.environment},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                bufsize=0,
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as error:
-            raise SandboxError(f"run a program in a sandbox: {error}") from error
-        self._kept[str(process.pid)] = process
-        return str(process.pid), PipeStream(process)
-
-    def exit_code(self, program: str, deadline: float) -> int | None:
-        process = self._kept.get(program)
-        if process is None:
-            raise SandboxError("a program was killed from outside: the sandbox is closed")
-        try:
-            code = process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return None
-        self._kept.pop(program, None)
-        return code
-
-    def kill_agent(self, spared: int = 0) -> None:
-        if not spared:
-            return self.kill_all()
-        for process in list(self._kept.values()):
-            if not local_keeper.end_below(process.pid, _line_to(process.pid, spared)):
-                raise SandboxError("what a command left running cannot be killed")
-
-    def kill_all(self) -> None:
-        for program, process in list(self._kept.items()):
-            ended = local_keeper.end_below(process.pid)
-            try:
-                process.wait(_SECONDS if ended else 0)
-            except subprocess.TimeoutExpired:
-                raise SandboxError("a program of a sandbox cannot be killed") from None
-            self._kept.pop(program, None)
-
-    def close(self) -> None:
-        self._open = False
-        with contextlib.suppress(SandboxError):
-            self.kill_all()
-
-
 def _line_to(keeper: int, number: int) -> set[int]:
     """The process that has this number in its own namespace, and all between it and its keeper."""
     parents = local_keeper.below(keeper)
@@ -300,7 +288,7 @@ def _number_in_namespace(pid: int) -> int:
     return -1
 
 
-def _remove(folder: Path) -> None:
+def _remove_folder(folder: Path) -> None:
     """Remove it, also where a program has taken away its own permissions; raises nothing."""
     for _ in range(2):
         with contextlib.suppress(OSError):

@@ -15,9 +15,8 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,13 +27,13 @@ from aem_gym.envs.swe.sandbox.base import (
     AGENT,
     ENVIRONMENT,
     HOME,
+    HOSTNAME,
     STORE,
     WORKDIR,
     ImagePlan,
     Limits,
     SandboxError,
 )
-from aem_gym.envs.swe.sandbox.reaper import is_left_over, new_run
 from aem_gym.io import cache_folder, exclusive
 
 VENV = "/opt/venv"
@@ -56,12 +55,7 @@ _BEFORE = r"(?<![\w.~/)}\]*?-])"
 _LAYOUT = "3"
 """Counts up when images have to be laid out differently from before."""
 _ABOUT = "image.json"
-_PART = ".part-"
 _CONTAINERS = "use a container engine: --engine docker or podman"
-_ASK = (
-    "import json, sys; print(json.dumps([sys._base_executable or sys.executable, "
-    "sys.base_prefix, '%d.%d.%d' % sys.version_info[:3]]))"
-)
 _HOSTS_OWN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONUNBUFFERED", "PYTHONWARNINGS")
 
 
@@ -90,7 +84,7 @@ class Isolation:
     own_venv = True
     """Whether each sandbox needs a virtual environment of its own: its path is another."""
 
-    def argv(self, program: Sequence[str], user: int, workdir: str) -> list[str]:
+    def argv(self, program: Sequence[str], user: int) -> list[str]:
         """The command that runs a program in the sandbox."""
         return [self.to_sandbox(word) for word in program]
 
@@ -99,9 +93,9 @@ class Isolation:
         root = self.sandbox_dir
         return {**_environment(str(root), user), "TMPDIR": str(root / "tmp")}
 
-    def folder(self, workdir: str) -> Path:
+    def folder(self) -> Path:
         """The current folder of the command; made again where the agent has removed it."""
-        folder = Path(self.to_sandbox(workdir))
+        folder = inside(self.sandbox_dir, WORKDIR)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -122,20 +116,21 @@ class Bubblewrap(Isolation):
 
     venv: Path
     """Of the image; sandboxes share it."""
-    system: tuple[str, ...] = ()
-    """Folders that hold the Python of the image, if they are not the system's."""
+    prefix: str = "/usr"
+    """Of the Python of the image."""
     limits: Limits = Limits()
-    hostname: str = "sandbox"
     building: bool = False
     own_venv = False
 
-    def argv(self, program: Sequence[str], user: int, workdir: str) -> list[str]:
+    def argv(self, program: Sequence[str], user: int) -> list[str]:
         # Root and the agent are one user outside; the agent has no way to root's store.
         root, network = self.sandbox_dir, self.limits.network
         words = ["bwrap", "--unshare-all", *(["--share-net"] if network else [])]
-        words += ["--die-with-parent", "--new-session", "--hostname", self.hostname]
+        words += ["--die-with-parent", "--new-session", "--hostname", HOSTNAME]
         words += ["--uid", str(user), "--gid", str(user)]
-        words += [*_system(), *(w for path in self.system for w in ("--ro-bind", path, path))]
+        words += _system()
+        if not Path(self.prefix).is_relative_to("/usr"):
+            words += ["--ro-bind", self.prefix, self.prefix]
         for name in _ETC + (_ETC_NETWORK if network else ()):
             words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
         for name in _ACCOUNTS:
@@ -151,12 +146,12 @@ class Bubblewrap(Isolation):
             words += ["--tmpfs", "/run"]
         # Processes are counted within the namespace on newer kernels; of a real root never.
         limit = f'ulimit -u {self.limits.pids}; exec "$@"'
-        return [*words, "--chdir", workdir, "--", "/bin/bash", "-c", limit, "-", *program]
+        return [*words, "--chdir", WORKDIR, "--", "/bin/bash", "-c", limit, "-", *program]
 
     def environment(self, user: int) -> dict[str, str]:
         return _environment("", user)
 
-    def folder(self, workdir: str) -> Path:
+    def folder(self) -> Path:
         return self.sandbox_dir  # bubblewrap changes to the right one
 
     def to_sandbox(self, command: str) -> str:
@@ -185,25 +180,11 @@ def _system() -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalPython:
-    """An interpreter of this machine."""
-
-    executable: str
-    prefix: str
-    version: str
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """What has to be there for it to run, beside the system's own."""
-        return () if Path(self.prefix).is_relative_to("/usr") else (self.prefix,)
-
-
-@dataclass(frozen=True, slots=True)
 class LocalImage:
     """An image that is ready."""
 
     folder: Path
-    python: LocalPython
+    python: host.HostPython
     made_in: str
     """The folder where it was built."""
     mentions: tuple[str, ...]
@@ -214,7 +195,7 @@ class LocalImage:
         for place in (WORKDIR, VENV) if own_venv else (WORKDIR,):
             target = inside(sandbox_dir, place)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _run(["cp", "-a", str(inside(self.folder, place)), str(target)])
+            host.run_program(["cp", "-a", str(inside(self.folder, place)), str(target)])
         for name in self.mentions if own_venv else ():
             path = sandbox_dir / name
             content = path.read_bytes().replace(self.made_in.encode(), str(sandbox_dir).encode())
@@ -261,33 +242,27 @@ def ensure_local_image(plan: ImagePlan | str, engine: str) -> str:
     return str(place)
 
 
-def find_python(version: str) -> LocalPython:
+def find_python(version: str) -> host.HostPython:
     """An interpreter of a version (`3.9`; empty: the one that runs this).
 
     Raises:
         SandboxError: there is none.
     """
     command = shutil.which(f"python{version}") if version else sys.executable
-    try:
-        told = subprocess.run(
-            [command or "", "-c", _ASK], capture_output=True, text=True, check=True, timeout=60
-        ).stdout
-        return LocalPython(*msgspec.json.decode(told, type=tuple[str, str, str]))
-    except (OSError, subprocess.SubprocessError, msgspec.DecodeError) as error:
+    found = host.ask_python(command) if command else None
+    if not found:
         raise SandboxError(
             f"expected python{version} on the PATH, got "
             f"{command and f'{command}, which does not run' or 'nothing'}. Install it (uv python "
             f"install {version}, or pyenv install {version}), or {_CONTAINERS}"
-        ) from error
+        )
+    return found
 
 
-def _make(plan: ImagePlan, python: LocalPython, tools: bytes, engine: str, place: Path) -> None:
-    """Build in a folder beside the finished ones, and move it there at once."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    for part in place.parent.glob(f"{_PART}*"):
-        if is_left_over(part.name.removeprefix(_PART)):
-            shutil.rmtree(part, ignore_errors=True)
-    part = place.parent / f"{_PART}{new_run()}"
+def _make(plan: ImagePlan, python: host.HostPython, tools: bytes, engine: str, place: Path) -> None:
+    """Build in a folder beside it, and give that its name when it is complete."""
+    part = place.with_name(f".part-{place.name}")
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed: this one has the lock
     try:
         lay_out(part)
         shutil.copytree(plan.folder, inside(part, WORKDIR), symlinks=True)
@@ -301,19 +276,18 @@ def _make(plan: ImagePlan, python: LocalPython, tools: bytes, engine: str, place
         (part / _ABOUT).write_bytes(msgspec.json.encode(image, enc_hook=str))
         part.rename(place)
     except OSError as error:
-        if not (place / _ABOUT).is_file():  # else another process was faster
-            raise SandboxError(f"{plan.name} cannot be made in {part}: {error}") from error
+        raise SandboxError(f"{plan.name} cannot be made in {part}: {error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _install(plan: ImagePlan, python: LocalPython, engine: str, part: Path) -> None:
+def _install(plan: ImagePlan, python: host.HostPython, engine: str, part: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in _HOSTS_OWN}
     isolation = Isolation(part)
     if engine == "bubblewrap":
         limits = Limits(network=True, pids=4096)
         venv = inside(part, VENV)
-        isolation = Bubblewrap(part, venv, python.folders, limits, "build", building=True)
+        isolation = Bubblewrap(part, venv, python.prefix, limits, building=True)
         settings = host.host_settings()
         environment = dict(settings.environment)
         for name, content in settings.files.items():
@@ -326,8 +300,9 @@ def _install(plan: ImagePlan, python: LocalPython, engine: str, part: Path) -> N
         *plan.install,
     )
     for step in steps:
-        argv = isolation.argv(["/bin/sh", "-ec", step], 0, WORKDIR)
-        _run(argv, inside(part, WORKDIR), environment, f"{plan.name}: {step}")
+        argv = isolation.argv(["/bin/sh", "-ec", step], 0)
+        folder = inside(part, WORKDIR)
+        host.run_program(argv, f"{plan.name}: {step}", folder=folder, environment=environment)
 
 
 def _mentions(part: Path) -> Iterator[str]:
@@ -343,24 +318,3 @@ def _mentions(part: Path) -> Iterator[str]:
             content = path.read_bytes()
             if word in content and b"\0" not in content:
                 yield str(path.relative_to(part))
-
-
-def _run(
-    argv: Sequence[str],
-    folder: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    doing: str = "",
-) -> None:
-    done = subprocess.run(
-        argv,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    if done.returncode:
-        what = doing or " ".join(argv)
-        raise SandboxError(f"{what}: exit code {done.returncode}: {done.stdout.strip()[-800:]}")

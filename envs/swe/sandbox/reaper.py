@@ -72,12 +72,7 @@ def _start_of(pid: int) -> str:
 
 
 class Reaper:
-    """A handle on the reaper of one run.
-
-    Args:
-        url: of the engine.
-        run: value of the label of its containers.
-    """
+    """A handle on the process that removes the containers of one run."""
 
     def __init__(self, url: str, run: str) -> None:
         self._process = subprocess.Popen(

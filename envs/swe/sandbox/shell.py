@@ -40,10 +40,7 @@ class _HasDescriptor(Protocol):
 class Stream(ABC):
     """A program's input and its output (standard error included), with a deadline for every call.
 
-    Args:
-        source: its output, not blocking.
-        sink: its input, not blocking; a socket is both.
-        early: output that was read already.
+    Source and sink do not block; a socket is both. `early` is output that was read already.
     """
 
     def __init__(self, source: _HasDescriptor, sink: _HasDescriptor, early: bytes = b"") -> None:
@@ -53,9 +50,7 @@ class Stream(ABC):
     def send(self, data: bytes, deadline: float) -> None:
         """Write all of it, and keep what comes meanwhile.
 
-        Raises:
-            TimeoutError: it is not done by the deadline.
-            EOFError: nobody reads any more.
+        Raises TimeoutError, and EOFError if nobody reads any more.
         """
         view = memoryview(data)
         while view:
@@ -71,11 +66,7 @@ class Stream(ABC):
                 raise EOFError from error
 
     def receive(self, deadline: float) -> bytes:
-        """The output that comes next, at least one byte; nothing at its end.
-
-        Raises:
-            TimeoutError: nothing comes by the deadline.
-        """
+        """The output that comes next; nothing at its end. Raises TimeoutError."""
         while not (data := self._take()):
             self._wait(deadline)
             try:
@@ -184,11 +175,7 @@ class ShellOver(Exception):
 
 
 class Shell:
-    """One bash. It cannot be used after it has raised ShellOver.
-
-    Args:
-        stream: to a bash that reads commands from its input.
-    """
+    """A bash that reads commands from its input. After ShellOver it cannot be used any more."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
