@@ -35,7 +35,7 @@ BUILD_ENVIRONMENT: Mapping[str, str] = {
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "PIP_ROOT_USER_ACTION": "ignore",
     "PIP_PROGRESS_BAR": "off",
-    "GIT_CONFIG_COUNT": "1",  # the repository is the agent's, who installs it is root
+    "GIT_CONFIG_COUNT": "1",  # the repository belongs to the agent, and root installs it
     "GIT_CONFIG_KEY_0": "safe.directory",
     "GIT_CONFIG_VALUE_0": "*",
 }
@@ -157,7 +157,7 @@ def find_interpreter(version: str) -> HostPython:
     for program in _candidates(version):
         found = ask_python(program)
         if found and (found.minor, found.kind) == (version, "linux cpython"):
-            # What belongs to a Python in /usr, nobody knows.
+            # The files of a Python in /usr are mixed with those of other packages.
             own = found.prefix != "/usr"
             if own and Path(found.prefix, "bin", f"python{version}").is_file():
                 return found

@@ -224,12 +224,12 @@ class LocalSandbox(RunningSandbox):
         if not spared:
             return self._kill_all()
         for process in list(self._kept.values()):
-            if not local_keeper.end_below(process.pid, _line_to(process.pid, spared)):
+            if not local_keeper.kill_below(process.pid, _line_to(process.pid, spared)):
                 raise SandboxError("what a command left running cannot be killed")
 
     def _kill_all(self) -> None:
         for program, process in list(self._kept.items()):
-            ended = local_keeper.end_below(process.pid)
+            ended = local_keeper.kill_below(process.pid)
             try:
                 process.wait(_SECONDS if ended else 0)
             except subprocess.TimeoutExpired:

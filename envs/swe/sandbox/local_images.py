@@ -306,9 +306,9 @@ def _install(plan: ImagePlan, python: host.HostPython, engine: str, part: Path) 
 
 
 def _mentions(part: Path) -> Iterator[str]:
-    """Text files that name the folder in which they were made.
+    """Text files that contain the path of the folder in which they were made.
 
-    What is compiled does, too, and need not be changed: Python looks where it lies now.
+    Compiled files contain it, too, and work elsewhere all the same.
     """
     word = str(part).encode()
     for place in (WORKDIR, VENV):

@@ -13,11 +13,14 @@ import re
 import secrets
 import select
 import shlex
+import socket
 import time
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import IO
 
 from aem_gym.envs.swe.sandbox.base import CommandResult
+
+_Ends = IO[bytes] | socket.socket
 
 _SECONDS = 10.0
 """For a new shell to take its first line."""
@@ -33,17 +36,13 @@ _ESCAPES = re.compile(
 )
 
 
-class _HasDescriptor(Protocol):
-    def fileno(self) -> int: ...
-
-
 class Stream(ABC):
     """A program's input and its output (standard error included), with a deadline for every call.
 
     Source and sink do not block; a socket is both. `early` is output that was read already.
     """
 
-    def __init__(self, source: _HasDescriptor, sink: _HasDescriptor, early: bytes = b"") -> None:
+    def __init__(self, source: _Ends, sink: _Ends, early: bytes = b"") -> None:
         self._source, self._sink = source, sink
         self._buffer = bytearray(early)
 

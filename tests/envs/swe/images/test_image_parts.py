@@ -31,7 +31,7 @@ global.trusted-host='third.example'
 """
 
 
-def test_pip_is_told_what_holds_elsewhere_too() -> None:
+def test_pip_gets_the_settings_that_hold_elsewhere_too() -> None:
     assert pip_settings(CONFIG) == {
         "PIP_DEFAULT_TIMEOUT": "180",
         "PIP_INDEX_URL": "https://own.example/simple",
@@ -74,7 +74,7 @@ def test_an_interpreter_is_packed_without_what_it_does_not_need() -> None:
         find_interpreter("2.1")
 
 
-def test_debootstrap_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debootstrap_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() != 0:
         with pytest.raises(SandboxError, match="sudo"):
             check_debootstrap("bookworm")

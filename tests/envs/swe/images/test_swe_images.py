@@ -72,7 +72,7 @@ def test_nothing_of_the_build_stays(lab: Lab, tmp_path: Path) -> None:
     assert lab.labels(image)[LABEL] == ""
 
 
-def test_an_image_that_is_there_is_found_at_once(lab: Lab, tmp_path: Path) -> None:
+def test_an_existing_image_is_found_at_once(lab: Lab, tmp_path: Path) -> None:
     plan = lab.plan(tmp_path / "calc")
     lines: list[str] = []
     ensure_image(lab.client, plan, log=lines.append)
@@ -163,7 +163,7 @@ def test_an_image_of_others_is_derived_from_and_followed(lab: Lab) -> None:
     assert not [one for one in stored_images(lab.client) if one.id == before]  # the old one is gone
 
 
-def test_what_is_built_on_ours_is_not_ours(lab: Lab, tmp_path: Path) -> None:
+def test_what_is_built_on_an_image_of_aem_gym_is_somebody_elses(lab: Lab, tmp_path: Path) -> None:
     plan = lab.plan(tmp_path / "calc")
     ready = ensure_image(lab.client, plan)
     own = lab.name("own")
@@ -201,7 +201,7 @@ def test_a_version_of_python_that_no_way_leads_to(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_the_dockerfile_makes_a_base_of_ones_own(lab: Lab) -> None:
+def test_the_dockerfile_makes_a_base(lab: Lab) -> None:
     own = lab.name("base")
     folder = Path(__file__).parents[4] / "docker" / "swe"
     lab.client.images.build(

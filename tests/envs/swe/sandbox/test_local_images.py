@@ -42,7 +42,7 @@ def test_the_python_that_runs_this_is_found() -> None:
     assert find_python("").version.startswith(version)
 
 
-def test_a_python_that_does_not_run_is_told(
+def test_a_python_that_does_not_run_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "python3.99").write_text("#!/bin/sh\nexit 1\n")
