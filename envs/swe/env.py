@@ -91,7 +91,7 @@ class SWEEnv(TextEnv):
     ) -> None:
         super().__init__(max_turns=max_turns, render_mode=render_mode)
         _known("split", split, SPLITS)
-        ENGINES.load(engine)  # raises for an unknown name
+        ENGINES.check(engine)
         if step_timeout <= 0:
             raise ConfigError(f"step_timeout: expected seconds above 0, got {step_timeout}")
         if max_observation < 200:
