@@ -7,7 +7,6 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
@@ -132,20 +131,16 @@ def shared_pool(engine: str = "auto") -> SandboxPool:
 
 @lru_cache(maxsize=8)
 def _shared(name: str, process: int) -> SandboxPool:
-    """`process` is there so that a forked one does not share the connections of its parent."""
-    engine = open_engine(name)
-    pool = SandboxPool(engine)
-    atexit.register(_only_in(process, engine.close))
-    atexit.register(_only_in(process, pool.close))
+    """`process` keeps a forked process from sharing the connections of its parent."""
+    pool = SandboxPool(open_engine(name))
+    atexit.register(_close_in, process, pool)
     return pool
 
 
-def _only_in(process: int, close: Callable[[], None]) -> Callable[[], None]:
-    def run() -> None:
-        if os.getpid() == process:
-            close()
-
-    return run
+def _close_in(process: int, pool: SandboxPool) -> None:
+    if os.getpid() == process:
+        pool.close()
+        pool.engine.close()
 
 
 def _close_result(future: Future[PreparedSandbox]) -> None:
