@@ -1,4 +1,4 @@
-"""Attacks on the walls: network, privileges, the kernel, and what root keeps to itself."""
+"""Attacks on the isolation: network, privileges, the kernel, and what root keeps to itself."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_a_network_is_there_where_it_was_asked_for(opened: Open) -> None:
     assert "eth0" in ran.output
 
 
-def test_the_walls_are_those_of_the_engine(lasting: Episode) -> None:
+def test_the_isolation_is_that_of_the_engine(lasting: Episode) -> None:
     """What the engine was told, as it says itself."""
     told = subprocess.run(
         ["docker", "inspect", lasting.sandbox.name], capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""What `aem-gym doctor` says of sandboxes: engines, disk, images, what stands in for an engine."""
+"""What `aem-gym doctor` reports about sandboxes: engines, disk, images, alternatives."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from aem_gym.envs.swe.images.bases import DEFAULT_PYTHON, base_name, is_ready
-from aem_gym.envs.swe.images.inventory import held
+from aem_gym.envs.swe.authoring.images import stored_images
+from aem_gym.envs.swe.images.ensure import DEFAULT_PYTHON, base_name, is_ready
 from aem_gym.envs.swe.sandbox.base import SandboxError
-from aem_gym.envs.swe.sandbox.connect import START_DOCKER, START_PODMAN, Found, find, sockets
+from aem_gym.envs.swe.sandbox.connect import START_DOCKER, START_PODMAN, EngineInfo, find, sockets
 
 if TYPE_CHECKING:
     import docker
 
 Finding = tuple[bool, str, str]
-"""(is it fine, what was looked at, what was found or what mends it)."""
+"""(whether it is fine, what was checked, what was found or how to fix it)."""
 
 _SECONDS = 5
 _LITTLE_GB = 5.0
@@ -40,14 +40,17 @@ def findings() -> Iterator[Finding]:
         yield _disk(answering)
         yield _images(answering.client)
         answering.client.close()
-    yield _stand_in()
+    if shutil.which("bwrap"):
+        yield True, "bubblewrap", "installed, for trusted code only: engine=bubblewrap"
+    else:
+        advice = "not installed (apt-get install bubblewrap); for trusted code only"
+        yield False, "bubblewrap", advice
 
 
 def _missing(name: str, start: str, error: str) -> str:
     program = "dockerd" if name == "docker" else "podman"
-    told = os.environ.get("DOCKER_HOST")
-    if told:
-        return f"no {name} answers at DOCKER_HOST={told}. Start it, or unset DOCKER_HOST"
+    if host := os.environ.get("DOCKER_HOST"):
+        return f"no {name} answers at DOCKER_HOST={host}. Start it, or unset DOCKER_HOST"
     if "permission" in error:
         return error
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -57,7 +60,7 @@ def _missing(name: str, start: str, error: str) -> str:
     return f"no engine answers ({', '.join(sockets(name))}). Start it: {start}"
 
 
-def _disk(engine: Found) -> Finding:
+def _disk(engine: EngineInfo) -> Finding:
     try:
         free = shutil.disk_usage(engine.root).free / 1e9
     except OSError:
@@ -71,7 +74,7 @@ def _disk(engine: Found) -> Finding:
 
 def _images(client: docker.DockerClient) -> Finding:
     try:
-        images = held(client)
+        images = stored_images(client)
         ready = is_ready(client, base_name())
     except SandboxError as error:
         return False, "images", str(error)
@@ -81,9 +84,3 @@ def _images(client: docker.DockerClient) -> Finding:
         text += f"; no base with Python {DEFAULT_PYTHON} yet, it is built when first needed: "
         text += "python -m aem_gym.envs.swe.images base"
     return True, "images", text
-
-
-def _stand_in() -> Finding:
-    if shutil.which("bwrap"):
-        return True, "bubblewrap", "there, for trusted code only: engine=bubblewrap"
-    return False, "bubblewrap", "not installed (apt-get install bubblewrap); for trusted code only"
