@@ -63,8 +63,8 @@ def data_report(data_dir: str | None = None) -> DataReport:
     folders = [place] if (place / layout.MANIFEST).exists() else _shops(place)
     if not folders:
         parts = [DataPart(pattern, len(list(place.glob(pattern))), 1) for pattern in FILES]
-        mend = f"{GET_DATA}. Import them once: aem-gym data webshop import DIR"
-        return DataReport(_TITLE, str(place), tuple(parts), mend=mend)
+        advice = f"{GET_DATA}. Import them once: aem-gym data webshop import DIR"
+        return DataReport(_TITLE, str(place), tuple(parts), advice=advice)
     parts, damaged = [], []
     for folder in folders:
         try:

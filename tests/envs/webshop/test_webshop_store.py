@@ -243,7 +243,7 @@ def test_what_there_is_is_reported(
     monkeypatch.delenv("WEBSHOP_DATA", raising=False)
     monkeypatch.setenv("AEM_GYM_CACHE", str(tmp_path))
     report = data_report()
-    assert not report.complete and "aem-gym data webshop import DIR" in report.mend
+    assert not report.complete and "aem-gym data webshop import DIR" in report.advice
     assert import_data(source).place == str(tmp_path / "webshop" / "items_shuffle")
     assert import_data(source, num_products=9, seed=2).items == 9
     report = data_report()
