@@ -1,9 +1,10 @@
 """What the tools of an environment return to the commands of `aem-gym`.
 
-An environment class names its tools in `tools`, `module:function` by name (`aem_gym.registry.env_tool`):
+An environment class names its tools in `tools`, as `module:function` by name
+(`aem_gym.registry.env_tool`):
 
-- `data_report(data_dir: str | None = None) -> DataReport` for `aem-gym data`: which data there are in
-  `data_dir`, or where the environment looks by default. Missing or damaged data are no error.
+- `data_report(data_dir: str | None = None) -> DataReport` for `aem-gym data`: the data in `data_dir`,
+  or where the environment looks by default. Missing or damaged data are no error.
 - `import_data(source: Path, folder: Path | None = None, **options) -> Imported` for
   `aem-gym data ENV import`: makes downloaded data quick to open; the same call continues an import
   that was stopped. `folder` None is a folder in the cache.
@@ -12,7 +13,8 @@ An environment class names its tools in `tools`, `module:function` by name (`aem
 - `page_app(env, *, seed: int = 0) -> WSGIApplication` for `aem-gym play --web`: the page of an
   environment as `gym.make` gave it. One thread calls it, a request at a time, behind the checks of
   `aem_gym.loopback`; a request that changes anything should be a POST with a token.
-- `doctor() -> Iterator[(fine, what was checked, what was found or what fixes it)]` for `aem-gym doctor`.
+- `doctor() -> Iterator[(fine, what was checked, what was found or what fixes it)]` for
+  `aem-gym doctor`.
 - `preflight(env_args: Mapping)`: raises ConfigError where what the environment runs on is missing;
   called once before a run.
 """
