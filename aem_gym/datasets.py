@@ -3,8 +3,8 @@
 An environment class names its tools in `tools`, as `module:function` by name
 (`aem_gym.registry.env_tool`):
 
-- `data_report(data_dir: str | None = None) -> DataReport` for `aem-gym data`: the data in `data_dir`,
-  or where the environment looks by default. Missing or damaged data are no error.
+- `data_report(data_dir: str | None = None) -> DataReport` for `aem-gym data`: the data in
+  `data_dir`, or where the environment looks by default. Missing or damaged data are no error.
 - `import_data(source: Path, folder: Path | None = None, **options) -> Imported` for
   `aem-gym data ENV import`: makes downloaded data quick to open; the same call continues an import
   that was stopped. `folder` None is a folder in the cache.
