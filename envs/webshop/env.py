@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from aem_gym import __version__
@@ -12,8 +12,8 @@ from aem_gym.envs.webshop.engine import ActionResult, Session
 from aem_gym.envs.webshop.goals import SPLIT_MODES, SPLITS, bounds, goal_order
 from aem_gym.envs.webshop.oracle import ShopOracle
 from aem_gym.envs.webshop.prompts import INSTRUCTIONS, PROMPT_TEMPLATES
-from aem_gym.envs.webshop.shops import GOAL_TYPES, SIZES, choose_shop
-from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.envs.webshop.shops import GOAL_TYPES, SIZES, check_name, choose_shop
+from aem_gym.errors import ConfigError
 from aem_gym.text_env import TextEnv
 from aem_gym.types import StepResult, Task
 
@@ -249,9 +249,3 @@ class WebShopEnv(TextEnv):
                 f"goal_idx: expected a whole number from 0 to {total - 1}, got {number!r}"
             )
         return number
-
-
-def check_name(kind: str, name: str, names: Iterable[str]) -> None:
-    """Raise UnknownNameError if `name` is not one of `names`."""
-    if name not in tuple(names):
-        raise UnknownNameError(kind, str(name), names)

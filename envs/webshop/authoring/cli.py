@@ -15,7 +15,7 @@ def webshop() -> None:
 )
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def conformance(options: tuple[str, ...]) -> int:
-    """Replay recordings of the official engine and count what agrees (options: --help)."""
+    """Compare with recordings of the official engine (see --help)."""
     from aem_gym.envs.webshop.authoring.conformance import main
 
     return main(options, "aem-gym webshop conformance")
