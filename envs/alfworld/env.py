@@ -189,11 +189,12 @@ class ALFWorldEnv(TextEnv):
         engine = self._playing()
         observation, valid = engine.step(action)
         self._unread.append(observation)
+        won = engine.won
         return StepResult(
             observation,
-            reward=float(engine.won),
-            terminated=engine.won,
-            won=engine.won,
+            reward=float(won),
+            terminated=won,
+            won=won,
             admissible_actions=engine.admissible(),
             action_valid=valid,
         )
@@ -231,7 +232,6 @@ def _known(kind: str, name: str, names: Iterable[str]) -> None:
 
 
 def _task_types(asked: Iterable[str] | str | None) -> tuple[str, ...]:
-    """The chosen task types, in the published order."""
     if asked is None:
         return TASK_TYPES
     names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked)

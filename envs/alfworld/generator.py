@@ -103,8 +103,8 @@ def combinations(split: str, task_type: str, difficulty: str, plan: int) -> Sequ
     return tuple(combination for combination in found if split_of(combination) == split)
 
 
+@lru_cache(maxsize=4096)
 def exists(combination: Combination, difficulty: str) -> bool:
-    """Whether the generator can set this task."""
     room, rooms = room_of(combination.floorplan), _TASK_ROOMS.get(combination.task_type, ())
     if room not in rooms or (difficulty == "small" and room not in SMALL_ROOMS):
         return False
