@@ -1,21 +1,33 @@
-"""What an environment can tell about data it needs from elsewhere, and write for others.
+"""What the tools of an environment return to the commands of `aem-gym`.
 
-An environment class that can defines the classmethods `data_report` (for `aem-gym data`),
-`import_data` (for `aem-gym data ENV import`) and `export_games` (for `aem-gym export`); they are
-found by name, so environments of other packages have them too.
+An environment class names its tools in `tools`, as `module:function` by name
+(`aem_gym.registry.env_tool`):
+
+- `data_report(data_dir: str | None = None) -> DataReport` for `aem-gym data`: the data in
+  `data_dir`, or where the environment looks by default. Missing or damaged data are no error.
+- `import_data(source: Path, folder: Path | None = None, **options) -> Imported` for
+  `aem-gym data ENV import`: makes downloaded data quick to open; the same call continues an import
+  that was stopped. `folder` None is a folder in the cache.
+- `export_games(folder: Path, *, games: int, split: str, seed: int, logic: Path | None, env_args) ->
+  Exported` for `aem-gym export`: writes generated tasks in the original's format.
+- `page_app(env, *, seed: int = 0) -> WSGIApplication` for `aem-gym play --web`: the page of an
+  environment as `gym.make` gave it. One thread calls it, a request at a time, behind the checks of
+  `aem_gym.loopback`; a request that changes anything should be a POST with a token.
+- `doctor() -> Iterator[(fine, what was checked, what was found or what fixes it)]` for
+  `aem-gym doctor`.
+- `preflight(env_args: Mapping)`: raises ConfigError where what the environment runs on is missing;
+  called once before a run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
 class DataPart:
-    """One part of a data set, and how much of it is there."""
+    """One part of a data set."""
 
     name: str
     found: int
@@ -31,15 +43,15 @@ class DataPart:
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """What is there of an environment's data."""
+    """Which data of an environment there are."""
 
     title: str
     place: str
-    """Where it was looked for."""
+    """The folder that was searched."""
     parts: tuple[DataPart, ...]
     damaged: tuple[str, ...] = ()
-    """One line for each thing that is there and cannot be used."""
-    mend: str = ""
+    """One line for each thing that cannot be used."""
+    advice: str = ""
     """How to get what is missing."""
 
     @property
@@ -48,20 +60,9 @@ class DataReport:
         return not self.damaged and all(part.complete for part in self.parts)
 
 
-@runtime_checkable
-class HasData(Protocol):
-    """An environment class that needs data."""
-
-    def data_report(self, data_dir: str | None = None) -> DataReport:
-        """What is there, in `data_dir` or where the environment looks without being told.
-
-        A classmethod. Raises nothing because of data that is missing or damaged.
-        """
-
-
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export of generated tasks came to."""
+    """The result of an export of generated tasks."""
 
     place: str
     """The folder with the tasks."""
@@ -73,39 +74,9 @@ class Exported:
     """How to use it."""
 
 
-@runtime_checkable
-class HasExport(Protocol):
-    """An environment class that can write its generated tasks in the original's format."""
-
-    def export_games(
-        self,
-        folder: Path,
-        *,
-        games: int,
-        split: str = "train",
-        seed: int = 0,
-        logic: Path | None = None,
-        env_args: Mapping[str, Any] | None = None,
-    ) -> Exported:
-        """Write so many tasks. A classmethod.
-
-        Args:
-            folder: becomes a data folder.
-            games: how many; those that are there already count.
-            split: of the environment.
-            seed: names the choice of tasks.
-            logic: folder with what the original's format needs besides the task, if anything.
-            env_args: as for `gym.make`.
-
-        Raises:
-            ConfigError: a bad value, or what the format needs is not there.
-            OutputError: the folder cannot be written.
-        """
-
-
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import came to."""
+    """The result of an import."""
 
     place: str
     """The folder with the imported data."""
@@ -115,24 +86,6 @@ class Imported:
     made: bool = True
     """False if all of it was there already."""
     note: str = ""
-    """What else there is to know, such as where the skipped items are listed."""
+    """Further remarks, such as where the skipped items are listed."""
     use: str = ""
     """How to use it."""
-
-
-@runtime_checkable
-class HasImport(Protocol):
-    """An environment class that can turn downloaded data into what it opens quickly."""
-
-    def import_data(self, source: Path, folder: Path | None = None, **options: Any) -> Imported:
-        """Import once; if stopped, the same call goes on where it was. A classmethod.
-
-        Args:
-            source: the folder with the data as they are downloaded.
-            folder: where the result goes; None for a folder in the cache.
-            options: the environment's own; its signature names them.
-
-        Raises:
-            ConfigError: data are missing or damaged, or an option is wrong.
-            OutputError: the folder cannot be written.
-        """

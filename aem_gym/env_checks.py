@@ -136,7 +136,7 @@ def _raised(error: BaseException) -> str:
     if isinstance(error, BrokenEnvironmentError):
         return message  # it names them
     package, gymnasium = Path(__file__).parent, Path(gym.__file__).parent
-    ours = (__file__, str(package / "envs" / "base.py"), f"{gymnasium}{os.sep}")
+    ours = (__file__, str(package / "text_env.py"), f"{gymnasium}{os.sep}")
     stack = traceback.extract_tb(error.__traceback__)
     frames = [frame for frame in stack if not frame.filename.startswith(ours)]
     frames = [frame for frame in frames if "site-packages" not in frame.filename] or frames
@@ -418,8 +418,8 @@ def _gymnasium(subject: CheckedEnv) -> RuleResult:
             raise
         except Exception as error:
             return f"check_env: {_raised(error)}", "see the documentation of gymnasium.Env"
-    ours = [str(w.message) for w in heard if issubclass(w.category, UserWarning)]
-    return (f"check_env warns: {ours[0]}", "see gymnasium.Env") if ours else None
+    messages = [str(w.message) for w in heard if issubclass(w.category, UserWarning)]
+    return (f"check_env warns: {messages[0]}", "see gymnasium.Env") if messages else None
 
 
 RULES: dict[str, Callable[[CheckedEnv], RuleResult]] = {

@@ -21,10 +21,10 @@ from aem_gym.errors import AemGymError, OutputError
 
 logger = logging.getLogger(__name__)
 
-_MENDS = {
-    errno.ENOSPC: "the disk is full. Free some space, then go on with --resume",
-    errno.EDQUOT: "your disk quota is used up. Free some space, then go on with --resume",
-    errno.EFBIG: "files may not grow that far (ulimit -f). Raise it, then go on with --resume",
+_FIXES = {
+    errno.ENOSPC: "the disk is full. Free some space, then continue with --resume",
+    errno.EDQUOT: "your disk quota is used up. Free some space, then continue with --resume",
+    errno.EFBIG: "files may not grow that far (ulimit -f). Raise it, then continue with --resume",
     errno.EROFS: "the file system is read-only. Choose another folder with --out",
     errno.EACCES: "you may not write there. Choose another folder with --out",
     errno.EPERM: "you may not write there. Choose another folder with --out",
@@ -98,10 +98,10 @@ def _errno_in(error: Exception) -> int | None:
 
 
 def output_error(path: Path, error: Exception) -> OutputError:
-    """The OutputError for an error of the disk met at `path`, with its mend."""
+    """The OutputError for an error of the disk at `path`, with the way to fix it."""
     number = getattr(error, "errno", None) or _errno_in(error) or 0
-    mend = _MENDS.get(number, f"{getattr(error, 'strerror', None) or error}. Is --out right?")
-    return OutputError(f"cannot write {path}: {mend}")
+    fix = _FIXES.get(number, f"{getattr(error, 'strerror', None) or error}. Is --out right?")
+    return OutputError(f"cannot write {path}: {fix}")
 
 
 @contextlib.contextmanager
@@ -134,30 +134,43 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """A folder that appears under its name only when the block has ended well.
 
-    Yields an empty sibling to write into. A folder that stood there before is replaced.
+    Yields an empty sibling to write into. An older folder of that name is replaced.
 
     Raises:
-        OutputError: the disk does not take it; what stood there before is untouched.
+        OutputError: the disk does not take it; an older folder is untouched.
     """
     path = Path(path)
-    part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
+    part = path.with_name(f".{path.name}.tmp")
     with explained(path):
         tidy_folder(path)
         part.mkdir(parents=True)
         try:
             yield part
-            for folder, _, names in os.walk(part):
-                for name in names:
-                    sync(Path(folder, name))
-                sync(Path(folder))
-            if path.exists():
-                path.replace(old)
-            part.replace(path)
+            settle_folder(part, path)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        shutil.rmtree(old, ignore_errors=True)
-        sync(path.parent)
+
+
+def settle_folder(part: Path, path: Path) -> None:
+    """Bring a finished folder `part` to the disk itself, then give it the name `path`.
+
+    A folder that is already called `path` is replaced.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    for folder, _, names in os.walk(part):
+        for name in names:
+            sync(Path(folder, name))
+        sync(Path(folder))
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.replace(old)
+    part.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
+    sync(path.parent)
 
 
 def tidy_folder(path: Path) -> None:
@@ -196,7 +209,7 @@ class JsonLines:
 
     Args:
         path: the file; made if missing.
-        offset: bytes to keep; the rest, written after the last checkpoint, is made again.
+        offset: bytes to keep; the rest, written after the last checkpoint, is removed.
 
     Raises:
         OutputError: the file is shorter than `offset`, or cannot be written.
@@ -211,7 +224,7 @@ class JsonLines:
                 self._stream.close()
                 raise OutputError(
                     f"{self.path} has {size} bytes, but the checkpoint was made when it had "
-                    f"{offset}: lines are missing. Restore the file, or start anew with --out"
+                    f"{offset}: lines are missing. Restore the file, or start a new run with --out"
                 )
             self._stream.truncate(offset)
 

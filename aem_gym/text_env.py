@@ -98,8 +98,8 @@ class TextEnv(gym.Env[str, str]):
         """Start an episode. The same seed and options give the same episode, byte for byte."""
         super().reset(seed=seed)
         begun: Any = self.start(options or {})
-        kinds = [type(part) for part in begun] if isinstance(begun, tuple) else []
-        if len(kinds) != 2 or not (issubclass(kinds[0], Task) and issubclass(kinds[1], StepResult)):
+        pair = isinstance(begun, tuple) and len(begun) == 2
+        if not (pair and isinstance(begun[0], Task) and isinstance(begun[1], StepResult)):
             expected = "return Task(task_id, goal=...), StepResult(observation, ...)"
             raise _wrong_return(self, "start", "(Task, StepResult)", begun, expected)
         self._task, self._last = begun
@@ -115,13 +115,14 @@ class TextEnv(gym.Env[str, str]):
         """
         if self._over:
             raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
-        result: Any = self.act(str(action))
-        if not isinstance(result, StepResult):
+        last: Any = self.act(str(action))
+        if not isinstance(last, StepResult):
             expected = "return StepResult(observation, ...)"
-            raise _wrong_return(self, "act", "a StepResult", result, expected)
-        self._last = last = result
+            raise _wrong_return(self, "act", "a StepResult", last, expected)
+        self._last = last
         self._turn += 1
-        truncated = not last.terminated and (bool(last.error) or self._turn >= self.max_turns)
+        failed = bool(last.error)
+        truncated = not last.terminated and (failed or self._turn >= self.max_turns)
         self._over = last.terminated or truncated
         if self.render_mode:
             self._lines += [f"> {action}", last.observation]
@@ -132,11 +133,13 @@ class TextEnv(gym.Env[str, str]):
         return "\n".join(self._lines) if self.render_mode else None
 
     def _info(self) -> dict[str, Any]:
-        last = self._last
+        last, task = self._last, self._task
         return {
             **last.extra,
             **({"error": last.error} if last.error else {}),
-            **{name: getattr(self._task, name) for name in ("task_id", "task_type", "goal")},
+            "task_id": task.task_id,
+            "task_type": task.task_type,
+            "goal": task.goal,
             "admissible_actions": list(last.admissible_actions),
             **{name: getattr(last, name) for name in ("action_valid", "won", "submitted")},
             "score": float(last.won) if last.score is None else float(last.score),

@@ -1,4 +1,4 @@
-"""YAML as people expect it: 1e-6 is a number, `off` is a word, a key stands once.
+"""YAML as people expect it: 1e-6 is a number, `off` is a word, a key occurs once.
 
 PyYAML follows YAML 1.1, where `lr: 1e-6` is a string and `modulator: off` is false. This loader
 follows the core schema of YAML 1.2; the writer quotes whatever either version would misread.
@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                    None, None, f"the key {key.value!r} occurs twice", key.start_mark
                 )
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)

@@ -149,8 +149,8 @@ def _show(env: str, report: DataReport, most: int | None) -> None:
         click.echo(f"{click.style('damaged', fg='red')}  {line}")
     if len(shown) < len(report.damaged):
         click.echo(f"... and {len(report.damaged) - len(shown):,} more damaged: --all lists them")
-    if not report.complete and report.mend:
-        click.echo(f"\n{report.mend}")
+    if not report.complete and report.advice:
+        click.echo(f"\n{report.advice}")
 
 
 def _mark(complete: bool) -> str:

@@ -100,7 +100,7 @@ def recorded(
 def remember_parses() -> None:
     """Let the real engine's two parsers keep what they have parsed, for this process.
 
-    It parses the same few hundred phrases of its grammar anew at every step. A parser's result
+    It parses the same few hundred phrases of its grammar at every step. A parser's result
     depends on the text alone and is only read, so its answers stay what they are; with this it
     gives them nearly three times as fast. Nothing else of it is touched.
     """

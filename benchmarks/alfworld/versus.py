@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,8 +38,13 @@ def make(arguments: dict[str, Any]) -> Any:
     return gym.make("aem_gym/ALFWorld-v0", **arguments).unwrapped
 
 
-def episode(env: Any, seed: int, by_expert: bool) -> str:
-    """Digest of everything that one episode answers."""
+def info_keys(arguments: dict[str, Any], episodes: int) -> list[str]:
+    """The keys of the infos."""
+    return sorted(make(arguments).reset(seed=episodes)[1])
+
+
+def episode(env: Any, seed: int, by_expert: bool, without: list[str]) -> str:
+    """Digest of everything that one episode answers, `without` some keys of its infos."""
     import numpy as np
 
     rng, digest = np.random.default_rng(seed), hashlib.sha256()
@@ -48,41 +52,53 @@ def episode(env: Any, seed: int, by_expert: bool) -> str:
     answer: tuple[Any, ...] = (observation, info)
     over = False
     while not over:
+        answer[-1].update(dict.fromkeys(without))
         digest.update(json.dumps(answer, sort_keys=True).encode())
         expert, possible = env.expert(), info["admissible_actions"]
         digest.update(repr(expert).encode())
         drawn = [*possible, "nonsense"][int(rng.integers(len(possible) + 1))]
         answer = env.step(expert[1] if by_expert else drawn)
         info, over = answer[4], answer[2] or answer[3]
+    answer[-1].update(dict.fromkeys(without))
     digest.update(json.dumps(answer, sort_keys=True).encode())
     return digest.hexdigest()
 
 
-def same_bytes(arguments: dict[str, Any], episodes: int) -> list[str]:
+def same_bytes(
+    arguments: dict[str, Any], episodes: int, without: list[str] | None = None
+) -> list[str]:
     """Digests of seeded episodes: by the expert, then at random."""
-    env = make(arguments)
-    return [episode(env, seed, who) for who in (True, False) for seed in range(episodes)]
+    env, left = make(arguments), without or []
+    return [episode(env, seed, who, left) for who in (True, False) for seed in range(episodes)]
 
 
 def times(arguments: dict[str, Any], episodes: int) -> dict[str, float]:
-    """Mean seconds of a reset and of a step, the expert playing."""
-    env = make(arguments)
-    env.reset(seed=0)
-    resets = steps = 0.0
-    count, clock = 0, time.perf_counter
-    for seed in range(episodes):
-        start = clock()
+    """Mean CPU seconds of a reset and of a step: the expert's episodes, played once more."""
+    env, clock = make(arguments), time.process_time
+    plays = [(seed, expert_actions(env, seed)) for seed in range(episodes)]
+    steps = 0.0
+    for seed, actions in plays:
         env.reset(seed=seed)
-        resets += clock() - start
-        over = False
-        while not over:
-            action = env.expert()[1]
-            start = clock()
-            answer = env.step(action)
-            steps += clock() - start
-            count += 1
-            over = answer[2] or answer[3]
-    return {"reset": resets / episodes, "step": steps / count}
+        start = clock()
+        for action in actions:
+            env.step(action)
+        steps += clock() - start
+    start = clock()
+    for seed in range(episodes, 3 * episodes):  # games that were not made yet
+        env.reset(seed=seed)
+    resets = (clock() - start) / (2 * episodes)
+    return {"reset": resets, "step": steps / sum(len(actions) for _, actions in plays)}
+
+
+def expert_actions(env: Any, seed: int) -> list[str]:
+    """What the expert does in an episode."""
+    env.reset(seed=seed)
+    actions, over = [], False
+    while not over:
+        actions.append(env.expert()[1])
+        _, _, terminated, truncated, _ = env.step(actions[-1])
+        over = terminated or truncated
+    return actions
 
 
 class Player:
@@ -97,10 +113,10 @@ class Player:
             text=True,
         )
 
-    def ask(self, what: str, arguments: dict[str, Any], episodes: int) -> Any:
-        """The answer of `same_bytes` or `times` there."""
+    def ask(self, what: str, *arguments: Any) -> Any:
+        """The answer of `info_keys`, `same_bytes` or `times` there."""
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps([what, arguments, episodes]) + "\n")
+        self._process.stdin.write(json.dumps([what, *arguments]) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
@@ -112,16 +128,21 @@ class Player:
 def answer_questions() -> None:
     """What the process of a `Player` does: a line of JSON for each line of JSON."""
     for line in sys.stdin:
-        what, arguments, episodes = json.loads(line)
-        answer: Any = {"same_bytes": same_bytes, "times": times}[what](arguments, episodes)
+        what, *arguments = json.loads(line)
+        answer: Any = {f.__name__: f for f in (info_keys, same_bytes, times)}[what](*arguments)
         print(json.dumps(answer), flush=True)
 
 
 def compare(old: Player, new: Player, kinds: list[dict[str, Any]], episodes: int) -> int:
-    """How many episodes differ."""
+    """How many episodes differ. Keys of infos that one tree lacks are printed and left out."""
     different = 0
+    keys = [set(player.ask("info_keys", kinds[0], 0)) for player in (old, new)]
+    without = sorted(keys[0] ^ keys[1])
+    print(f"keys of infos that only one of the trees has: {', '.join(without) or 'none'}")
     for kind in kinds:
-        pairs = zip(*(p.ask("same_bytes", kind, episodes) for p in (old, new)), strict=True)
+        pairs = zip(
+            *(p.ask("same_bytes", kind, episodes, without) for p in (old, new)), strict=True
+        )
         count = sum(one != other for one, other in pairs)
         print(f"{kind}: {2 * episodes} episodes, {count} differ", flush=True)
         different += count
@@ -129,18 +150,16 @@ def compare(old: Player, new: Player, kinds: list[dict[str, Any]], episodes: int
 
 
 def speed(old: Player, new: Player, rounds: int, episodes: int) -> dict[str, float]:
-    """Ratios (commit / this tree) of the median times, timed in turn."""
-    figures = {}
+    """Ratios commit / this tree of the best rounds: other load on the machine only adds time."""
+    figures: dict[str, float] = {}
     for kind in KINDS[:2]:
-        seen: dict[str, list[float]] = {}
-        for _ in range(rounds):
-            for name, player in (("old", old), ("new", new)):
-                for what, seconds in player.ask("times", kind, episodes).items():
-                    seen.setdefault(f"{name} {what}", []).append(seconds)
+        asked = [
+            [player.ask("times", kind, episodes) for player in (old, new)] for _ in range(rounds)
+        ]
         for what in ("reset", "step"):
-            before, now = (statistics.median(seen[f"{name} {what}"]) for name in ("old", "new"))
-            figures[f"{kind['difficulty']}_{what}_ratio"] = before / now
-            figures[f"{kind['difficulty']}_{what}_us"] = now * 1e6
+            before, now = (min(one[what] for one in column) for column in zip(*asked, strict=True))
+            name = f"{kind['difficulty']}_{what}"
+            figures |= {f"{name}_ratio": before / now, f"{name}_us": now * 1e6}
     return figures
 
 
@@ -148,8 +167,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("commit")
     parser.add_argument("--episodes", type=int, default=200, help="compared, of each kind and way")
-    parser.add_argument("--rounds", type=int, default=9, help="of timing, in turn")
-    parser.add_argument("--timed", type=int, default=150, help="episodes in each round")
+    parser.add_argument("--rounds", type=int, default=25, help="of timing, in turn")
+    parser.add_argument("--timed", type=int, default=40, help="episodes in each round")
     parser.add_argument("--data", help="a folder with official games: compared as well")
     arguments = parser.parse_args(argv)
     root = Path(__file__).resolve().parents[2]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -89,6 +90,7 @@ def start(part: str, tree: Path, output: Path, quick: bool) -> subprocess.Popen[
             cwd=output.parent,
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
 
 
@@ -122,7 +124,7 @@ def measure(part: str, base: Path, present: Path, folder: Path, quick: bool) -> 
     finally:
         for process in running:
             if process.poll() is None:
-                process.terminate()
+                os.killpg(process.pid, signal.SIGTERM)  # its training run, too
                 process.wait()
     found = compare(outputs[0], outputs[1], ALLOWED.get(part))
     if not found.compared:

@@ -33,7 +33,7 @@ def measure(
 
 
 def _episode(pool: SandboxPool, task: SweTask, commands: list[str]) -> bool:
-    pool.expect(task)  # the next one, as a training run does
+    pool.prefetch(task)  # the next one, as a training run does
     ready = pool.take(task)
     try:
         for command in commands:

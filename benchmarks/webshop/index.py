@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from aem_gym.envs.webshop.conformance import Shop
-from aem_gym.envs.webshop.products import document
+from aem_gym.envs.webshop.catalogue import document
 from aem_gym.envs.webshop.search.index import SearchIndex
+from aem_gym.envs.webshop.shops import Shop
 from benchmarks.webshop.made_up import documents
 
 ARTICLES = 100_000

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aem_gym.envs.webshop.authoring.conformance import open_shop
 from aem_gym.envs.webshop.catalogue import MemoryCatalogue
-from aem_gym.envs.webshop.conformance import Shop, open_shop
+from aem_gym.envs.webshop.dataset import draw_prices, load_products
 from aem_gym.envs.webshop.engine import Session
-from aem_gym.envs.webshop.goalmaking import human_goals, official_order
-from aem_gym.envs.webshop.nouns import Nouns
-from aem_gym.envs.webshop.official import draw_prices, load_products
+from aem_gym.envs.webshop.goals import human_goals, official_order
+from aem_gym.envs.webshop.reward import Nouns
+from aem_gym.envs.webshop.shops import Shop
 
 _STRETCHES = 20
 
@@ -26,7 +27,7 @@ def open_recorded(products: Path, attributes: Path, human: Path, goals: Path | N
     rng = random.Random(0)
     prices = draw_prices(stock.products, rng)
     wanted = official_order(human_goals(stock.products, prices, rng))
-    return Shop(MemoryCatalogue(stock.products, prices), wanted, Nouns())
+    return Shop(MemoryCatalogue(stock.products, prices), wanted, Nouns(), str(products), digest="")
 
 
 def replay(shop: Shop, traces: Sequence[Any], seconds: float) -> dict[str, float]:

@@ -11,9 +11,9 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from aem_gym.envs.webshop.store import layout
-from aem_gym.envs.webshop.store.importer import import_data
-from aem_gym.envs.webshop.store.stored import open_stored
+from aem_gym.envs.webshop import layout
+from aem_gym.envs.webshop.authoring.data import import_data
+from aem_gym.envs.webshop.stored import open_stored
 from benchmarks.webshop.index import query_times
 from benchmarks.webshop.made_up import write_official
 

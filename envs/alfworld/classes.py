@@ -29,13 +29,16 @@ CAN_CONTAIN: Mapping[str, frozenset[str]] = {
     place: frozenset(objects) for place, objects in _TABLES["can_contain"].items()
 }
 """Receptacle class -> the object classes that may be put into it."""
-HEATABLE, COOLABLE, CLEANABLE, SLICEABLE, TOGGLEABLE, MOVABLE_RECEPTACLES, KNIVES = (
-    frozenset[str](_TABLES[name])
-    for name in (
-        *("heatable", "coolable", "cleanable", "sliceable", "toggleable"),
-        *("movable_receptacles", "knives"),
-    )
-)
+AFFORDANCES: Mapping[str, frozenset[str]] = {
+    "cleanable": frozenset(_TABLES["cleanable"]),
+    "heatable": frozenset(_TABLES["heatable"]),
+    "coolable": frozenset(_TABLES["coolable"]),
+    "sliceable": frozenset(_TABLES["sliceable"]),
+    "toggleable": frozenset(_TABLES["toggleable"]),
+    "holds_things": frozenset(_TABLES["movable_receptacles"]),
+}
+"""Attribute of a `Thing` -> the object classes that have it."""
+TOGGLEABLE, KNIVES = AFFORDANCES["toggleable"], frozenset[str](_TABLES["knives"])
 OPENABLE = frozenset[str](_TABLES["openable"])
 """Receptacle classes that have a door. Of cabinets and drawers, not every one can be opened."""
 LAMP_STANDS: tuple[str, ...] = tuple(_TABLES["lamp_stands"])
@@ -50,9 +53,7 @@ TREATMENT: Mapping[str, str] = {
 }
 """Task type -> what has to be done to the object first."""
 TREATABLE: Mapping[str, frozenset[str]] = {
-    "clean": CLEANABLE,
-    "heat": HEATABLE,
-    "cool": COOLABLE,
+    treatment: AFFORDANCES[f"{treatment}able"] for treatment in APPLIANCE
 }
 OBJECT_CLASSES: tuple[str, ...] = tuple(
     sorted(frozenset().union(*CAN_CONTAIN.values()) | TOGGLEABLE)

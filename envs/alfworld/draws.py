@@ -24,21 +24,17 @@ class Draws:
         self._block: list[float] = []
 
     def uniform(self) -> float:
-        """A number in [0, 1)."""
         if not self._block:
             self._block = self._generator.random(_BLOCK).tolist()
         return self._block.pop()
 
     def below(self, n: int) -> int:
-        """An integer from 0 to n - 1."""
         return int(self.uniform() * n)
 
     def chance(self, probability: float) -> bool:
-        """True with this probability."""
         return self.uniform() < probability
 
     def pick(self, items: Sequence[T]) -> T:
-        """One of the items."""
         return items[self.below(len(items))]
 
     def weighted(self, items: Sequence[T], weights: Sequence[float]) -> T:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Protocol
 
-from aem_gym.envs.alfworld.classes import APPLIANCE, KNIVES
-from aem_gym.envs.alfworld.game import Game, GoalTest, Receptacle
+from aem_gym.envs.alfworld.classes import APPLIANCE, KNIVES, TREATMENT
+from aem_gym.envs.alfworld.game import Game, Receptacle
 from aem_gym.envs.alfworld.text import (
     DIALECTS,
     HELP,
@@ -32,7 +32,7 @@ class PlayableEngine(Protocol):
     won: bool
 
     def reset(self) -> str:
-        """Back to the first state; returns the first observation."""
+        """Go back to the first state. Returns the first observation."""
 
     def step(self, command: str) -> tuple[str, bool]:
         """Answer a command. Returns the text, and whether the command was admissible."""
@@ -44,7 +44,7 @@ class PlayableEngine(Protocol):
         """Printed name of each receptacle -> those of the objects in it now."""
 
     def close(self) -> None:
-        """Give back what the engine holds."""
+        """Release the engine's resources."""
 
 
 class Furniture:
@@ -68,7 +68,6 @@ class Furniture:
         for index, receptacle in enumerate(receptacles):
             at.setdefault(receptacle.location, []).append(index)
         self.at: Mapping[int, tuple[int, ...]] = {place: tuple(here) for place, here in at.items()}
-        """Location -> the receptacles there."""
         self._sorted_go = sorted(self.go)
         self._go_from: dict[int, list[str]] = {}
 
@@ -85,6 +84,48 @@ class Furniture:
 @lru_cache(maxsize=1024)
 def furniture(receptacles: tuple[Receptacle, ...]) -> Furniture:
     return Furniture(receptacles)
+
+
+class GoalTest:
+    """Whether a game's goal is reached in a state."""
+
+    def __init__(self, game: Game) -> None:
+        goal = game.goal
+        self._game = game
+        self._look = goal.task_type == "look_at_obj_in_light"
+        self._treatment = TREATMENT.get(goal.task_type, "")
+        self._needed = 2 if goal.task_type == "pick_two_obj_and_place" else 1
+        flag = f"{self._treatment}able"  # `cleanable`, `heatable`, `coolable`
+        self._objects = frozenset(
+            i
+            for i, thing in enumerate(game.objects)
+            if thing.cls == goal.obj and (not self._treatment or getattr(thing, flag))
+        )
+        self._places = [i for i, r in enumerate(game.receptacles) if r.cls == goal.target]
+        self._lamps = frozenset(
+            i for i, t in enumerate(game.objects) if t.cls == goal.target and t.toggleable
+        )
+
+    def __call__(self, state: Engine) -> bool:
+        if self._look:
+            return state.holding in self._objects and self._by_lamp(state)
+        wanted = self._objects
+        if self._treatment:
+            done = {"clean": state.clean, "heat": state.hot, "cool": state.cool}[self._treatment]
+            wanted = wanted & done
+        return any(
+            sum(obj in wanted for obj in state.contents[place]) >= self._needed
+            for place in self._places
+        )
+
+    def _by_lamp(self, state: Engine) -> bool:
+        lit = self._lamps & state.toggled
+        return bool(lit) and any(
+            obj in lit
+            for receptacle, contents in zip(self._game.receptacles, state.contents, strict=True)
+            if receptacle.location == state.location
+            for obj in contents
+        )
 
 
 class Engine:
@@ -151,9 +192,7 @@ class Engine:
         }
 
     def close(self) -> None:
-        """Do nothing: a native engine holds no resources."""
-
-    # Which commands there are --------------------------------------------------------------
+        pass
 
     def _local_commands(self) -> Mapping[str, _Command]:
         """All commands but those to go somewhere, with what they mean."""
@@ -206,8 +245,6 @@ class Engine:
                 other = self.game.objects[index]
                 if location == self.location and other.sliceable:
                     commands[f"slice {other.name} with {thing.name}"] = ("slice", index, held)
-
-    # What they do --------------------------------------------------------------------------
 
     def _name(self, index: int) -> str:
         return self.game.objects[index].name
@@ -327,23 +364,13 @@ class Engine:
         return f"You sliced the {self._name(index)} with the {self._name(knife)}."
 
 
-_VERBS: Mapping[str, Callable[[Engine, int, int], str]] = {
-    "look": Engine._look,
-    "inventory": Engine._inventory,
-    "help": Engine._help,
-    "go": Engine._go,
-    "examine receptacle": Engine._examine_receptacle,
-    "examine object": Engine._examine_object,
-    "open": Engine._open,
-    "close": Engine._close,
-    "take": Engine._take,
-    "put": Engine._put,
-    "clean": Engine._clean,
-    "heat": Engine._heat,
-    "cool": Engine._cool,
-    "use": Engine._use,
-    "slice": Engine._slice,
-}
 _CHANGING = frozenset({"go", "open", "close", "take", "put", "clean", "heat", "cool", "use"})
+_VERBS: Mapping[str, Callable[[Engine, int, int], str]] = {
+    verb: getattr(Engine, f"_{verb.replace(' ', '_')}")
+    for verb in (
+        *("look", "inventory", "help", "slice", "examine receptacle", "examine object"),
+        *sorted(_CHANGING),
+    )
+}
 _ALWAYS_OLDER: Mapping[str, _Command] = {verb: (verb, -1, -1) for verb in ("look", "inventory")}
 _ALWAYS: Mapping[str, _Command] = {**_ALWAYS_OLDER, "help": ("help", -1, -1)}

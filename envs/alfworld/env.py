@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import aem_gym
 from aem_gym.envs.alfworld.classes import OBJECT_CLASSES, RECEPTACLE_CLASSES, SPLITS, TASK_TYPES
@@ -17,11 +15,14 @@ from aem_gym.envs.alfworld.game import Game, LoadedGame, shuffle_numbers
 from aem_gym.envs.alfworld.generator import GeneratedGames
 from aem_gym.envs.alfworld.oracle import SEARCHES, HouseholdOracle
 from aem_gym.envs.alfworld.rooms import DIFFICULTIES
-from aem_gym.envs.alfworld.text import DIALECTS, printed_sentence
+from aem_gym.envs.alfworld.text import DIALECTS, TEXTS, printed_sentence
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.registry import env_tool
 from aem_gym.text_env import TextEnv
 from aem_gym.types import PromptTemplate, StepResult, Task
+
+if TYPE_CHECKING:
+    from aem_gym.envs.alfworld.dataset.games import DatasetGames
 
 SOURCES = ("generated", "official")
 BACKENDS = ("native", "textworld")
@@ -30,98 +31,14 @@ _EXPERT_SEARCH = {"full": "likely", "small": "random"}
 """Small rooms leave something to learn: within 14 turns `likely` wins 99.9% of their games, the
 `random` search of demonstrations 94.1%."""
 _OPTIONS = ("task_id", "task_type", "game")
-_ROLE = "You are a household robot in a room. You act by text commands, one at a time."
-
-_INSTRUCTIONS = """\
-Commands, with every thing named as you see it, number included:
-  go to <receptacle>
-  open <receptacle>
-  close <receptacle>
-  take <object> from <receptacle>
-  {put}
-  heat <object> with <microwave>
-  cool <object> with <fridge>
-  clean <object> with <sinkbasin>
-  slice <object> with <knife>
-  use <lamp>
-  examine <object or receptacle>
-  inventory
-  look
-You carry one object at a time. To heat, cool or clean something, hold it at the microwave, fridge \
-or sinkbasin (it need not be open). To look at something under a lamp, hold it where the lamp is \
-and use the lamp. What cannot be done is answered "Nothing happens."."""
-
-_ADMISSIBLE = (
-    "Actions that are possible now: [{admissible}].\n\n"
-    "Choose your next action. Think step by step about the situation first, inside "
-    "<think> </think> tags. Then give exactly one of the possible actions inside "
-    "<action> </action> tags."
-)
-_PUBLISHED_ROLE = "You act as an expert agent in the ALFRED embodied environment."
 
 
-@cache
-def instructions_for(dialect: str) -> str:
-    """The action grammar in words, in the dialect of the game."""
-    return _INSTRUCTIONS.format(put=DIALECTS[dialect].put.format("<object>", "<receptacle>"))
+def _template(name: str, fields: Mapping[str, Any]) -> PromptTemplate:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return PromptTemplate(name, **values)
 
 
-PROMPT_TEMPLATES: Mapping[str, PromptTemplate] = {
-    "default": PromptTemplate(
-        name="default",
-        system=_ROLE,
-        first="{instructions}\n\nYour goal: {goal}\n\n{observation}",
-        later="{observation}",
-        window=(
-            "{instructions}\n\nYour goal: {goal}\n\nYou have taken {step} steps. "
-            "The last {shown}:\n{history}\n\nNow: {observation}"
-        ),
-    ),
-    "compact": PromptTemplate(
-        name="compact",
-        first="{observation}",
-        later="{observation}",
-        window="{goal}\n{history}\n{observation}",
-        history_item="{observation}\n> {action}",
-        response_format="short",
-    ),
-    "published": PromptTemplate(
-        name="published",
-        first=f"{_PUBLISHED_ROLE}\nWhat you observe now: {{observation}}\n{_ADMISSIBLE}",
-        window=(
-            f"{_PUBLISHED_ROLE} Your task is to: {{goal}}\n"
-            "You have already taken {step} step(s). The last {shown} observation(s) and the "
-            "actions you took:\n{history}\n"
-            f"What you observe now: {{observation}}\n{_ADMISSIBLE}"
-        ),
-        history_item="[Observation {step}: '{observation}', Action {step}: '{action}']",
-        history=2,
-        response_format="tags",
-        max_turns=50,
-        reward_scale=10.0,
-        hidden_actions=("help",),
-    ),
-}
-"""`default`: instruction-tuned models, whole transcript. `compact`: a tiny model trained from
-scratch, nothing but the observations. `published`: the structure of the published ALFWorld
-prompt (last two turns, admissible actions without `help`, think and action tags, reward 10)."""
-
-
-class GameSource(Protocol):
-    """A source of games: `GeneratedGames` or the dataset's `DatasetGames`."""
-
-    @property
-    def dialect(self) -> str:
-        """Of its games; of the first one, should they differ."""
-
-    def draw(self, rng: np.random.Generator, task_types: Sequence[str]) -> str:
-        """The id of a game of one of these types."""
-
-    def load(self, task_id: str, rng: np.random.Generator) -> LoadedGame:
-        """The game with an id. Raises ConfigError if there is none."""
-
-    def digest(self) -> str:
-        """Hex digest that changes when any of its tasks could change."""
+PROMPT_TEMPLATES = {name: _template(name, fields) for name, fields in TEXTS["prompts"].items()}
 
 
 class ALFWorldEnv(TextEnv):
@@ -183,9 +100,9 @@ class ALFWorldEnv(TextEnv):
         games: str | None = None,
     ) -> None:
         dialect = str(dialect)  # a number where a configuration file forgot the quotes
-        if games is not None and source not in (None, games):
-            raise ConfigError(f"games: is the old name of source, which is {source!r}: drop games")
         source = source or games or ("official" if data_dir else "generated")
+        if games not in (None, source):
+            raise ConfigError(f"games: the old name of source, which is {source!r}; leave it out")
         _known("split", split, SPLITS)
         _known("difficulty", difficulty, DIFFICULTIES)
         _known("dialect", dialect, DIALECTS)
@@ -201,15 +118,13 @@ class ALFWorldEnv(TextEnv):
         )
         self.split, self.difficulty, self.backend = split, difficulty, backend
         self.task_types = _task_types(task_types)
-        self._source: GameSource = GeneratedGames(split, difficulty, dialect)
+        self._source: GeneratedGames | DatasetGames = GeneratedGames(split, difficulty, dialect)
         if source == "official":
             from aem_gym.envs.alfworld.dataset.games import shared_games
 
-            self._source = shared_games(
-                data_dir, split=split, task_types=self.task_types, goals=goals, num_games=num_games
-            )
+            self._source = shared_games(data_dir, split, self.task_types, goals, num_games)
         self.dialect = self._source.dialect
-        self.instructions = instructions_for(self.dialect)
+        self.instructions = _instructions(self.dialect)
         self._shuffle, self._noise = shuffle_numbers, expert_noise
         self._logic_dir = Path(logic_dir).expanduser() if logic_dir else None
         self._engine: PlayableEngine | None = None
@@ -224,10 +139,7 @@ class ALFWorldEnv(TextEnv):
     @property
     def protocol(self) -> Mapping[str, str]:
         """What scores depend on besides the arguments."""
-        return {
-            "tasks_digest": self._source.digest(),
-            "code_version": aem_gym.__version__,
-        }
+        return {"tasks_digest": self._source.digest(), "code_version": aem_gym.__version__}
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         """Draw a game of the split, or take the one that `options` ask for.
@@ -277,17 +189,17 @@ class ALFWorldEnv(TextEnv):
         engine = self._playing()
         observation, valid = engine.step(action)
         self._unread.append(observation)
+        won = engine.won
         return StepResult(
             observation,
-            reward=float(engine.won),
-            terminated=engine.won,
-            won=engine.won,
+            reward=float(won),
+            terminated=won,
+            won=won,
             admissible_actions=engine.admissible(),
             action_valid=valid,
         )
 
     def expert(self) -> tuple[str, str]:
-        """The (thought, action) of the oracle for the current state."""
         engine = self._playing()
         assert self._oracle is not None
         for observation in self._unread:
@@ -296,7 +208,6 @@ class ALFWorldEnv(TextEnv):
         return self._oracle.choose(engine.admissible())
 
     def close(self) -> None:
-        """Release what the engine holds."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -308,13 +219,19 @@ class ALFWorldEnv(TextEnv):
         return self._engine
 
 
+@cache
+def _instructions(dialect: str) -> str:
+    """The action grammar in words, one string for all environments."""
+    put = DIALECTS[dialect].put.format("<object>", "<receptacle>")
+    return str(TEXTS["instructions"].format(put=put))
+
+
 def _known(kind: str, name: str, names: Iterable[str]) -> None:
     if name not in tuple(names):
         raise UnknownNameError(kind, str(name), names)
 
 
 def _task_types(asked: Iterable[str] | str | None) -> tuple[str, ...]:
-    """The asked task types, in the published order."""
     if asked is None:
         return TASK_TYPES
     names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked)

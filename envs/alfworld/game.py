@@ -11,16 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from sys import intern
-from typing import Protocol
 
 import numpy as np
-
-from aem_gym.envs.alfworld.classes import TREATMENT
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """An object: something that can lie in a receptacle."""
+    """An object that can lie in a receptacle."""
 
     id: str
     """`Class_bar_x_bar_y_bar_z`, as in the original's problem files."""
@@ -34,7 +31,7 @@ class Thing:
     sliceable: bool = False
     toggleable: bool = False
     holds_things: bool = False
-    """A bowl, cup, ...: `examine` speaks of its inside."""
+    """A bowl, cup, ...: `examine` lists its contents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +75,7 @@ class Game:
     object_locations: frozenset[tuple[int, int]] = frozenset()
     """Pairs (object, location)."""
     inside: tuple[tuple[int, ...], ...] = ()
-    """Per object, the objects inside it (empty: none anywhere). They are only spoken of."""
+    """Per object, the objects inside it (empty: none anywhere). Only `examine` uses them."""
     opened: frozenset[int] = frozenset()
     toggled: frozenset[int] = frozenset()
     clean: frozenset[int] = frozenset()
@@ -100,66 +97,6 @@ class LoadedGame:
     """Commands that win; empty where the file has none."""
     solvable: bool | None = None
     """As the file says; None if it does not."""
-
-
-class GoalState(Protocol):
-    """The part of an engine's state that goals depend on."""
-
-    location: int
-    holding: int
-    contents: list[tuple[int, ...]]
-    toggled: frozenset[int]
-    clean: frozenset[int]
-    hot: frozenset[int]
-    cool: frozenset[int]
-
-
-class GoalTest:
-    """Whether a game's goal is reached in a state."""
-
-    def __init__(self, game: Game) -> None:
-        goal = game.goal
-        self._game = game
-        self._look = goal.task_type == "look_at_obj_in_light"
-        self._treatment = TREATMENT.get(goal.task_type, "")
-        self._needed = 2 if goal.task_type == "pick_two_obj_and_place" else 1
-        self._objects = frozenset(
-            i for i, thing in enumerate(game.objects) if thing.cls == goal.obj and self._fits(i)
-        )
-        self._places = [i for i, r in enumerate(game.receptacles) if r.cls == goal.target]
-        self._lamps = frozenset(
-            i for i, t in enumerate(game.objects) if t.cls == goal.target and t.toggleable
-        )
-
-    def _fits(self, index: int) -> bool:
-        thing = self._game.objects[index]
-        return {
-            "": True,
-            "clean": thing.cleanable,
-            "heat": thing.heatable,
-            "cool": thing.coolable,
-        }[self._treatment]
-
-    def __call__(self, state: GoalState) -> bool:
-        if self._look:
-            return state.holding in self._objects and self._by_lamp(state)
-        wanted = self._objects
-        if self._treatment:
-            done = {"clean": state.clean, "heat": state.hot, "cool": state.cool}[self._treatment]
-            wanted = wanted & done
-        return any(
-            sum(obj in wanted for obj in state.contents[place]) >= self._needed
-            for place in self._places
-        )
-
-    def _by_lamp(self, state: GoalState) -> bool:
-        lit = self._lamps & state.toggled
-        return bool(lit) and any(
-            obj in lit
-            for receptacle, contents in zip(self._game.receptacles, state.contents, strict=True)
-            if receptacle.location == state.location
-            for obj in contents
-        )
 
 
 def printed_names(ids: Iterable[str]) -> dict[str, str]:
@@ -192,12 +129,8 @@ def _base(identifier: str) -> str:
 
 
 def shuffle_numbers(game: Game, rng: np.random.Generator) -> Game:
-    """The game with the numbers of each class dealt out again (`potato 1` and `potato 2` swap).
-
-    The original's demangler with `shuffle=True`, but from a passed generator.
-    """
-    ids = [thing.id for thing in game.objects]
-    ids += [place.id for place in game.receptacles]
+    """The game with the numbers of each class dealt out again (`potato 1` and `potato 2` swap)."""
+    ids = [thing.id for thing in game.objects] + [place.id for place in game.receptacles]
     ids += game.location_ids
     return renamed(game, numbered([ids[i] for i in rng.permutation(len(ids)).tolist()]))
 

@@ -17,14 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from aem_gym.envs.alfworld.classes import (
+    AFFORDANCES,
     APPLIANCE,
     CAN_CONTAIN,
-    CLEANABLE,
-    COOLABLE,
-    HEATABLE,
-    MOVABLE_RECEPTACLES,
-    SLICEABLE,
-    TASK_TYPES,
     TOGGLEABLE,
     TREATABLE,
     TREATMENT,
@@ -83,7 +78,6 @@ def is_held_out(floorplan: int) -> bool:
 
 
 def split_of(combination: Combination) -> str:
-    """The split a combination belongs to."""
     if is_held_out(combination.floorplan):
         return "valid_unseen"
     seen = derive("alfworld", "split", combination.name) % _SEEN_ONE_IN == 0
@@ -102,29 +96,20 @@ def floorplans(split: str, task_type: str, difficulty: str) -> list[int]:
 
 
 @lru_cache(maxsize=512)
-def combinations(
-    split: str, task_type: str, difficulty: str, floorplan: int
-) -> Sequence[Combination]:
+def combinations(split: str, task_type: str, difficulty: str, plan: int) -> Sequence[Combination]:
     """All tasks of a type that a split may set in one floorplan (may be none)."""
-    found = (
-        Combination(task_type, obj, target, floorplan)
-        for obj, target in feasible(task_type, layout(floorplan, difficulty))
-    )
+    pairs = feasible(task_type, layout(plan, difficulty))
+    found = (Combination(task_type, obj, target, plan) for obj, target in pairs)
     return tuple(combination for combination in found if split_of(combination) == split)
 
 
+@lru_cache(maxsize=4096)
 def exists(combination: Combination, difficulty: str) -> bool:
-    """Whether the generator can set this task."""
-    room = room_of(combination.floorplan)
-    if combination.task_type not in TASK_TYPES or room is None:
+    room, rooms = room_of(combination.floorplan), _TASK_ROOMS.get(combination.task_type, ())
+    if room not in rooms or (difficulty == "small" and room not in SMALL_ROOMS):
         return False
-    if difficulty == "small" and room not in SMALL_ROOMS:
-        return False
-    pair = (combination.obj, combination.target)
     plan = layout(combination.floorplan, difficulty)
-    return room in _TASK_ROOMS[combination.task_type] and pair in feasible(
-        combination.task_type, plan
-    )
+    return (combination.obj, combination.target) in feasible(combination.task_type, plan)
 
 
 def feasible(task_type: str, plan: Layout) -> list[tuple[str, str]]:
@@ -152,7 +137,6 @@ def _places(obj: str, present: Sequence[str]) -> list[str]:
     return [cls for cls in present if obj in CAN_CONTAIN[cls]]
 
 
-_TRIALS = 2**31
 _TASK_ID = re.compile(r"(\w+)-(\w+)-None-(\w+)-(\d{1,3})/trial_(small_)?(\d{1,10})")
 
 
@@ -166,17 +150,12 @@ class GameSpec:
 
     @property
     def task_id(self) -> str:
-        """The original's folder name and a trial; small rooms say so."""
         mark = "small_" if self.difficulty == "small" else ""
         return f"{self.combination.name}/trial_{mark}{self.trial}"
 
 
 def parse_task_id(task_id: str) -> GameSpec:
-    """The inverse of `GameSpec.task_id`.
-
-    Raises:
-        ConfigError: not of that form, or no such task.
-    """
+    """The inverse of `GameSpec.task_id`. Raises ConfigError if there is no such task."""
     match = _TASK_ID.fullmatch(task_id)
     if match:
         task_type, obj, target, number, small, trial = match.groups()
@@ -197,7 +176,7 @@ def draw_task(rng: np.random.Generator, split: str, difficulty: str, task_type: 
         found = combinations(split, task_type, difficulty, plans[index])
         if found:
             chosen = found[int(rng.integers(len(found)))]
-            return GameSpec(chosen, difficulty, int(rng.integers(_TRIALS)))
+            return GameSpec(chosen, difficulty, int(rng.integers(2**31)))
     raise ConfigError(f"split {split!r} has no task of type {task_type!r} in {difficulty!r} rooms")
 
 
@@ -210,7 +189,6 @@ class GeneratedGames:
     dialect: str
 
     def draw(self, rng: np.random.Generator, task_types: Sequence[str]) -> str:
-        """The id of a game of one of these types."""
         task_type = task_types[int(rng.integers(len(task_types)))]
         return draw_task(rng, self.split, self.difficulty, task_type).task_id
 
@@ -219,7 +197,6 @@ class GeneratedGames:
         return LoadedGame(make_game(parse_task_id(task_id), self.dialect))
 
     def digest(self) -> str:
-        """Of the generator's code and tables."""
         return _digest()
 
 
@@ -227,12 +204,12 @@ class GeneratedGames:
 def _digest() -> str:
     names = ("classes", "draws", "game", "generator", "rooms", "text")
     files = [Path(__file__).with_name(f"{name}.py") for name in names]
-    return digest_files([*files, *Path(__file__).parent.glob("*.json")])
+    tables = [*Path(__file__).parent.glob("*.json"), Path(__file__).with_name("texts.yaml")]
+    return digest_files([*files, *tables])
 
 
 @lru_cache(maxsize=256)
 def make_game(spec: GameSpec, dialect: str = "0.4") -> Game:
-    """The game of a task: the same specification gives the same game."""
     return fill_layout(spec, layout(spec.combination.floorplan, spec.difficulty), dialect)
 
 
@@ -253,7 +230,9 @@ def fill_layout(spec: GameSpec, plan: Layout, dialect: str) -> Game:
         task_id=spec.task_id,
         goal=GameGoal(task.task_type, task.obj, task.target),
         sentence=template.format(obj=task.obj.lower(), target=task.target.lower()),
-        objects=tuple(_thing(identifier, cls, names[identifier]) for identifier, cls, _ in made),
+        objects=tuple(
+            Thing(identifier, cls, names[identifier], **_flags(cls)) for identifier, cls, _ in made
+        ),
         receptacles=plan.receptacles,
         locations=_location_names(plan),
         start=plan.start,
@@ -299,19 +278,10 @@ def _weights(plan: Layout, cls: str, avoid: str) -> tuple[float, ...]:
     )
 
 
-def _thing(identifier: str, cls: str, name: str) -> Thing:
-    return Thing(
-        id=identifier,
-        cls=cls,
-        name=name,
-        pickupable=cls not in TOGGLEABLE,
-        cleanable=cls in CLEANABLE,
-        heatable=cls in HEATABLE,
-        coolable=cls in COOLABLE,
-        sliceable=cls in SLICEABLE,
-        toggleable=cls in TOGGLEABLE,
-        holds_things=cls in MOVABLE_RECEPTACLES,
-    )
+@cache
+def _flags(cls: str) -> dict[str, bool]:
+    flags = {flag: cls in having for flag, having in AFFORDANCES.items()}
+    return {"pickupable": cls not in TOGGLEABLE, **flags}
 
 
 @lru_cache(maxsize=256)

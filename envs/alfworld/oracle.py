@@ -78,7 +78,6 @@ class Belief:
     """Object -> what has been done to it (`clean`, `heat`, `cool`)."""
 
     def read(self, text: str) -> None:
-        """Learn from one observation."""
         room = _ROOM.search(text)
         if room and not self.receptacles:
             self.receptacles = _ITEM.findall(room[1])
@@ -123,13 +122,10 @@ _ADJECTIVE = {"clean": "clean", "heat": "hot", "cool": "cool"}
 class HouseholdOracle:
     """Chooses actions in one episode.
 
-    Args:
-        search: one of `SEARCHES`.
-        draws: the oracle's own randomness (order of search).
-        peek: for `privileged`: receptacle name -> names of the objects in it.
-        goal: the task; without it, it is read from the first observation, which works for the
-            original's templates and not for the words of people.
-        noise: how often a random admissible action is taken instead (0 to 1).
+    `draws` is its own randomness. `peek` gives, for `privileged`, receptacle name -> names of the
+    objects in it. Without `goal` the task is read from the first observation, which works for the
+    original's templates and not for the words of people. `noise` is how often a random admissible
+    action is taken instead (0 to 1).
     """
 
     def __init__(
@@ -152,12 +148,12 @@ class HouseholdOracle:
         self._here: set[str] = set()
 
     def read(self, observation: str) -> None:
-        """Take note of an observation (all of them, in order)."""
+        """Read an observation (all of them, in order)."""
         self.belief.read(observation)
         self._chosen = None
 
     def choose(self, admissible: Collection[str]) -> Choice:
-        """The (thought, action) for the present state; the same until something new is read."""
+        """The (thought, action) for the current state; the same until something new is read."""
         if self._chosen is None:
             if self._noise and self._draws.chance(self._noise):
                 self._chosen = "I try something.", self._draws.pick(sorted(admissible))
@@ -175,12 +171,9 @@ class HouseholdOracle:
             return "I do not know this task.", "look"
         if self._search == "privileged":
             belief.contents = {place: list(names) for place, names in self._peek().items()}
-        # A door that can be opened is shut, whoever shut it.
         belief.closed.update(c.removeprefix("open ") for c in admissible if c.startswith("open "))
         self._here = {c.removeprefix("examine ") for c in admissible if c.startswith("examine ")}
         return self._pursue(*task)
-
-    # Subgoals ------------------------------------------------------------------------------
 
     def _pursue(self, task_type: str, obj: str, target: str) -> Choice:
         held = self.belief.holding
@@ -238,10 +231,10 @@ class HouseholdOracle:
 
     def _drop(self, held: str) -> Choice:
         thought = f"I do not need {kind(held)}."
-        for place in self._nearest(self.belief.receptacles):
+        nearest = self._nearest(self.belief.receptacles)
+        for place in nearest:
             if self._put(held, place) in self._can:
                 return thought, self._put(held, place)
-        nearest = self._nearest(self.belief.receptacles)
         for place in sorted(nearest, key=lambda p: place_weight(_name(p), _name(held)) <= 0):
             if place in self._here and f"open {place}" not in self._can:
                 self._refused.add((held, place))  # here, open, and yet it cannot be put there
@@ -249,24 +242,17 @@ class HouseholdOracle:
                 return self._at(place, thought, [self._put(held, place)])
         return thought, "look"
 
-    # Ways and means ------------------------------------------------------------------------
-
     def _at(self, place: str, thought: str, actions: Sequence[str]) -> Choice:
-        """Do the first possible one of the actions at a place; before that, get to it."""
+        """Go to a place, then do the first of the actions that is possible there."""
         for action in actions:
             if action in self._can:
                 return thought, action
-        step = self._go(place, thought)
-        if step:
-            return step
+        if f"go to {place}" in self._can:
+            return thought, f"go to {place}"
         if f"open {place}" in self._can:
             return thought, f"open {place}"
         self.belief.contents.pop(place, None)  # not as remembered: look again
         return thought, f"examine {place}"
-
-    def _go(self, place: str, thought: str) -> Choice | None:
-        action = f"go to {place}"
-        return (thought, action) if action in self._can else None
 
     def _find(self, thought: str, wanted: str) -> Choice:
         """One step of the search for an object or receptacle class."""
@@ -294,7 +280,7 @@ class HouseholdOracle:
         )
 
     def _nearest(self, places: Sequence[str]) -> list[str]:
-        """The places at hand first, then those that stand open, then the others."""
+        """The places here first, then the open ones, then the others."""
         return sorted(places, key=lambda p: (p not in self._here, p in self.belief.closed))
 
     def _called(self, cls: str) -> list[str]:

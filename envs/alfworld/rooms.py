@@ -49,7 +49,7 @@ _DOORLESS = 0.2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """The furniture of one floorplan. Two are equal only if they are the same object."""
+    """The furniture of one floorplan."""
 
     number: int
     room: str
@@ -61,17 +61,15 @@ class Layout:
     """(lamp class, receptacle it stands on)."""
 
     def classes(self) -> frozenset[str]:
-        """The receptacle classes there are."""
         return frozenset(receptacle.cls for receptacle in self.receptacles)
 
 
 def room_of(number: int) -> str | None:
-    """The kind of room of a floorplan number; None if there is no such floorplan."""
     return next((room for room, numbers in ROOMS.items() if number in numbers), None)
 
 
 def room_objects(room: str, difficulty: str) -> Mapping[str, float]:
-    """Object class -> probability that a room of this kind holds some."""
+    """Object class -> probability that a room holds some."""
     objects: Mapping[str, float] = _TABLES["objects"][difficulty][room]
     return objects
 

@@ -5,24 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 NOTHING_HAPPENS = "Nothing happens."
-HELP = (
-    "Available commands:\n"
-    "  look:                             look around your current location\n"
-    "  inventory:                        check your current inventory\n"
-    "  go to (receptacle):               move to a receptacle\n"
-    "  open (receptacle):                open a receptacle\n"
-    "  close (receptacle):               close a receptacle\n"
-    "  take (object) from (receptacle):  take an object from a receptacle\n"
-    "  move (object) to (receptacle):  place an object in or on a receptacle\n"
-    "  examine (something):              examine a receptacle or an object\n"
-    "  use (object):                     use an object\n"
-    "  heat (object) with (receptacle):  heat an object using a receptacle\n"
-    "  clean (object) with (receptacle): clean an object using a receptacle\n"
-    "  cool (object) with (receptacle):  cool an object using a receptacle\n"
-    "  slice (object) with (object):     slice an object using a sharp object\n"
-)
+TEXTS: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_name("texts.yaml").read_text())
+HELP: str = TEXTS["help"]
+TEMPLATES: Mapping[str, tuple[str, str]] = {
+    task_type: (one, other) for task_type, (one, other) in TEXTS["task_sentences"].items()
+}
+"""Task type -> its two sentence templates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +38,6 @@ DIALECTS: Mapping[str, Dialect] = {
 """`0.4`: alfworld 0.4.x. `0.3`: up to 0.3.x, with which published scores were made."""
 
 
-TEMPLATES: Mapping[str, tuple[str, str]] = {
-    "pick_and_place_simple": ("put a {obj} in {target}", "put some {obj} on {target}"),
-    "look_at_obj_in_light": (
-        "look at {obj} under the {target}",
-        "examine the {obj} with the {target}",
-    ),
-    "pick_clean_then_place_in_recep": (
-        "put a clean {obj} in {target}",
-        "clean some {obj} and put it in {target}",
-    ),
-    "pick_heat_then_place_in_recep": (
-        "put a hot {obj} in {target}",
-        "heat some {obj} and put it in {target}",
-    ),
-    "pick_cool_then_place_in_recep": (
-        "put a cool {obj} in {target}",
-        "cool some {obj} and put it in {target}",
-    ),
-    "pick_two_obj_and_place": (
-        "put two {obj} in {target}",
-        "find two {obj} and put them in {target}",
-    ),
-}
-"""Task type -> its two sentence templates (the original's `goal_library`)."""
-
-
 def listing(names: Sequence[str]) -> str:
     """`a cup 3, a lettuce 1, and a mug 3`; `nothing` for none. The article is always "a"."""
     return enumeration([f"a {name}" for name in names])
@@ -85,7 +53,6 @@ def enumeration(parts: Sequence[str]) -> str:
 
 
 def introduction(surroundings: str, sentence: str) -> str:
-    """The first observation."""
     intro = "-= Welcome to TextWorld, ALFRED! =-"
     return f"{intro}\n\n{surroundings}\n\nYour task is to: {printed_sentence(sentence)}"
 

@@ -12,7 +12,7 @@ from gymnasium.utils import seeding
 from aem_gym.envs.swe.defaults import RUN, SMOLLM2, TINY
 from aem_gym.envs.swe.grading.grader import grade
 from aem_gym.envs.swe.oracle import Oracle
-from aem_gym.envs.swe.pool import Ready, shared_pool
+from aem_gym.envs.swe.pool import PreparedSandbox, shared_pool
 from aem_gym.envs.swe.recipes import RECIPES
 from aem_gym.envs.swe.sandbox.base import WORKDIR, Limits, SandboxError
 from aem_gym.envs.swe.sandbox.engines import ENGINES
@@ -67,7 +67,10 @@ class SWEEnv(TextEnv):
     max_turns = 50
     defaults: ClassVar[Mapping[str, Any]] = RUN
     model_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": TINY, "smollm2": SMOLLM2}
-    tools: ClassVar[Mapping[str, str]] = {"doctor": "aem_gym.envs.swe.images.report:findings"}
+    tools: ClassVar[Mapping[str, str]] = {
+        "doctor": "aem_gym.envs.swe.authoring.doctor:findings",
+        "preflight": "aem_gym.envs.swe.sandbox.engines:check_engine",
+    }
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class SWEEnv(TextEnv):
     ) -> None:
         super().__init__(max_turns=max_turns, render_mode=render_mode)
         _known("split", split, SPLITS)
-        _known("engine", engine, ENGINES)
+        ENGINES.check(engine)
         if step_timeout <= 0:
             raise ConfigError(f"step_timeout: expected seconds above 0, got {step_timeout}")
         if max_observation < 200:
@@ -103,7 +106,7 @@ class SWEEnv(TextEnv):
         self._source = open_source(str(eval_tasks if elsewhere else tasks), mirrors)
         self._ids = _choose(self._source, split, _names(repos), whole=elsewhere)
         self._now: SweTask | None = None
-        self._ready: Ready | None = None
+        self._ready: PreparedSandbox | None = None
         self._toolbox: Toolbox | None = None
         self._oracle: Oracle | None = None
         self._expected: object = None
@@ -126,7 +129,7 @@ class SWEEnv(TextEnv):
             return
         task = self._draw(seeding.np_random(seed)[0], options or {})
         self._expected = wanted
-        shared_pool(self.engine).expect(task, self.limits)
+        shared_pool(self.engine).prefetch(task, self.limits)
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         """Draw a task of the split, or take `options["task_id"]` (of any split).

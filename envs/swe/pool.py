@@ -1,4 +1,4 @@
-"""Sandboxes made ready before they are asked for, and removed behind the asker's back."""
+"""Sandboxes that are prepared before they are needed, and removed in the background."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +21,7 @@ _ALIVE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class PreparedSandbox:
     """A sandbox with a task's repository laid out and the agent's shell started."""
 
     sandbox: Sandbox
@@ -30,22 +29,22 @@ class Ready:
 
 
 class SandboxPool:
-    """Keeps sandboxes ready for the tasks it was told of. Safe to use from several threads.
+    """Prepares sandboxes for the tasks that come next. Safe to use from several threads.
 
     Args:
         engine: starts them.
-        size: most that wait at a time; the one that has waited longest goes first.
+        size: most that wait at a time; the one that has waited longest is removed first.
         threads: how many are made or removed at a time.
     """
 
     def __init__(self, engine: SandboxEngine, *, size: int = 16, threads: int = 2) -> None:
         self.engine, self._size = engine, size
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[tuple[SweTask, Limits], Future[Ready]]] = deque()
+        self._waiting: deque[tuple[tuple[SweTask, Limits], Future[PreparedSandbox]]] = deque()
         self._threads = ThreadPoolExecutor(threads, "sandbox")
 
-    def expect(self, task: SweTask, limits: Limits | None = None) -> None:
-        """Make a sandbox ready for a task in the background. Returns at once; raises nothing."""
+    def prefetch(self, task: SweTask, limits: Limits | None = None) -> None:
+        """Prepare a sandbox for a task in the background. Returns at once; raises nothing."""
         key, old = (task, limits or Limits()), None
         with self._lock, contextlib.suppress(RuntimeError):  # closed
             self._waiting.append((key, self._threads.submit(self.make, task, limits)))
@@ -53,14 +52,14 @@ class SandboxPool:
         if old:
             self._discard(old[1])
 
-    def take(self, task: SweTask, limits: Limits | None = None) -> Ready:
-        """A ready sandbox for a task: a waiting one, or one made now.
+    def take(self, task: SweTask, limits: Limits | None = None) -> PreparedSandbox:
+        """A prepared sandbox for a task: a waiting one, or one made now.
 
         Raises:
-            SandboxError: there is none to be had; says the mend.
+            SandboxError: none can be made; the message says what to do.
         """
         while (waiting := self._next((task, limits or Limits()))) is not None:
-            # One that failed in the background, or died while it waited, is made again in view.
+            # One that failed in the background, or died while it waited, is made again here.
             with contextlib.suppress(SandboxError):
                 ready = waiting.result()
                 try:
@@ -72,23 +71,23 @@ class SandboxPool:
         return self.make(task, limits)
 
     def wait(self) -> None:
-        """Return when everything that was expected is ready, or has failed."""
+        """Return when every prefetched sandbox is prepared, or has failed."""
         with self._lock:
             waiting = [future for _, future in self._waiting]
         wait(waiting)
 
-    def make(self, task: SweTask, limits: Limits | None = None) -> Ready:
-        """A ready sandbox, made now.
+    def make(self, task: SweTask, limits: Limits | None = None) -> PreparedSandbox:
+        """Prepare a sandbox now.
 
         Raises:
-            SandboxError: it cannot be made; says the mend.
+            SandboxError: it cannot be made; the message says what to do.
         """
         spec = SandboxSpec(self.engine.image(task.image), limits or Limits())
         sandbox = self.engine.start(spec)
         try:
             workspace = prepare(sandbox, task)
             sandbox.run(":", _ALIVE)  # starts the shell
-            return Ready(sandbox, workspace)
+            return PreparedSandbox(sandbox, workspace)
         except BaseException:
             sandbox.close()
             raise
@@ -108,7 +107,7 @@ class SandboxPool:
             self._discard(future)
         self._threads.shutdown(wait=True)
 
-    def _next(self, key: tuple[SweTask, Limits]) -> Future[Ready] | None:
+    def _next(self, key: tuple[SweTask, Limits]) -> Future[PreparedSandbox] | None:
         with self._lock:
             for place, (other, future) in enumerate(self._waiting):
                 if other == key:
@@ -116,7 +115,7 @@ class SandboxPool:
                     return future
         return None
 
-    def _discard(self, future: Future[Ready]) -> None:
+    def _discard(self, future: Future[PreparedSandbox]) -> None:
         if not future.cancel():
             future.add_done_callback(_close_result)
 
@@ -125,29 +124,25 @@ def shared_pool(engine: str = "auto") -> SandboxPool:
     """The pool of this process for an engine; made when first asked for, closed at exit.
 
     Raises:
-        SandboxError: no engine answers; says how to start it.
+        SandboxError: no engine answers; the message says how to start one.
     """
     return _shared(engine, os.getpid())
 
 
 @lru_cache(maxsize=8)
 def _shared(name: str, process: int) -> SandboxPool:
-    """`process` is there so that a forked one does not share the connections of its parent."""
-    engine = open_engine(name)
-    pool = SandboxPool(engine)
-    atexit.register(_only_in(process, engine.close))
-    atexit.register(_only_in(process, pool.close))
+    """`process` keeps a forked process from sharing the connections of its parent."""
+    pool = SandboxPool(open_engine(name))
+    atexit.register(_close_in, process, pool)
     return pool
 
 
-def _only_in(process: int, close: Callable[[], None]) -> Callable[[], None]:
-    def run() -> None:
-        if os.getpid() == process:
-            close()
-
-    return run
+def _close_in(process: int, pool: SandboxPool) -> None:
+    if os.getpid() == process:
+        pool.close()
+        pool.engine.close()
 
 
-def _close_result(future: Future[Ready]) -> None:
+def _close_result(future: Future[PreparedSandbox]) -> None:
     if not future.cancelled() and future.exception() is None:
         future.result().sandbox.close()

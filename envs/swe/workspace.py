@@ -14,7 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from aem_gym.envs.swe.sandbox.base import AGENT, STORE, WORKDIR, Ran, Sandbox, SandboxError
+from aem_gym.envs.swe.sandbox.base import (
+    AGENT,
+    STORE,
+    WORKDIR,
+    CommandResult,
+    Sandbox,
+    SandboxError,
+)
 from aem_gym.envs.swe.tasks.base import SweTask
 
 MAX_PATCH_BYTES = 2_000_000
@@ -156,7 +163,7 @@ def take_patch(sandbox: Sandbox, workspace: Workspace) -> str:
     Raises:
         SandboxError: the sandbox is gone.
     """
-    sandbox.halt()
+    sandbox.kill_agent()
     ran = stage(sandbox, workspace, _TAKE)
     if not ran.output.rstrip().endswith("taken"):
         return ""
@@ -164,13 +171,15 @@ def take_patch(sandbox: Sandbox, workspace: Workspace) -> str:
     return content.decode("utf-8", errors="replace")
 
 
-def stage(sandbox: Sandbox, workspace: Workspace, script: str, stdin: bytes = b"") -> Ran:
+def stage(sandbox: Sandbox, workspace: Workspace, script: str, stdin: bytes = b"") -> CommandResult:
     """Run a script as root beside an index of what lies in the tree now; `$TREE` is the base."""
     script = f"TREE={shlex.quote(workspace.tree)}\n{_STAGE}\n{script}"
     return shell(sandbox, script, stdin=stdin, timeout=SECONDS)
 
 
-def shell(sandbox: Sandbox, script: str, stdin: bytes = b"", timeout: float = SECONDS) -> Ran:
+def shell(
+    sandbox: Sandbox, script: str, stdin: bytes = b"", timeout: float = SECONDS
+) -> CommandResult:
     """Run a script as root."""
     return sandbox.execute(["/bin/sh", "-c", script], timeout, stdin=stdin)
 
@@ -217,7 +226,7 @@ def _files(task: SweTask) -> bytes:
     return archive({"removed": removed, **below("tree", task.overlay)})
 
 
-def end_of(ran: Ran) -> str:
+def end_of(ran: CommandResult) -> str:
     """How a script ended, for a message."""
     what = "it ran out of time" if ran.timed_out else f"exit code {ran.exit_code}"
     return f"{what}; {ran.output.strip()[-500:]}"

@@ -1,6 +1,6 @@
 """The shop: a session that searches, looks around, chooses and buys, by the official rules.
 
-`strict` keeps to the original in everything, also in what is plainly a mistake there. Otherwise
+With `strict` everything is as in the original, also what is plainly a mistake there. Otherwise
 search words that open back doors (`<r>`, `<c>`, `<q>`, `<a>`) do nothing, options whose names are
 not clear are called `group: value`, every chosen option is shown as chosen, and no word of a search
 is taken for the name of a page.
@@ -14,13 +14,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from aem_gym.envs.webshop import pages, render
-from aem_gym.envs.webshop.catalogue import Catalogue
-from aem_gym.envs.webshop.goals import Goal
-from aem_gym.envs.webshop.nouns import Nouns
-from aem_gym.envs.webshop.products import Product
-from aem_gym.envs.webshop.reward import Reward, purchase_reward
-from aem_gym.envs.webshop.search.tokens import tokens
+from aem_gym.envs.webshop import pages
+from aem_gym.envs.webshop.catalogue import Catalogue, Product
+from aem_gym.envs.webshop.goals import ShopGoal
+from aem_gym.envs.webshop.reward import Nouns, PurchaseReward, purchase_reward
+from aem_gym.envs.webshop.search.text import tokens
 
 BASE = "http://127.0.0.1:3000"
 _ACTION = re.compile(r"(.+)\[(.+)\]")
@@ -32,12 +30,12 @@ _MOST_TERMS = 1024
 
 
 class OriginalFails(TypeError):
-    """The original's server fails here; the page stays, what it has noted by then, too."""
+    """The original's server fails here. The page stays, and what was already noted stays noted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What an action led to."""
+class ActionResult:
+    """Reward and validity of an action."""
 
     reward: float = 0.0
     done: bool = False
@@ -52,7 +50,7 @@ class Session:
         catalogue: the articles.
         goal: what the customer wants.
         nouns: for the reward.
-        name: stands in addresses.
+        name: part of the page addresses.
         show_attributes: whether articles have a page of their attributes.
         strict: see the module.
         rng: for the back door to random articles, in `strict` sessions.
@@ -61,7 +59,7 @@ class Session:
     def __init__(
         self,
         catalogue: Catalogue,
-        goal: Goal,
+        goal: ShopGoal,
         nouns: Nouns,
         *,
         name: str = "0",
@@ -74,7 +72,7 @@ class Session:
         self._rng = rng or random.Random(0)
         self._searched: list[str] = []
         self._kept: Sequence[str] = ()
-        self.purchase: Reward | None = None
+        self.purchase: PurchaseReward | None = None
         """What the last purchase was worth."""
         self._start()
 
@@ -86,10 +84,10 @@ class Session:
 
     def text_rich(self) -> str:
         """The page in the official `text_rich` mode."""
-        return render.text_rich(self.page, self._is_chosen, self.visited)
+        return pages.text_rich(self.page, self._is_chosen, self.visited)
 
     def available_actions(self) -> dict[str, bool | list[str]]:
-        """What the official environment says can be done."""
+        """The possible actions, in the official form."""
         return {
             "has_search_bar": self.page.has_search_bar,
             "clickables": list(self.page.clickables),
@@ -97,7 +95,7 @@ class Session:
 
     # What is done --------------------------------------------------------------------------
 
-    def step(self, action: str) -> Result:
+    def step(self, action: str) -> ActionResult:
         """Answer `search[...]` or `click[...]`; anything else does nothing.
 
         Raises:
@@ -105,21 +103,21 @@ class Session:
         """
         match = _ACTION.match(action)
         if not match:
-            return Result(valid=False)
+            return ActionResult(valid=False)
         verb, argument = match[1], match[2].lower()
         if verb == "search":
             return self._search(argument.split(" "))
         if verb == "click" and argument in self.page.clickables and argument != "search":
             return self._click(argument)
-        return Result(valid=False)
+        return ActionResult(valid=False)
 
-    def _search(self, words: list[str]) -> Result:
+    def _search(self, words: list[str]) -> ActionResult:
         if words[0] in _BACK_DOORS and not self._strict:
-            return Result(valid=False)
+            return ActionResult(valid=False)
         self._show_results(words, 1)
-        return Result()
+        return ActionResult()
 
-    def _click(self, name: str) -> Result:
+    def _click(self, name: str) -> ActionResult:
         """As the original: by the name first, whatever it was that was clicked."""
         if name == pages.BUY.lower():
             return self._buy()
@@ -136,7 +134,7 @@ class Session:
             self._show_details(_SUB_PAGES[name])
         else:
             self._show_item(name)
-        return Result()
+        return ActionResult()
 
     # Pages ---------------------------------------------------------------------------------
 
@@ -195,14 +193,14 @@ class Session:
         )
         self.page = pages.sub_page(self.goal.text, product, name)
 
-    def _buy(self) -> Result:
+    def _buy(self) -> ActionResult:
         product, price = self._product(), self.catalogue.price(self.asin)
         chosen = list(self.options.values())
         self.purchase = purchase_reward(product, self.goal, price, chosen, self._nouns)
         self.place = "done"
         self.url = f"{BASE}/done/{self._name}/{self.asin}/{self.options}"
         self.page = pages.done_page(self.asin, self.options, self.purchase.total)
-        return Result(self.purchase.total, done=True)
+        return ActionResult(self.purchase.total, done=True)
 
     def _product(self) -> Product:
         try:

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-import gymnasium as gym
-
-from aem_gym.datasets import DataReport, Exported, Imported
-from aem_gym.envs.webshop.engine import Result, Session
-from aem_gym.envs.webshop.oracle import Oracle
-from aem_gym.envs.webshop.recipes import INSTRUCTIONS, RECIPES
-from aem_gym.envs.webshop.shops import (
-    GOAL_TYPES,
-    LEVELS,
-    SIZES,
-    Shop,
-    generated_shop,
-    open_shop,
-)
-from aem_gym.envs.webshop.splits import SPLIT_MODES, SPLITS, bounds, goal_order
-from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym import __version__
+from aem_gym.envs.webshop.engine import ActionResult, Session
+from aem_gym.envs.webshop.goals import SPLIT_MODES, SPLITS, bounds, goal_order
+from aem_gym.envs.webshop.oracle import ShopOracle
+from aem_gym.envs.webshop.prompts import INSTRUCTIONS, PROMPT_TEMPLATES
+from aem_gym.envs.webshop.shops import GOAL_TYPES, SIZES, check_name, choose_shop
+from aem_gym.errors import ConfigError
 from aem_gym.text_env import TextEnv
 from aem_gym.types import StepResult, Task
 
-if TYPE_CHECKING:
-    from wsgiref.types import WSGIApplication
-
-OBSERVATIONS = ("text", "text_rich")
-SOURCES = ("generated", "official")
 _OPTIONS = ("goal_idx", "task_id")
 _TASK_ID = re.compile(r"(human|synthetic)-(\d+)")
 _NO_CLICK = "search"
@@ -60,12 +45,12 @@ class WebShopEnv(TextEnv):
         difficulty: of generated articles: `full` (they read like a shop's) or `easy` (few words).
         num_products: how many articles (generated; default 1,000, or 480 easy ones), or only the
             first so many rows (official; default all).
-        goals: `human` (people's instructions, or such as are worded like theirs) or `synthetic`
+        goals: `human` (people's instructions, or generated ones worded alike) or `synthetic`
             (made from attributes and every combination of options).
         split_mode: `official`, or `verl-agent` to shuffle the goals by `order_seed` as published
             runs did (test goals then leak into training).
         order_seed: the worker's seed in `verl-agent` mode.
-        catalogue_seed: of generated articles, and of what the original draws anew in every
+        catalogue_seed: of generated articles, and of what the original draws differently in every
             process: hidden prices of price ranges, and price limits.
         observation: `text` or `text_rich`, the official modes.
         show_attributes: whether articles have a page of their attributes.
@@ -77,11 +62,11 @@ class WebShopEnv(TextEnv):
 
     Raises:
         ConfigError: a value is out of range, or data is missing; UnknownNameError lists the names
-            there are.
+            that exist.
     """
 
     instructions = INSTRUCTIONS
-    prompt_templates = RECIPES
+    prompt_templates = PROMPT_TEMPLATES
     max_turns = 15
     defaults: ClassVar[Mapping[str, Any]] = {"eval_split": "test"}
     model_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -91,6 +76,12 @@ class WebShopEnv(TextEnv):
             "warmstart_keep": "all",
             "steps": 90,
         }
+    }
+    tools: ClassVar[Mapping[str, str]] = {
+        "data_report": "aem_gym.envs.webshop.authoring.data:data_report",
+        "import_data": "aem_gym.envs.webshop.authoring.data:import_data",
+        "export_games": "aem_gym.envs.webshop.authoring.data:export_games",
+        "page_app": "aem_gym.envs.webshop.authoring.web.app:page_app",
     }
 
     def __init__(
@@ -114,38 +105,43 @@ class WebShopEnv(TextEnv):
     ) -> None:
         super().__init__(max_turns=max_turns, render_mode=render_mode)
         source = source or ("official" if data_dir else "generated")
-        _known("split", split, SPLITS)
-        _known("source", source, SOURCES)
-        _known("difficulty", difficulty, LEVELS)
-        _known("goals", goals, GOAL_TYPES)
-        _known("split_mode", split_mode, SPLIT_MODES)
-        _known("observation", observation, OBSERVATIONS)
+        check_name("split", split, SPLITS)
+        check_name("source", source, ("generated", "official"))
+        check_name("difficulty", difficulty, SIZES)
+        check_name("goals", goals, GOAL_TYPES)
+        check_name("split_mode", split_mode, SPLIT_MODES)
+        check_name("observation", observation, ("text", "text_rich"))
         if not 0 <= expert_care <= 1:
             raise ConfigError(f"expert_care: expected 0 to 1, got {expert_care}")
-        if num_products is not None and num_products < 1:
-            raise ConfigError(f"num_products: expected at least 1, got {num_products}")
         self.split, self.split_mode, self.goal_type = split, split_mode, goals
-        if source == "official":
-            self.shop: Shop = open_shop(data_dir, num_products, catalogue_seed, goals)
-        else:
-            size = SIZES[difficulty] if num_products is None else num_products
-            self.shop = generated_shop(difficulty, size, catalogue_seed, goals)
-        self._goals = bounds(split, len(self.shop.goals))
-        if not self._goals:
-            raise ConfigError(
-                f"split {split!r}: expected goals, got none: {len(self.shop.goals)} {goals} goals "
-                f"of {len(self.shop.catalogue):,} articles are too few. Raise num_products"
-            )
+        stock = (source, data_dir, difficulty, num_products)
+        self.shop = choose_shop(*stock, seed=catalogue_seed, goals=goals)
+        self._goals = self._split_goals()
         self._order = goal_order(len(self.shop.goals), split_mode, order_seed)
-        self._rich, self._show_attributes = observation == "text_rich", show_attributes
-        self._strict, self._care = strict_official, expert_care
+        self._rich, self._care = observation == "text_rich", expert_care
+        self._show_attributes, self._strict = show_attributes, strict_official
         self._session: Session | None = None
-        self._oracle: Oracle | None = None
+        self._oracle: ShopOracle | None = None
         self._facts: dict[str, Any] = {}
+
+    def _split_goals(self) -> range:
+        found = bounds(self.split, len(self.shop.goals))
+        if not found:
+            raise ConfigError(
+                f"split {self.split!r}: expected goals, got none: {len(self.shop.goals)} "
+                f"{self.goal_type} goals of {len(self.shop.catalogue):,} articles are too few. "
+                "Raise num_products"
+            )
+        return found
 
     @property
     def protocol(self) -> Mapping[str, Any]:
-        """What a score depends on: articles, goals, split and how it is made, source of nouns."""
+        """What a score depends on: articles, goals, split and its mode, source of nouns, code."""
+        return {**self._settings, "tasks_digest": self.shop.digest, "code_version": __version__}
+
+    @property
+    def _settings(self) -> Mapping[str, Any]:
+        """The part of the protocol that every `info` repeats."""
         return {
             "source": self.shop.source,
             "num_products": len(self.shop.catalogue),
@@ -169,67 +165,6 @@ class WebShopEnv(TextEnv):
         """Ids, options, attributes and words of titles, for a tokenizer made for this shop."""
         return self.shop.lexicon()
 
-    @classmethod
-    def data_report(cls, data_dir: str | None = None) -> DataReport:
-        """What is there of the official data, for `aem-gym data`."""
-        from aem_gym.envs.webshop.store.report import data_report
-
-        return data_report(data_dir)
-
-    @classmethod
-    def import_data(
-        cls,
-        source: Path,
-        folder: Path | None = None,
-        *,
-        num_products: int | None = None,
-        seed: int = 0,
-        nouns: Path | None = None,
-        spacy: str | None = None,
-    ) -> Imported:
-        """Import official files once (`aem-gym data webshop import`); goes on where it stopped.
-
-        See `aem_gym.envs.webshop.store.importer.import_data`.
-        """
-        from aem_gym.envs.webshop.store.importer import import_data
-
-        return import_data(
-            source, folder, num_products=num_products, seed=seed, nouns=nouns, spacy=spacy
-        )
-
-    @classmethod
-    def export_games(
-        cls,
-        folder: Path,
-        *,
-        games: int,
-        split: str = "train",
-        seed: int = 0,
-        logic: Path | None = None,
-        env_args: Mapping[str, Any] | None = None,
-    ) -> Exported:
-        """Write a generated shop of `games` articles as official files (`aem-gym export`).
-
-        `env_args` may say `difficulty`. A file holds the goals of all splits, so `split` makes no
-        difference; nothing of the original is needed for it (`logic`).
-        """
-        from aem_gym.envs.webshop.generated.official import export_shop
-
-        args = dict(env_args or {})
-        for name in args:
-            _known("argument of a generated shop", name, ("difficulty",))
-        difficulty = str(args.get("difficulty", "full"))
-        _known("split", split, SPLITS)
-        _known("difficulty", difficulty, LEVELS)
-        return export_shop(folder, seed, games, difficulty)
-
-    @staticmethod
-    def page_app(env: gym.Env[str, str], *, seed: int = 0) -> WSGIApplication:
-        """The shop as a web page (`aem-gym play --web`)."""
-        from aem_gym.envs.webshop.web.app import page_app
-
-        return page_app(env, seed=seed)
-
     def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         """Draw a goal of the split, or take the one that `options` ask for.
 
@@ -237,7 +172,7 @@ class WebShopEnv(TextEnv):
         the id of an earlier episode; both give that goal whatever the split.
         """
         for name in options:
-            _known("reset option", name, _OPTIONS)
+            check_name("reset option", name, _OPTIONS)
         number = self._asked(options)
         if number is None:
             number = self._order[self._goals[int(self.np_random.integers(len(self._goals)))]]
@@ -253,13 +188,13 @@ class WebShopEnv(TextEnv):
         )
         # Drawn only where it is needed, so that episodes do not depend on who demonstrates.
         draws = random.Random(int(self.np_random.integers(2**31))) if self._care < 1 else None
-        self._oracle = Oracle(self._session, nouns, care=self._care, draws=draws)
-        self._facts = {**self.protocol, "goal_idx": number}
+        self._oracle = ShopOracle(self._session, nouns, care=self._care, draws=draws)
+        self._facts = {**self._settings, "goal_idx": number}
         task = Task(f"{self.goal_type}-{number}", goal.category or "default", goal.text)
-        return task, self._outcome(self._session, Result())
+        return task, self._outcome(self._session, ActionResult())
 
     def act(self, action: str) -> StepResult:
-        """Answer one action; what means nothing is answered by the same page."""
+        """Answer one action; the same page answers an action that is not possible."""
         session = self.session
         try:
             result = session.step(action)
@@ -273,7 +208,7 @@ class WebShopEnv(TextEnv):
             raise ConfigError("there is no episode yet: call reset() first")
         return self._oracle.choose()
 
-    def _outcome(self, session: Session, result: Result) -> StepResult:
+    def _outcome(self, session: Session, result: ActionResult) -> StepResult:
         bought = session.purchase.info() if session.purchase else {}
         return StepResult(
             session.text_rich() if self._rich else session.text(),
@@ -314,8 +249,3 @@ class WebShopEnv(TextEnv):
                 f"goal_idx: expected a whole number from 0 to {total - 1}, got {number!r}"
             )
         return number
-
-
-def _known(kind: str, name: str, names: Iterable[str]) -> None:
-    if name not in tuple(names):
-        raise UnknownNameError(kind, str(name), names)

@@ -1,12 +1,11 @@
-"""The oracle: buys something that is worth everything, by the pages any customer sees.
+"""The oracle: buys something that earns the full reward, by the pages any customer sees.
 
 It knows the worth of every article and uses it where a customer would judge by eye: of the articles
-on a page it takes the first one that can earn the full reward, not one it was told of. Only where
+on a page it takes the first one that can earn the full reward. Only where
 no search of the goal's own words leads to one does it look for the wanted title.
 
-For demonstrations it can be told to be careless, as people in a hurry are: to open any article, to
-keep one that does not fit, to forget an option. Who learns from that has something left to find
-out.
+With `care` below 1 it acts like people in a hurry: it opens any article, keeps one that does not
+fit, forgets an option. A model that learns from such demonstrations can still improve.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from aem_gym.envs.webshop import pages
+from aem_gym.envs.webshop.catalogue import Product
 from aem_gym.envs.webshop.engine import Session
-from aem_gym.envs.webshop.goals import Goal
-from aem_gym.envs.webshop.nouns import Nouns
-from aem_gym.envs.webshop.products import Product
-from aem_gym.envs.webshop.reward import normalize_color, purchase_reward, same
+from aem_gym.envs.webshop.goals import ShopGoal
+from aem_gym.envs.webshop.reward import Nouns, normalize_color, purchase_reward, same
 
 _PRICE = re.compile(r",? and price lower than [\d.]+ dollars$")
 _FILL = (
@@ -35,14 +33,14 @@ _WORD = re.compile(r"[^\s,.;:?!\"()\[\]<>]+")
 _ROUNDING = 1e-9
 
 
-class Oracle:
+class ShopOracle:
     """Chooses the next action of a session.
 
     Args:
         session: the visit it acts in.
         nouns: those the session is rewarded by.
-        care: how often it does what is right where somebody in a hurry may not (0 to 1).
-        draws: decides where it does not; may be left out where `care` is 1.
+        care: how often it decides rightly where people in a hurry may not (0 to 1).
+        draws: decides where it does not; not needed where `care` is 1.
     """
 
     def __init__(
@@ -78,7 +76,7 @@ class Oracle:
             return "nothing fits", f"click[{pages.BACK.lower()}]"
         page = place // pages.PER_PAGE + 1
         if page == session.number:
-            # As it is shown: who learns from this has only to copy it.
+            # As it is shown, so that a model that learns from this only has to copy it.
             return "this one fits", f"click[{self._opens(place)}]"
         other = pages.NEXT if page > session.number else pages.PREVIOUS
         return "none of these fits", f"click[{other.lower()}]"
@@ -92,7 +90,7 @@ class Oracle:
         return self._draws.choice(results[first : first + pages.PER_PAGE])
 
     def _careful(self, what: str, about: str) -> bool:
-        """Whether it does what is right; decided once."""
+        """Whether it decides rightly; drawn once for each decision."""
         if (what, about) not in self._decided:
             self._decided[what, about] = self._care >= 1 or self._draws.random() < self._care
         return self._decided[what, about]
@@ -113,7 +111,7 @@ class Oracle:
     # What is known ---------------------------------------------------------------------------
 
     def _first_fit(self, results: Sequence[str], page: int) -> int | None:
-        """Where the first article that fits stands; the page at hand is looked at first."""
+        """The place of the first article that fits; those on the present page come first."""
         start = (page - 1) * pages.PER_PAGE
         here = range(start, min(start + pages.PER_PAGE, len(results)))
         for place in chain(here, range(len(results))):
@@ -137,7 +135,7 @@ class Oracle:
         return self._known[asin]
 
     def _best_query(self) -> str:
-        """The words of the goal, unless others bring something that fits to an earlier page."""
+        """The query that brings an article that fits to the earliest page."""
         catalogue, goal = self._session.catalogue, self._session.goal
         pages_of: dict[str, int] = {}
         for query in _queries(goal):
@@ -149,7 +147,7 @@ class Oracle:
         return min(pages_of, key=pages_of.__getitem__, default=_words(goal.title))
 
 
-def best_options(product: Product, goal: Goal) -> dict[str, str]:
+def best_options(product: Product, goal: ShopGoal) -> dict[str, str]:
     """The values to choose of an article's options so that they meet a goal: group -> value."""
     wanted: dict[str, str] = {}
     for asked in goal.options:
@@ -166,7 +164,7 @@ def best_options(product: Product, goal: Goal) -> dict[str, str]:
     return wanted
 
 
-def _queries(goal: Goal) -> Iterator[str]:
+def _queries(goal: ShopGoal) -> Iterator[str]:
     """What to search for, the likeliest first."""
     text = _PRICE.sub("", goal.text)
     yield _words(text)

@@ -1,4 +1,4 @@
-"""What stands on a page: pieces of text, buttons, options, links to articles.
+"""What a page shows: pieces of text, buttons, options, links to articles.
 
 The order and the exact characters are those of the official templates.
 """
@@ -6,11 +6,11 @@ The order and the exact characters are those of the official templates.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from aem_gym.envs.webshop.products import Product
+from aem_gym.envs.webshop.catalogue import Product
 
 TEXT, BUTTON, OPTION, LINK = range(4)
 Node = tuple[int, str]
@@ -18,7 +18,7 @@ Node = tuple[int, str]
 
 BACK, NEXT, PREVIOUS, BUY = "Back to Search", "Next >", "< Prev", "Buy Now"
 SUB_PAGES = ("Description", "Features", "Reviews", "Attributes")
-_TAKEN = frozenset(name.lower() for name in (BACK, NEXT, PREVIOUS, BUY, "Search", *SUB_PAGES))
+BUTTON_NAMES = frozenset(name.lower() for name in (BACK, NEXT, PREVIOUS, BUY, "Search", *SUB_PAGES))
 """Names that an option cannot have: clicking them would do something else, or nothing."""
 PER_PAGE = 10
 SEPARATOR = " [SEP] "
@@ -42,13 +42,13 @@ class Page:
 
 @lru_cache(maxsize=4096)
 def search_page(goal: str) -> Page:
-    """Where a session begins."""
+    """The page with the search bar, where a session begins."""
     nodes = ((TEXT, "WebShop"), (TEXT, "Instruction: "), (TEXT, goal), (BUTTON, "Search"))
     return _page(nodes, has_search_bar=True)
 
 
 def results_page(goal: str, number: int, total: int, products: Sequence[Product]) -> Page:
-    """Ten articles of a search, from page 1 on."""
+    """A page of results: ten articles. `number` counts from 1."""
     buttons = [(BUTTON, PREVIOUS)] if number > 1 else []
     nodes = [*_head(goal), (TEXT, f"Page {number} (Total results: {total})"), *buttons]
     nodes.append((BUTTON, NEXT))
@@ -58,7 +58,7 @@ def results_page(goal: str, number: int, total: int, products: Sequence[Product]
 def item_page(goal: str, product: Product, show_attributes: bool, strict: bool = False) -> Page:
     """An article with its options.
 
-    Unless `strict`, a value that stands in several groups, or is called like a button, is shown
+    Unless `strict`, a value that is in several groups, or is called like a button, is shown
     and clicked as `group: value`; in the original only the last one of equal names can be clicked.
     """
     return _joined(_item_head(goal), [_item(product, show_attributes, strict)])
@@ -100,7 +100,7 @@ def _item(product: Product, show_attributes: bool, strict: bool) -> Page:
 def _label(product: Product, name: str, value: str) -> str:
     """What an option is called: its value, with its group where that alone is not clear."""
     groups = sum(value in values for _, values in product.options)
-    return f"{name}: {value}" if groups > 1 or value in _TAKEN else value
+    return f"{name}: {value}" if groups > 1 or value in BUTTON_NAMES else value
 
 
 def _joined(head: Page, parts: Sequence[Page]) -> Page:
@@ -167,3 +167,30 @@ def _parsed(text: str) -> str:
 def _json(options: dict[str, str]) -> str:
     text = json.dumps(options, sort_keys=True)
     return "".join(_HTML_SAFE.get(letter, letter) for letter in text)
+
+
+def text_rich(page: Page, chosen: Callable[[str], bool], visited: Collection[str]) -> str:
+    """One piece a line; what can be clicked, and what was clicked, is marked.
+
+    Args:
+        page: what is shown.
+        chosen: whether an option, named as it is shown, was clicked.
+        visited: ids of the articles that were opened.
+    """
+    lines: list[str] = []
+    clicked: list[str] = []
+    for kind, content in page.nodes:
+        if kind == BUTTON:
+            lines.append(f"[button] {content} [button_]")
+        elif kind == OPTION:
+            if chosen(content):
+                lines.append(f"  [clicked button] {content} [clicked button_]")
+                clicked.append(f"You have clicked {content}.")
+            else:
+                lines.append(f"  [button] {content} [button_]")
+        elif kind == LINK:
+            mark = "clicked button" if content in visited else "button"
+            lines.append(f"\n[{mark}] {content} [{mark}_]")
+        else:
+            lines.append(content)
+    return "\n".join([*reversed(clicked), *lines, ""])

@@ -1,17 +1,22 @@
-"""What a purchase is worth: the official `get_reward`, part by part."""
+"""What a purchase is worth: the official `get_reward`, part by part.
+
+Whether two articles are of one kind depends on the nouns of their titles. The official engine asks
+spaCy for them. Where its answers are stored they are used; otherwise all words but a few count,
+which gives the same type reward for nearly all pairs of articles.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from rapidfuzz import fuzz, utils
 
-from aem_gym.envs.webshop.goals import Goal
-from aem_gym.envs.webshop.nouns import Nouns
-from aem_gym.envs.webshop.products import Product
+from aem_gym.envs.webshop.catalogue import Product
+from aem_gym.envs.webshop.goals import ShopGoal
 
 _SAME = 85.5
 """From this token-set ratio on two phrases mean the same: more than 85, in whole percent."""
@@ -28,11 +33,11 @@ _COLORS = (
     "tiger turquoise violet walnut wheat white wine yellow"
 )
 COLORS = tuple(_COLORS.split())
-"""In the official order; the first one found in a word stands for it, wherever it is found."""
+"""In the official order; the first one found anywhere in a word replaces it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reward:
+class PurchaseReward:
     """A purchase's worth and its parts; shares are 0 to 1."""
 
     total: float
@@ -64,8 +69,8 @@ class Reward:
 
 
 def purchase_reward(
-    product: Product, goal: Goal, price: float, chosen: Sequence[str], nouns: Nouns
-) -> Reward:
+    product: Product, goal: ShopGoal, price: float, chosen: Sequence[str], nouns: Nouns
+) -> PurchaseReward:
     """The worth of a purchase.
 
     Args:
@@ -73,7 +78,7 @@ def purchase_reward(
         goal: what was wanted.
         price: of the product, as drawn for a range.
         chosen: values of the options that were clicked.
-        nouns: tells the nouns of titles.
+        nouns: finds the nouns of titles.
     """
     query_match = product.query == goal.query
     category_match = _shared(product.product_category, goal.product_category) >= 2
@@ -85,7 +90,7 @@ def purchase_reward(
     options = _options_met(chosen, goal.options)
     r_price = price <= goal.price_upper
     parts = len(goal.attributes) + len(goal.options) + 1
-    return Reward(
+    return PurchaseReward(
         total=(attributes + options + r_price) / parts * r_type,
         r_type=r_type,
         r_att=attributes / len(goal.attributes) if goal.attributes else 0.0,
@@ -106,7 +111,7 @@ def title_score(bought: Iterable[str], wanted: Sequence[str]) -> float:
 
 
 def normalize_color(phrase: Any) -> Any:
-    """The first known colour in a phrase, else the phrase.
+    """The first known color in a phrase, else the phrase.
 
     A pair of name and value (a synthetic goal) is looked through element by element, as the
     official engine does.
@@ -146,3 +151,43 @@ def same(one: str, other: Any) -> bool:
 def _plain(phrase: str) -> str:
     """A phrase as the original compares it: it drops the letters of Latin-1, and only those."""
     return utils.default_process(phrase.translate(_LATIN_1))
+
+
+# Nouns ----------------------------------------------------------------------------------------
+
+
+_NO_NOUNS = (
+    "a an and are as at be but by for from if in into is it its no not of off on or our so that "
+    "the their then there these they this to up was we will with you your all any each every more "
+    "most "
+    "new non extra very super ultra real free easy long short high low soft hard thick thin wide"
+)
+NO_NOUNS = frozenset(_NO_NOUNS.split())
+_WORD = re.compile(r"[^\W_]+")
+
+
+class Nouns:
+    """Nouns by title.
+
+    Args:
+        known: title -> its nouns in lower case, repeated ones as often as they occur.
+    """
+
+    def __init__(self, known: Mapping[str, Sequence[str]] | None = None) -> None:
+        self._known = dict(known or {})
+
+    @property
+    def mode(self) -> str:
+        """`spacy` where answers of spaCy are stored, else `words`."""
+        return "spacy" if self._known else "words"
+
+    def __call__(self, title: str) -> Sequence[str]:
+        """The nouns of a title, in lower case."""
+        known = self._known.get(title)
+        return _words(title) if known is None else known
+
+
+@lru_cache(maxsize=8192)
+def _words(title: str) -> tuple[str, ...]:
+    words = _WORD.findall(title.lower())
+    return tuple(word for word in words if word not in NO_NOUNS and not word.isdigit())

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from aem_gym.envs.base import TextEnv
-from aem_gym.types import StepResult, Task
+from aem_gym import StepResult, Task, TextEnv
 
 COLOURS = ("red", "green", "blue")
 TURNS = tuple(f"turn {colour}" for colour in COLOURS)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from aem_gym.credit import LossOutput, Modulated, ResponseBatch, estimator
+from aem_gym.envs.swe.sandbox.base import ImagePlan, Sandbox, SandboxSpec
+from aem_gym.envs.swe.sandbox.engines import open_engine
 from aem_gym.protocols import Generation, GenerationRequest, SamplingSettings
 
 
@@ -111,3 +113,27 @@ class CsvLogger:
 
     def close(self) -> None:
         self.file.close()
+
+
+class CountingEngine:
+    """A sandbox engine: `process` (for trusted code), with its sandboxes counted."""
+
+    name = "counting"
+    isolates = False  # True only if code that nobody has read may run in it
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.inner = open_engine("process")
+
+    def image(self, plan: ImagePlan | str) -> str:
+        return self.inner.image(plan)
+
+    def start(self, spec: SandboxSpec) -> Sandbox:
+        self.started += 1
+        return self.inner.start(spec)
+
+    def sweep(self) -> int:
+        return self.inner.sweep()
+
+    def close(self) -> None:
+        self.inner.close()

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from aem_gym.agents.models import load_model, resolve_device, resolve_dtype
 from aem_gym.agents.language import chat_pieces
+from aem_gym.agents.models import load_model, resolve_device, resolve_dtype
 from aem_gym.agents.smollm2 import WHEEL, smollm2_folder
 from aem_gym.agents.tiny import make_tiny
 from aem_gym.agents.tokenizer import train_tokenizer

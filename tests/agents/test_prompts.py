@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
 
-from aem_gym.agents.models import load_model  # noqa: E402
 from aem_gym.agents.language import PromptBuilder, rewritten  # noqa: E402
-from aem_gym.envs.webshop.recipes import RECIPES  # noqa: E402
+from aem_gym.agents.models import load_model  # noqa: E402
+from aem_gym.envs.webshop.prompts import PROMPT_TEMPLATES  # noqa: E402
 from aem_gym.protocols import EpisodeStart  # noqa: E402
 from aem_gym.types import PromptTemplate, Turn  # noqa: E402
 from tests.tiny import Tiny  # noqa: E402
@@ -33,7 +33,7 @@ def history(turns: int, observation: str = LATER) -> tuple[Turn, ...]:
 
 
 def test_the_published_webshop_prompt(tiny: Tiny) -> None:
-    template = RECIPES["published"]
+    template = PROMPT_TEMPLATES["published"]
     first = prompt(tiny, template, 0, FIRST, ("search[red shoe]",))
     assert "Your task is: red shoe" in first and "observe now: 'Search'." in first
     assert "[\n'search[<your query>]',\n]" in first and "already taken" not in first
@@ -46,7 +46,7 @@ def test_the_published_webshop_prompt(tiny: Tiny) -> None:
 
 
 def test_a_window_that_is_too_long_leaves_the_history_out(tiny: Tiny) -> None:
-    template = replace(RECIPES["published"], longest_window=2000)
+    template = replace(PROMPT_TEMPLATES["published"], longest_window=2000)
     short = prompt(tiny, template, 2, LATER, ACTIONS, history(2))
     long = prompt(tiny, template, 2, LATER, ACTIONS, history(2, "x" * 2000))
     assert "already taken" in short
@@ -59,5 +59,5 @@ def test_rewriting_is_applied_in_order() -> None:
 
 
 def test_a_transcript_shows_what_the_template_leaves(tiny: Tiny) -> None:
-    text = prompt(tiny, RECIPES["compact"], 1, LATER, kind="transcript")
+    text = prompt(tiny, PROMPT_TEMPLATES["compact"], 1, LATER, kind="transcript")
     assert "Back to Search" in text and "Instruction" not in text and "red shoe" not in text

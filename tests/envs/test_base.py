@@ -46,7 +46,7 @@ class Dice(TextEnv):
 def test_info_has_every_key_and_those_of_the_environment() -> None:
     env = Dice()
     _, info = env.reset(seed=0, options={"task_id": "mine"})
-    assert set(info) == {*INFO_DEFAULTS, "rolls"}
+    assert set(info) == {*INFO_DEFAULTS, "submitted", "rolls"}
     assert (info["task_id"], info["task_type"], info["goal"]) == ("mine", "game", "win")
     info = env.step("x")[4]
     assert info["rolls"] == 1 and info["action_valid"] is False

@@ -151,7 +151,7 @@ def test_wrong_overrides_are_named(overrides: list[str], words: list[str]) -> No
     ("text", "words"),
     [
         ("steps: 3\nlr: [1, 2\n", ["bad.yaml", "line 3"]),
-        ("steps: 3\nsteps: 4\n", ["bad.yaml", "line 2", "'steps' stands twice"]),
+        ("steps: 3\nsteps: 4\n", ["bad.yaml", "line 2", "'steps' occurs twice"]),
         ("- 1\n", ["key: value", "list"]),
         ("stepz: 3\n", ["stepz", "Did you mean 'steps'"]),
         ("steps: x\n", ["bad.yaml", "steps", "int", "'x'"]),

@@ -29,7 +29,7 @@ To get what is missing (into ${DATA_VARIABLE}; default ~/.cache/alfworld):
 If it is elsewhere: set {DATA_VARIABLE}, or use --data-dir.
 Generated games, the default, need none of it."""
 _REPAIR = """\
-What is damaged is skipped. To get it anew: alfworld-download --force"""
+Damaged folders are skipped. To download them again: alfworld-download --force"""
 
 
 def data_report(data_dir: str | Path | None = None) -> DataReport:
@@ -45,8 +45,8 @@ def data_report(data_dir: str | Path | None = None) -> DataReport:
             parts.append(part)
             damaged += lines
     missing = not all(part.complete for part in parts)
-    mend = [_REPAIR] * bool(damaged) + [_GET] * missing
-    return DataReport("official games", str(place), tuple(parts), tuple(damaged), "\n".join(mend))
+    advice = [_REPAIR] * bool(damaged) + [_GET] * missing
+    return DataReport("official games", str(place), tuple(parts), tuple(damaged), "\n".join(advice))
 
 
 def _examine(root: Path, split: str) -> tuple[DataPart, list[str]]:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 GAME, TRAJECTORY, PROBLEM = "game.tw-pddl", "traj_data.json", "initial_state.pddl"
 GOAL_PLACEHOLDER = "UNKNOWN GOAL"
-"""What stands in a fresh grammar where the task goes."""
+"""In the place of the task in a fresh grammar."""
 _TASK = re.compile(r'(?<="Your task is to: )(?:[^"\\\n]|\\.)*(?="\s*(?:[,}\]]|$))')
 """The task in a rule of the grammar, up to the end of the JSON string."""
 _FINGERPRINTS = {
@@ -28,7 +28,7 @@ _FINGERPRINTS = {
     "0.3": "786a9c381cde0dea0747ea6f57485057c0f66bce94d09add91d8e1cdd21a4fc3",
 }
 """SHA-256 of the known grammars without white space and task: alfworld 0.4.0-0.4.2 and 0.3.x."""
-_MEND = (
+_FIX = (
     "The file is damaged or not ALFWorld's: get it again with alfworld-download --force, or leave "
     "its folder out"
 )
@@ -39,7 +39,7 @@ class GameFileError(ConfigError):
 
     def __init__(self, path: Path, key: str, reason: str) -> None:
         where = f"{path}, key {key!r}" if key else str(path)
-        super().__init__(f"{where}: {reason}. {_MEND}")
+        super().__init__(f"{where}: {reason}. {_FIX}")
         self.path, self.key, self.reason = path, key, reason
 
 
@@ -66,10 +66,9 @@ class _HumanGoals(msgspec.Struct):
 
 
 def split_grammar(grammar: str) -> tuple[str, str]:
-    """(the grammar with `GOAL_PLACEHOLDER`, the task sentence without the final full stop).
+    """(the grammar with `GOAL_PLACEHOLDER`, the task sentence without its full stop).
 
-    Raises:
-        ConfigError: the grammar has no task sentence.
+    Raises ConfigError if the grammar has no task sentence.
     """
     found = _TASK.search(grammar)
     if found is None:
@@ -86,11 +85,7 @@ def split_grammar(grammar: str) -> tuple[str, str]:
 
 
 def dialect_of(grammar: str) -> str:
-    """`0.4` or `0.3`, by the command that puts things down.
-
-    Raises:
-        ConfigError: neither.
-    """
+    """`0.4` or `0.3`, by the command that puts things down. Raises ConfigError if it is neither."""
     for name, dialect in DIALECTS.items():
         put = dialect.put.format("{o}", "{r}")
         if f'template :: "{put}"' in grammar:
@@ -102,30 +97,21 @@ def dialect_of(grammar: str) -> str:
 
 
 def is_known(grammar: str) -> bool:
-    """Whether a grammar, its task aside, is one of the two this engine was compared with.
-
-    Raises:
-        ConfigError: not a grammar of ALFWorld.
-    """
+    """Whether a grammar without its task is one of the two this engine was compared with."""
     fresh = split_grammar(grammar)[0]
     found = hashlib.sha256("".join(fresh.split()).encode()).hexdigest()
     return found == _FINGERPRINTS[dialect_of(fresh)]
 
 
 def read_game(path: Path, *, task_id: str | None = None, sentence: str | None = None) -> LoadedGame:
-    """The game of a `game.tw-pddl` file.
+    """The game of a `game.tw-pddl` file. Raises GameFileError.
 
-    Args:
-        path: the file.
-        task_id: its id; default: the names of its two folders, `<combination>/<trial>`.
-        sentence: put in the place of the file's task in words (without the final full stop).
-
-    Raises:
-        GameFileError: the file cannot be read, or says something that is not ALFWorld.
+    `task_id` defaults to the names of its two folders, `<combination>/<trial>`; `sentence` replaces
+    the file's task in words (without the final full stop).
     """
     raw = decode(path, GameContent)
     try:
-        grammar, told = split_grammar(raw.grammar)
+        grammar, sentence_in_file = split_grammar(raw.grammar)
         dialect = _known_dialect(grammar)
     except ConfigError as error:
         raise GameFileError(path, "grammar", str(error)) from error
@@ -135,7 +121,7 @@ def read_game(path: Path, *, task_id: str | None = None, sentence: str | None = 
         game = parse_problem(
             raw.pddl_problem,
             task_id=task_id,
-            sentence=told if sentence is None else sentence,
+            sentence=sentence_in_file if sentence is None else sentence,
             dialect=dialect,
         )
     except ConfigError as error:
@@ -145,7 +131,7 @@ def read_game(path: Path, *, task_id: str | None = None, sentence: str | None = 
 
 @lru_cache(maxsize=16)
 def _known_dialect(grammar: str) -> str:
-    """`dialect_of`, remembered: the games of a data set have one grammar. Warns once of others."""
+    """`dialect_of`, with one warning for each grammar that is not known."""
     dialect = dialect_of(grammar)
     if not is_known(grammar):
         logger.warning(
@@ -158,11 +144,7 @@ def _known_dialect(grammar: str) -> str:
 
 
 def human_goals(folder: Path) -> tuple[str, ...]:
-    """What people called the task of a game folder, from its `traj_data.json`.
-
-    Raises:
-        GameFileError: there is no such file, or it has none.
-    """
+    """People's words for the task of a game folder, from `traj_data.json`. Raises GameFileError."""
     path = folder / TRAJECTORY
     found = decode(path, _HumanGoals).turk_annotations.anns
     if not found:
@@ -174,11 +156,7 @@ _T = TypeVar("_T")
 
 
 def decode(path: Path, kind: type[_T]) -> _T:
-    """A JSON file as a `msgspec.Struct`; keys that the struct does not name are skipped.
-
-    Raises:
-        GameFileError: it cannot be read, is not JSON, or a key is missing or of another type.
-    """
+    """A JSON file as a `msgspec.Struct`; keys that it does not name are skipped. GameFileError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:

@@ -24,14 +24,8 @@ GOALS = ("template", "human")
 class DatasetGames:
     """The games of one split of the official dataset.
 
-    Args:
-        data_dir: the folder that holds `json_2.1.1`, or that folder; default `$ALFWORLD_DATA`.
-        split: `train`, `valid_seen` or `valid_unseen`.
-        task_types: the types to draw from.
-        goals: `template` (the sentence in the game file) or `human` (a person's, from
-            `traj_data.json`, drawn again for each `load`).
-        num_games: take only the first so many, in order of their ids; None takes all.
-        kept: how many loaded games to keep in memory (about 20 KB each).
+    The arguments are the environment's; `kept` is how many loaded games to keep in memory (about
+    20 KB each). With `goals="human"` a person's sentence is drawn again for each `load`.
 
     Raises:
         ConfigError: the data is not there, or holds no such game.
@@ -40,7 +34,6 @@ class DatasetGames:
     def __init__(
         self,
         data_dir: str | Path | None = None,
-        *,
         split: str = "train",
         task_types: Sequence[str] = TASK_TYPES,
         goals: str = "template",

@@ -116,11 +116,7 @@ def place_of_data(data_dir: str | Path | None = None) -> Path:
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:
-    """The folder of the splits: `json_2.1.1` in `place_of_data`, or that itself.
-
-    Raises:
-        ConfigError: it is not there; says how to get the data.
-    """
+    """The folder of the splits: `json_2.1.1` in `place_of_data`, or that itself. ConfigError."""
     place = place_of_data(data_dir)
     for root in (place / LAYOUT, place):
         if any((root / split).is_dir() for split in SPLITS):
@@ -133,11 +129,6 @@ def data_root(data_dir: str | Path | None = None) -> Path:
 
 def load_index(data_dir: str | Path | None, split: str, *, quiet: bool = False) -> GameIndex:
     """The index of a split. Reads only files that are new or have changed since the last time.
-
-    Args:
-        data_dir: the folder that holds `json_2.1.1`, or that folder; None for `$ALFWORLD_DATA`.
-        split: `train`, `valid_seen` or `valid_unseen`.
-        quiet: whether not to log the folders that are skipped.
 
     Raises:
         ConfigError: the data or the split is not there.
@@ -159,9 +150,6 @@ def load_index(data_dir: str | Path | None, split: str, *, quiet: bool = False) 
     if index.problems and not quiet:
         _report(index)
     return index
-
-
-# Folders -----------------------------------------------------------------------------------
 
 
 def _scan(folder: Path) -> Iterator[_Record]:
@@ -264,7 +252,7 @@ def _index(root: Path, split: str, folder: Path, records: Iterable[_Record]) -> 
 
 
 def _report(index: GameIndex) -> None:
-    """Log one line: a warning if something is damaged; folders without a game are normal."""
+    """A warning if something is damaged; folders without a game are normal."""
     counts = Counter(problem.kind for problem in index.problems)
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
     first = min(index.problems, key=lambda problem: problem.kind != DAMAGED)
@@ -276,9 +264,6 @@ def _report(index: GameIndex) -> None:
         first.path.relative_to(index.root / index.split),
         first.reason,
     )
-
-
-# The cache --------------------------------------------------------------------------------
 
 
 def _path_of(folder: Path) -> Path:

@@ -28,11 +28,7 @@ class ProblemError(ConfigError):
 
 
 def parse(text: str) -> list[Node]:
-    """The content of the one outermost parenthesis. Expects text without comments.
-
-    Raises:
-        ProblemError: a parenthesis is missing, left over (names the line), or too deep.
-    """
+    """The content of the one outermost parenthesis. Expects text without comments."""
     stack: list[list[Node]] = []
     current: list[Node] = []
     for match in _TOKEN.finditer(text):
@@ -60,8 +56,7 @@ def parse(text: str) -> list[Node]:
 def flat_lists(text: str, start: int) -> tuple[list[list[str]], list[Node], int]:
     """Read `(a b) (c d) ...` up to the ')' that ends it; ten times as fast as `parse`.
 
-    Returns:
-        the lists without inner parentheses, those with, and the index of the closing ')'.
+    Returns the lists without inner parentheses, those with, and the index of the closing ')'.
     """
     flat: list[list[str]] = []
     nested: list[Node] = []
@@ -81,7 +76,7 @@ def flat_lists(text: str, start: int) -> tuple[list[list[str]], list[Node], int]
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` has been closed."""
+    """The index after the parenthesis that opens at `start`."""
     depth = 0
     for match in _PARENTHESIS.finditer(text, start):
         depth += 1 if match[0] == "(" else -1
@@ -132,8 +127,7 @@ class Sections:
 def read_sections(text: str) -> Sections:
     """The parts of `(define (problem ...) (:objects ...) (:init ...) (:goal ...))`.
 
-    Raises:
-        ProblemError: not PDDL, or a part is missing, there twice, or of another form.
+    Raises ProblemError where a part is missing, there twice, or of another form.
     """
     text, words = _cut_out_objects(_COMMENT.sub("", text))
     names = [word.lower() for word in words]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import permutations
@@ -183,11 +183,7 @@ def parse_problem(text: str, *, task_id: str, sentence: str, dialect: str) -> Ga
     skipped. Only things that some fact mentions exist: so it is in the original, and the numbers in
     printed names depend on it.
 
-    Args:
-        text: the problem (`pddl_problem` of a game file, or `initial_state.pddl`).
-        task_id: id of the game.
-        sentence: the task in words, without the final full stop.
-        dialect: `0.4` or `0.3`; a problem does not tell.
+    `sentence` is the task in words, without the final full stop; a problem does not contain it.
 
     Raises:
         ProblemError: not PDDL, a part is missing, a fact does not fit, or an unknown goal.
@@ -221,28 +217,28 @@ class _Scene:
             facts[fact[0]].append(fact[1:])
         facts.pop("=", None)
         for head, rows in facts.items():
-            expected = _ARGUMENTS.get(head)
-            if expected is None:
+            if head in _ARGUMENTS:
+                self._check(head, rows, _ARGUMENTS[head])
+            else:
                 facts[head] = [[name for name in row if name in self._kinds] for row in rows]
-                continue
-            if set(map(len, rows)) != {len(expected)}:
-                row = next(row for row in rows if len(row) != len(expected))
+        return facts
+
+    def _check(self, head: str, rows: Sequence[Sequence[str]], expected: Sequence[str]) -> None:
+        """Every fact of a predicate has as many names as expected, listed and of the right type."""
+        for row in rows:
+            if len(row) != len(expected):
                 raise ProblemError(
                     f"{show([head, *row])}: expected {len(expected)} names, got {len(row)}"
                 )
-            for column, kind in zip(zip(*rows, strict=True), expected, strict=True):
-                self._check(head, column, kind)
-        return facts
-
-    def _check(self, head: str, column: Sequence[str], kind: str) -> None:
-        for name in set(column):
-            found = self._kinds.get(name)
-            if found is None:
-                raise ProblemError(f"({head} ...): {name} is not listed in (:objects ...)")
-            if kind and found != kind:
-                raise ProblemError(
-                    f"({head} ...): expected a name of type {kind}, {name} is {found}"
-                )
+        for column, kind in zip(zip(*rows, strict=True), expected, strict=True):
+            for name in set(column):
+                found = self._kinds.get(name)
+                if found is None:
+                    raise ProblemError(f"({head} ...): {name} is not listed in (:objects ...)")
+                if kind and found != kind:
+                    raise ProblemError(
+                        f"({head} ...): expected a name of type {kind}, {name} is {found}"
+                    )
 
     def _all(self, kind: str, mentioned: set[str]) -> list[str]:
         return [name for name, of in self._kinds.items() if of == kind and name in mentioned]
@@ -252,13 +248,11 @@ class _Scene:
         stem = kind.removesuffix("type")
         return _KNOWN.get(stem) or self._spelled.get(kind, kind)[: len(stem)]
 
-    # The game ------------------------------------------------------------------------------
-
     def game(self, task_id: str, goal: GameGoal, sentence: str, dialect: str) -> Game:
         objects, receptacles = _numbers(self.objects), _numbers(self.receptacles)
         places = _numbers(self.locations)
-        within = self._pairs("inreceptacle", receptacles, objects, swap=True)
-        inner = self._pairs("inreceptacleobject", objects, objects, swap=True)
+        within = self._pairs("inreceptacle", objects, receptacles)
+        inner = self._pairs("inreceptacleobject", objects, objects)
         return Game(
             task_id=task_id,
             goal=goal,
@@ -338,12 +332,9 @@ class _Scene:
         return frozenset(numbers[name] for name in self._names_of(head) if name in numbers)
 
     def _pairs(
-        self, head: str, first: Mapping[str, int], second: Mapping[str, int], swap: bool = False
+        self, head: str, first: Mapping[str, int], second: Mapping[str, int]
     ) -> frozenset[tuple[int, int]]:
-        """A relation as numbers; `swap` when the fact names `second`'s thing first."""
-        facts: Iterable[Sequence[str]] = self._facts.get(head, ())
-        if swap:
-            facts = ((other, one) for one, other in facts)
+        facts = self._facts.get(head, ())
         return frozenset(
             (first[one], second[other]) for one, other in facts if one in first and other in second
         )
@@ -365,8 +356,8 @@ def _numbers(names: Sequence[str]) -> dict[str, int]:
 
 
 def _listed(pairs: frozenset[tuple[int, int]], count: int) -> tuple[tuple[int, ...], ...]:
-    """Per first number, the second ones that go with it, ascending."""
+    """Per second number, the first ones that go with it, ascending."""
     lists: list[list[int]] = [[] for _ in range(count)]
     for one, other in sorted(pairs):
-        lists[one].append(other)
+        lists[other].append(one)
     return tuple(map(tuple, lists))

@@ -15,7 +15,7 @@ from aem_gym.envs.swe.grading.reports import (
     reader_of,
     status_of,
 )
-from aem_gym.envs.swe.sandbox.base import AGENT, WORKDIR, Ran, Sandbox
+from aem_gym.envs.swe.sandbox.base import AGENT, WORKDIR, CommandResult, Sandbox
 from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.envs.swe.workspace import end_of
 
@@ -56,7 +56,7 @@ def run_tests(sandbox: Sandbox, task: SweTask, canaries: Canaries, folder: str) 
     ran = sandbox.execute(["/bin/bash", "-c", command], task.timeout, user=AGENT)
     if ran.timed_out:
         return TestRun({}, f"the tests gave no result in {task.timeout:g} s", ran.output)
-    sandbox.halt()  # what the tests left running does not write the report
+    sandbox.kill_agent()  # what the tests left running does not write the report
     try:
         statuses = _read(sandbox, task, ran, report)
     except (ReportError, OSError) as error:
@@ -79,7 +79,7 @@ def _command(task: SweTask, canaries: Canaries, report: str) -> str:
     return " ".join([*words, *(shlex.quote(path) for path in canaries.files)])
 
 
-def _read(sandbox: Sandbox, task: SweTask, ran: Ran, report: str) -> Mapping[str, Status]:
+def _read(sandbox: Sandbox, task: SweTask, ran: CommandResult, report: str) -> Mapping[str, Status]:
     if "{report}" in task.test_command:
         return read_junit(sandbox.read(report, _REPORT_BYTES))
     if ran.elided:
@@ -87,7 +87,7 @@ def _read(sandbox: Sandbox, task: SweTask, ran: Ran, report: str) -> Mapping[str
     return reader_of(task.test_command)(ran.output)
 
 
-def _doubt(ran: Ran, statuses: Mapping[str, Status], canaries: Canaries) -> str:
+def _doubt(ran: CommandResult, statuses: Mapping[str, Status], canaries: Canaries) -> str:
     """Why a report is not to be believed; empty: it is."""
     wrong = canaries.wrong(statuses)
     if not statuses or (canaries.files and len(wrong) == len(canaries.outcomes)):

@@ -1,1 +1,1 @@
-"""Images of sandboxes: bases, packages, what is derived from prebuilt ones; registry or none."""
+"""Builds the images that sandboxes start from, with a registry or without."""

@@ -1,1 +1,1 @@
-"""Sandboxes: where an agent's commands run, and nothing else of this machine."""
+"""Sandboxes: the commands of an agent run here, apart from the rest of the machine."""

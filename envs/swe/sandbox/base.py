@@ -1,11 +1,11 @@
-"""What a sandbox is: the role that every engine fills, and the data that goes in and out."""
+"""What a sandbox engine must do, and the data that goes in and out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from aem_gym.errors import AemGymError
 
@@ -14,12 +14,13 @@ AGENT = 1000
 WORKDIR = "/testbed"
 """Where the repository lies in a sandbox, as in SWE-bench's images."""
 PRISTINE = "/opt/aem/testbed"
-"""Where a ready image keeps the repository, for root alone: it is copied to `WORKDIR` at start."""
+"""Where an image keeps the repository, readable by root alone: copied to `WORKDIR` at start."""
 HOME = "/home/agent"
+HOSTNAME = "sandbox"
 STORE = "/run/aem"
-"""A folder that only root can enter: what the answer is made of."""
+"""A folder that only root can enter: what the answer is compared with."""
 LABEL = "aem.run"
-"""Every container bears it; the value names the run that made it."""
+"""On every container; the value names the run that made it."""
 ENVIRONMENT: Mapping[str, str] = {
     "TZ": "UTC",
     "LANG": "C.UTF-8",
@@ -31,7 +32,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "TERM": "dumb",
     "NO_COLOR": "1",
 }
-"""The same actions are to give the same bytes."""
+"""Of every program in a sandbox, so that the same actions give the same bytes."""
 
 
 class SandboxError(AemGymError, RuntimeError):
@@ -43,7 +44,7 @@ class Limits:
     """What a sandbox may use."""
 
     memory_mb: int = 1024
-    """Of its processes; what it keeps in writable places is in memory, too, and comes on top."""
+    """Of its processes; files in writable places are in memory too and come on top."""
     cpus: float = 1.0
     pids: int = 256
     disk_mb: int = 512
@@ -57,18 +58,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
-    """How an image is made where it is not there yet."""
+    """How to build an image that does not exist yet."""
 
     name: str
-    """`NAME:TAG`; the tag is a hash of all that the content depends on."""
+    """`NAME:TAG`; the tag is a hash of everything the content depends on."""
     folder: Path
-    """What becomes the content of `WORKDIR`, owned by the agent."""
+    """Becomes the content of `WORKDIR`, owned by the agent."""
     install: tuple[str, ...] = ()
-    """Shell commands, run as root in `WORKDIR` while the network is there."""
+    """Shell commands, run as root in `WORKDIR` with network."""
     python: str = ""
-    """The version that is needed (`3.9`); empty: any."""
+    """The version needed (`3.9`); empty: any."""
     packages: tuple[str, ...] = ()
-    """Of the system (Debian), before `install`."""
+    """System packages (Debian), installed before `install` runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,92 +77,108 @@ class SandboxSpec:
     """What a sandbox starts from."""
 
     image: str
-    """Its name, as `SandboxEngine.image` gave it."""
-    limits: Limits = field(default_factory=Limits)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """On top of `ENVIRONMENT`."""
-    workdir: str = WORKDIR
-    hostname: str = "sandbox"
+    """A name that `SandboxEngine.image` returned."""
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """What a command came to."""
+class CommandResult:
+    """How a command ended."""
 
     output: str
-    """Standard output and error as they came, decoded with replacement, without escape codes."""
+    """Standard output and error in the order printed, decoded with replacement, no escape codes."""
     exit_code: int | None
-    """None if it was killed at its deadline, or took its shell with it."""
+    """None if the command was killed at its deadline, or ended its shell."""
     timed_out: bool = False
     elided: int = 0
     """Bytes left out of the middle of the output."""
 
 
 class Sandbox(Protocol):
-    """One running sandbox. Every method raises `SandboxError` if it is gone."""
+    """One running sandbox. Every method but `close` raises SandboxError if it is gone."""
 
     name: str
 
-    def run(self, command: str, timeout: float) -> Ran:
-        """Run a command of the agent in its one persistent shell (it keeps folder and variables).
+    def run(self, command: str, timeout: float) -> CommandResult:
+        """Run a command of the agent in its one persistent shell (folder and variables stay).
 
-        What the command leaves running is killed when it ends. After a time-out, or if the shell
-        is gone (`exit`), the next call starts a new shell in the repository.
+        Processes that the command leaves running are killed when it ends. After a timeout, or if
+        the command ended the shell (`exit`), the next call starts a new shell in `WORKDIR`.
         """
         ...
 
     def execute(
         self, argv: Sequence[str], timeout: float, *, user: int = 0, stdin: bytes = b""
-    ) -> Ran:
-        """Run a program outside the agent's shell, as root unless said otherwise."""
+    ) -> CommandResult:
+        """Run a program outside the agent's shell, as root by default."""
         ...
 
-    def halt(self) -> None:
-        """End everything that runs for the agent, its shell too; the next `run` starts a new one.
+    def kill_agent(self) -> None:
+        """Kill everything that runs as the agent, its shell too; the next `run` starts a new one.
 
-        Before root looks at what the agent can change: nobody is there to change it meanwhile.
+        Called before root reads what the agent can change, so that nothing changes it meanwhile.
         """
         ...
 
     def read(self, path: str, limit: int = 10_000_000, *, user: int = AGENT) -> bytes:
-        """A file's content, at most so many bytes, as far as a user may read it.
+        """At most `limit` bytes of a file that `user` may read.
 
-        Raises FileNotFoundError, and OSError for what is no regular file.
+        Raises FileNotFoundError, and OSError for anything but a regular file.
         """
         ...
 
     def write(self, path: str, content: bytes, *, user: int = AGENT) -> None:
-        """Write a file, its folders included."""
+        """Write a file and make its folders. Raises OSError if it cannot be written there."""
         ...
 
     def close(self) -> None:
-        """Remove it and all it holds. May be called twice; raises nothing."""
+        """Remove the sandbox and everything in it. May be called twice; raises nothing."""
         ...
 
 
+@runtime_checkable
 class SandboxEngine(Protocol):
-    """Starts sandboxes."""
+    """Makes images and starts sandboxes. docs/swe_engines.md shows how to add an engine.
+
+    An engine is registered as a factory: a class or function called without arguments, that raises
+    SandboxError (with the command that fixes it) if the engine does not work on this machine.
+    Methods are called from several threads at once.
+
+    What an environment relies on, and the built-in container engines keep:
+
+    - The agent runs as uid `AGENT` and cannot become root, read `PRISTINE` or `STORE`, reach the
+      network, or see processes outside its sandbox.
+    - A fresh sandbox has a copy of the image's repository in `WORKDIR`, with git, patch, tar,
+      findutils, bash and `python` on the PATH, and the variables of `ENVIRONMENT`.
+    - `Limits` hold for all processes together, deadlines hold for what a command starts in the
+      background, and the same commands print the same bytes.
+    - Nothing outlives the process that made it, also when that is killed.
+    """
 
     name: str
-    """`docker`, `podman`, `bubblewrap` or `process`."""
     isolates: bool
-    """Whether untrusted code may run in it: limits and walls are real."""
+    """True only if code that nobody has read may run in it: the limits above are enforced."""
 
     def image(self, plan: ImagePlan | str) -> str:
-        """The name of an image that is there now: built by plan, or pulled by name.
+        """The name of an image that exists now: built from the plan, or pulled by name.
 
-        Raises SandboxError: it cannot be built or pulled; says the mend.
+        Raises:
+            SandboxError: it cannot be built or pulled; the message says what to do.
         """
         ...
 
     def start(self, spec: SandboxSpec) -> Sandbox:
-        """A fresh sandbox. Raises SandboxError: no engine, image or permission; says the mend."""
+        """Start a fresh sandbox.
+
+        Raises:
+            SandboxError: no engine, image or permission; the message says what to do.
+        """
         ...
 
     def sweep(self) -> int:
-        """Remove what runs of dead processes have left; how many."""
+        """Remove the sandboxes of processes that no longer run; how many there were."""
         ...
 
     def close(self) -> None:
-        """Remove all sandboxes of this run."""
+        """Remove all sandboxes that this object started. May be called twice; raises nothing."""
         ...

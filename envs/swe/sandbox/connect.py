@@ -1,128 +1,28 @@
-"""Finding an engine, and saying what is wrong with it."""
+"""A container engine: finding it, explaining its errors, what all its containers share."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from aem_gym.envs.swe.sandbox.base import SandboxError
+from aem_gym.envs.swe.sandbox.base import LABEL, SandboxError
 
 if TYPE_CHECKING:
     import docker
 
 START_DOCKER = "sudo systemctl start docker (or, without systemd: sudo dockerd &)"
 START_PODMAN = "systemctl --user start podman.socket (or: podman system service -t 0 &)"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An engine that answers."""
-
-    name: str
-    """`docker` or `podman`."""
-    version: str
-    url: str
-    root: str
-    """Where it keeps images and containers, on its machine."""
-    client: docker.DockerClient
-
-
-def sockets(name: str = "auto") -> list[str]:
-    """The addresses at which an engine would answer, the likeliest first."""
-    if told := os.environ.get("DOCKER_HOST"):
-        return [told]
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}"))
-    own = Path.home() / ".docker" / "run" / "docker.sock"
-    docker = [Path("/var/run/docker.sock"), runtime / "docker.sock", own]
-    podman = [runtime / "podman" / "podman.sock", Path("/run/podman/podman.sock")]
-    chosen = {"docker": docker, "podman": podman}.get(name, docker + podman)
-    return [f"unix://{path}" for path in chosen]
-
-
-def find(name: str = "auto", timeout: int = 60) -> Found:
-    """The first engine that answers.
-
-    Args:
-        name: `docker`, `podman`, or `auto`: whichever there is.
-        timeout: seconds for each of its answers, from then on.
-
-    Raises:
-        SandboxError: none does; says what was tried and how to start one.
-    """
-    tried = []
-    for url in sockets(name):
-        try:
-            found = _open(url, timeout)
-        except SandboxError as error:
-            tried.append(f"{url}: {error}")
-            continue
-        if name in ("auto", found.name):
-            return found
-        found.client.close()
-        tried.append(f"{url}: it is {found.name}, not {name}")
-    refused = next((told for told in tried if "permission" in told), "")
-    if refused:
-        raise SandboxError(
-            f"no permission to use the engine at {refused.partition(': ')[0]}: "
-            "sudo usermod -aG docker $USER, then log in again; or run podman as yourself: "
-            f"{START_PODMAN}"
-        )
-    mend = START_PODMAN if name == "podman" else f"{START_DOCKER}; podman: {START_PODMAN}"
-    raise SandboxError(
-        f"no container engine answers ({'; '.join(tried)}). Start one: {mend}. One that is "
-        "elsewhere: set DOCKER_HOST. aem-gym doctor tells what is there"
-    )
-
-
-def _open(url: str, timeout: int) -> Found:
-    import docker
-
-    path = url.removeprefix("unix://")
-    if path != url and not Path(path).exists():
-        raise SandboxError("not there")
-    with explained("connect"):
-        environment = {**os.environ, "DOCKER_HOST": url}
-        client = docker.from_env(environment=environment, timeout=timeout, max_pool_size=64)
-        version = client.version()
-        names = " ".join(part.get("Name", "") for part in version.get("Components") or [])
-        root = str(client.info().get("DockerRootDir", ""))
-    name = "podman" if "podman" in names.lower() else "docker"
-    return Found(name, str(version.get("Version", "unknown")), url, root, client)
-
-
-@contextlib.contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """Let every error of the engine through as a SandboxError that says how to mend it."""
-    from docker.errors import DockerException
-    from requests.exceptions import RequestException
-
-    try:
-        yield
-    except (DockerException, RequestException, OSError) as error:
-        if isinstance(error, SandboxError):
-            raise
-        raise SandboxError(_explain(doing, error)) from error
-
-
-def _explain(doing: str, error: BaseException) -> str:
-    told = _root(error)
-    low = f"{told} {error}".lower()
-    for signs, mend in _MENDS:
-        if any(sign in low for sign in signs):
-            return f"{doing}: {told}. {mend}"
-    return f"{doing}: {told}"
-
-
-_MENDS = (
-    (
-        ("no space left", "disk quota"),
-        "The engine's disk is full: docker system df shows by what; "
-        "python -m aem_gym.envs.swe.images prune removes the images of aem_gym",
-    ),
+DISK_FULL = (
+    "The engine's disk is full: docker system df shows by what; "
+    "python -m aem_gym.envs.swe.images prune removes the images of aem_gym"
+)
+_ADVICE = (
+    (("no space left", "disk quota"), DISK_FULL),
     (
         ("container-init binary",),
         "podman needs a first process for containers: sudo apt-get install catatonit",
@@ -134,8 +34,8 @@ _MENDS = (
     ),
     (
         ("no such image", "manifest unknown", "not found: does not exist", "image not known"),
-        "The image is not there: name another, or build ours: python -m aem_gym.envs.swe.images "
-        "base",
+        "The image does not exist: name another, or build the base with python -m "
+        "aem_gym.envs.swe.images base",
     ),
     (
         ("no such container", "is not running", "no container with"),
@@ -148,9 +48,147 @@ _MENDS = (
 )
 
 
-def _root(error: BaseException) -> str:
-    """The first cause, in one line: what the libraries above it wrap is repeated by all."""
+_PODMAN_PROCESSES = 32_768
+"""What its service may have itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """A container engine that answers."""
+
+    name: str
+    """`docker` or `podman`."""
+    version: str
+    url: str
+    root: str
+    """Where it keeps images and containers, on its machine."""
+    client: docker.DockerClient
+
+
+def sockets(name: str = "auto") -> list[str]:
+    """The addresses where an engine may answer, the likeliest first."""
+    if chosen := os.environ.get("DOCKER_HOST"):
+        return [chosen]
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}"))
+    desktop = Path.home() / ".docker" / "run" / "docker.sock"
+    docker = [Path("/var/run/docker.sock"), runtime / "docker.sock", desktop]
+    podman = [runtime / "podman" / "podman.sock", Path("/run/podman/podman.sock")]
+    paths = {"docker": docker, "podman": podman}.get(name, docker + podman)
+    return [f"unix://{path}" for path in paths]
+
+
+def find(name: str = "auto", timeout: int = 60) -> EngineInfo:
+    """The first engine that answers: `docker`, `podman`, or either (`auto`).
+
+    `timeout` is in seconds, for each of its answers from then on.
+
+    Raises:
+        SandboxError: none answers; the message says how to start one.
+    """
+    failures = {}
+    for url in sockets(name):
+        try:
+            found = _open(url, timeout)
+        except FileNotFoundError:
+            continue
+        except SandboxError as error:
+            failures[url] = str(error)
+            continue
+        if name in ("auto", found.name):
+            return found
+        found.client.close()
+        failures[url] = f"it is {found.name}, not {name}"
+    refused = next((url for url, error in failures.items() if "permission" in error), "")
+    if refused:
+        raise SandboxError(
+            f"no permission to use the engine at {refused}: sudo usermod -aG docker $USER, then "
+            f"log in again; or run podman as yourself: {START_PODMAN}"
+        )
+    told = "".join(f" at {url} ({error})" for url, error in failures.items())
+    if not told and "DOCKER_HOST" in os.environ:
+        told = f" at DOCKER_HOST={os.environ['DOCKER_HOST']} (no such socket)"
+    start = START_PODMAN if name == "podman" else START_DOCKER
+    raise SandboxError(
+        f"no container engine answers{told}. Start one: {start}. `aem-gym doctor` lists other "
+        "ways; trusted code runs without one: engine=bubblewrap"
+    )
+
+
+def _open(url: str, timeout: int) -> EngineInfo:
+    import docker
+
+    path = url.removeprefix("unix://")
+    if path != url and not Path(path).exists():
+        raise FileNotFoundError(path)
+    with explained("connect"):
+        environment = {**os.environ, "DOCKER_HOST": url}
+        client = docker.from_env(environment=environment, timeout=timeout, max_pool_size=64)
+        version = client.version()
+        names = " ".join(part.get("Name", "") for part in version.get("Components") or [])
+        root = str(client.info().get("DockerRootDir", ""))
+    name = "podman" if "podman" in names.lower() else "docker"
+    return EngineInfo(name, str(version.get("Version", "unknown")), url, root, client)
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Raise every error of the engine in the block as a SandboxError that says what to do."""
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except SandboxError:
+        raise
+    except (DockerException, RequestException, OSError) as error:
+        cause = _root_cause(error)
+        low = f"{cause} {error}".lower()
+        advice = (text for signs, text in _ADVICE if any(sign in low for sign in signs))
+        raise SandboxError(". ".join([f"{doing}: {cause}", *advice][:2])) from error
+
+
+def _root_cause(error: BaseException) -> str:
+    """The message of the first cause: the libraries in between repeat it in their own."""
     told = str(getattr(error, "explanation", "") or "")
     while not told and (below := error.__cause__ or error.__context__) is not None:
         error = below
     return (told or str(error)).strip().replace("\n", " ")[:300]
+
+
+def remove_containers(
+    client: docker.DockerClient, label: str, chosen: Callable[[str], bool] = lambda run: True
+) -> int:
+    """Remove the containers with a label (`NAME` or `NAME=VALUE`) of chosen runs; how many."""
+    with explained("list sandboxes"):
+        found = client.api.containers(all=True, filters={"label": label})
+    wanted = [one["Id"] for one in found if chosen(one["Labels"].get(LABEL, ""))]
+    for container in wanted:
+        remove_container(client, container)
+    return len(wanted)
+
+
+def remove_container(client: docker.DockerClient, container: str) -> None:
+    """Remove a container with its volumes; it may be gone already. Raises SandboxError."""
+    from docker.errors import APIError, NotFound
+
+    with explained("remove a sandbox"):
+        try:
+            client.api.remove_container(container, v=True, force=True)
+        except NotFound:
+            return
+        except APIError as error:
+            if error.status_code != 409:  # it is being removed: by itself, or by somebody else
+                raise
+            with contextlib.suppress(NotFound):
+                client.api.wait(container, timeout=30, condition="removed")
+
+
+def ulimits(engine: str) -> list[dict[str, Any]]:
+    """Limits of each process, as the SDK takes them."""
+    # That of processes counts a user's in all containers; `pids_limit` is what holds. But podman's
+    # own choice may be more than it is allowed to give.
+    limits = {"core": 0, "nofile": 4096}
+    if engine == "podman":
+        most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        limits["nproc"] = _PODMAN_PROCESSES if most < 0 else min(most, _PODMAN_PROCESSES)
+    return [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.items()]

@@ -2,13 +2,8 @@
 
 Neither keeps out who wants to get out. They are for machines without a container engine, and to
 validate generated tasks in bulk. Both run programs as the user who runs this, with limits of memory
-and file size for each process, cap output, keep deadlines, and end what commands leave running.
-
-- `bubblewrap`: namespaces of its own for processes, files, network and host name; the system is
-  read-only and paths are as in a container. The agent and root are the same user outside. Not
-  bounded: the disk, the CPU, all processes together; the number of processes where the kernel is
-  too old for it, or the user is root.
-- `process`: no walls. Commands see and change what the user can.
+and file size for each process, cap output, keep deadlines, and kill what commands leave running.
+docs/swe_engines.md says what each of them does not limit.
 """
 
 from __future__ import annotations
@@ -20,199 +15,286 @@ import os
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
-import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from aem_gym.envs.swe.sandbox import local_images
+from aem_gym.envs.swe.sandbox import local_keeper
 from aem_gym.envs.swe.sandbox.base import (
+    CommandResult,
     ImagePlan,
     Limits,
-    Ran,
     SandboxError,
     SandboxSpec,
 )
-from aem_gym.envs.swe.sandbox.container import RunningSandbox
-from aem_gym.envs.swe.sandbox.local_programs import LocalPrograms
-from aem_gym.envs.swe.sandbox.local_walls import VENV, Bubblewrap, NoWalls, Walls, inside, lay_out
-from aem_gym.envs.swe.sandbox.runs import is_left_over, new_run
+from aem_gym.envs.swe.sandbox.local_images import (
+    VENV,
+    Bubblewrap,
+    Isolation,
+    LocalImage,
+    ensure_local_image,
+    inside,
+    lay_out,
+    open_image,
+)
+from aem_gym.envs.swe.sandbox.reaper import is_left_over, new_run
+from aem_gym.envs.swe.sandbox.running import RunningSandbox
+from aem_gym.envs.swe.sandbox.shell import Stream
 
 logger = logging.getLogger(__name__)
 
 _PROGRAMS = ("bash", "cp", "find", "git", "iconv", "patch", "tar", "xargs")
-_WARNING = (
-    "the sandbox engine %r does not isolate: code runs as you%s. Let it run trusted code only, and "
-    "train in containers: docker or podman"
-)
+_CHUNK = 1 << 16
+_SECONDS = 30.0
+"""For a keeper to end when there is nothing left to keep."""
 
 
-class LocalEngine:
-    """Starts sandboxes without containers. Untrusted code may not run in them.
+class ProcessEngine:
+    """Runs commands as the user, in a folder, without any isolation."""
 
-    Args:
-        name: `bubblewrap` or `process`.
-
-    Raises:
-        SandboxError: it does not work here; says the mend.
-    """
-
+    name = "process"
     isolates = False
+    _kind = "process"
+    _programs: tuple[str, ...] = _PROGRAMS
+    _warning = "code runs as you, and can change what you can"
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.run = new_run()
         self._root = Path(tempfile.gettempdir()).resolve() / f"aem-sandboxes-{os.getuid()}"
-        self._open: dict[str, LocalSandbox] = {}
-        self._lock = threading.Lock()
+        self._open: set[LocalSandbox] = set()
         self._images: dict[str, str] = {}
-        _check(name)
-        logger.warning(_WARNING, name, "" if name == "bubblewrap" else ", without any walls")
+        self._check()
+        logger.warning(
+            "the sandbox engine %r does not isolate: %s. Let it run trusted code only, and train "
+            "in containers: docker or podman",
+            self.name,
+            self._warning,
+        )
         self.sweep()
 
     def image(self, plan: ImagePlan | str) -> str:
-        """The folder of an image that is there now, made by plan.
-
-        Raises:
-            SandboxError: it cannot be made, or is one of containers; says the mend.
-        """
         wanted = plan if isinstance(plan, str) else plan.name
         if wanted not in self._images:
-            self._images[wanted] = local_images.ensure(plan, self.name)
+            self._images[wanted] = ensure_local_image(plan, self._kind)
         return self._images[wanted]
 
     def start(self, spec: SandboxSpec) -> LocalSandbox:
-        """A fresh sandbox, with a copy of the image's repository in its place.
-
-        Raises:
-            SandboxError: no such image, or the disk does not take it.
-        """
-        image = local_images.open_image(spec.image)
-        walls = self._walls(image, spec)
+        image = open_image(spec.image)
         name = f"{self.run}-{secrets.token_hex(4)}"
-        den = self._root / name
+        sandbox_dir = self._root / name
+        isolation = self._isolation(sandbox_dir, spec.limits, image)
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._root.stat().st_uid != os.getuid():
                 raise SandboxError("the folder above it belongs to somebody else")
-            lay_out(den)
-            image.copy(den, walls)
+            lay_out(sandbox_dir)
+            image.copy(sandbox_dir, own_venv=isolation.own_venv)
         except (OSError, SandboxError) as error:
-            shutil.rmtree(den, ignore_errors=True)
+            shutil.rmtree(sandbox_dir, ignore_errors=True)
             raise SandboxError(
-                f"a sandbox cannot be laid out in {den}: {error}. TMPDIR names another disk"
+                f"a sandbox cannot be laid out in {sandbox_dir}: {error}. TMPDIR names another disk"
             ) from error
-        programs = LocalPrograms(den, walls, spec.limits, spec.environment, spec.workdir)
-
-        def remove() -> None:
-            programs.close()
-            _remove(den)
-            with self._lock:
-                self._open.pop(name, None)
-
-        sandbox = LocalSandbox(name, programs, spec.limits, remove, den, walls)
-        with self._lock:
-            self._open[name] = sandbox
-        return sandbox
+        return LocalSandbox(name, isolation, spec.limits, self._open)
 
     def sweep(self) -> int:
-        """Remove what dead processes of this machine have left; how many. Their programs are gone.
-
-        A program's keeper sees its parent's end within half a second.
-        """
-        dens: list[Path] = []
+        # Their programs are gone: a keeper sees its parent's end within half a second.
+        folders: list[Path] = []
         with contextlib.suppress(OSError):
-            dens = list(self._root.iterdir())
-        left = [den for den in dens if is_left_over(den.name.rpartition("-")[0])]
-        for den in left:
-            _remove(den)
+            folders = list(self._root.iterdir())
+        left = [folder for folder in folders if is_left_over(folder.name.rpartition("-")[0])]
+        for folder in left:
+            _remove_folder(folder)
         return len(left)
 
     def close(self) -> None:
-        """Remove all sandboxes of this engine. May be called twice; raises nothing."""
-        with self._lock:
-            sandboxes = list(self._open.values())
-        for sandbox in sandboxes:
+        for sandbox in list(self._open):
             sandbox.close()
         with contextlib.suppress(OSError):
             self._root.rmdir()  # unless others are in it
 
-    def _walls(self, image: local_images.LocalImage, spec: SandboxSpec) -> Walls:
-        if self.name == "process":
-            return NoWalls()
-        venv = inside(image.folder, VENV)
-        return Bubblewrap(spec.limits, spec.hostname, image.about.python.folders, venv)
+    def _isolation(self, sandbox_dir: Path, limits: Limits, image: LocalImage) -> Isolation:
+        return Isolation(sandbox_dir)
+
+    def _check(self) -> None:
+        """Raises SandboxError: what the engine needs is missing."""
+        if not Path("/proc/thread-self/children").exists():
+            raise SandboxError(
+                f"the engine {self.name} needs Linux, with the children of processes in /proc "
+                "(CONFIG_PROC_CHILDREN): use a container engine: --engine docker or podman"
+            )
+        missing = [program for program in self._programs if shutil.which(program) is None]
+        if missing:
+            words = " ".join(missing).replace("bwrap", "bubblewrap")
+            told = f"{words}: sudo apt-get install {words}"
+            raise SandboxError(f"the engine {self.name} needs {told}")
+
+
+class BubblewrapEngine(ProcessEngine):
+    """Runs commands in namespaces of their own for processes, files, network and host name.
+
+    The system is read-only and paths are as in a container. The agent and root are the same user
+    outside. Not bounded: the disk, the CPU, all processes together; the number of processes where
+    the kernel is too old for it, or the user is root.
+    """
+
+    name = _kind = "bubblewrap"
+    _programs = (*_PROGRAMS, "bwrap")
+    _warning = "code runs as you"
+
+    def _isolation(self, sandbox_dir: Path, limits: Limits, image: LocalImage) -> Isolation:
+        return Bubblewrap(sandbox_dir, inside(image.folder, VENV), image.python.prefix, limits)
+
+    def _check(self) -> None:
+        super()._check()
+        with tempfile.TemporaryDirectory() as folder:
+            lay_out(Path(folder))
+            (Path(folder) / "testbed").mkdir()
+            argv = Bubblewrap(Path(folder), Path(folder)).argv(["/bin/true"], 0)
+            done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise SandboxError(
+                f"bubblewrap does not work here: {done.stderr.strip()[-300:]}. It needs namespaces "
+                "of unprivileged users: sudo sysctl kernel.unprivileged_userns_clone=1, on Ubuntu "
+                "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0; or use --engine "
+                "process"
+            )
 
 
 class LocalSandbox(RunningSandbox):
-    """A sandbox whose output names places as in a container."""
+    """A sandbox whose programs run below keepers that this process starts.
+
+    It is in the set `opened` until it is closed.
+    """
 
     def __init__(
-        self,
-        name: str,
-        programs: LocalPrograms,
-        limits: Limits,
-        remove: Callable[[], None],
-        den: Path,
-        walls: Walls,
+        self, name: str, isolation: Isolation, limits: Limits, opened: set[LocalSandbox]
     ) -> None:
-        super().__init__(name, programs, programs, limits, remove)
-        self._den, self._walls = den, walls
+        super().__init__(name, limits)
+        self._isolation, self._limits, self._opened = isolation, limits, opened
+        self._kept: dict[str, subprocess.Popen[bytes]] = {}
+        opened.add(self)
 
-    def run(self, command: str, timeout: float) -> Ran:
-        """Run a command of the agent in its one persistent shell."""
-        return self._renamed(super().run(self._walls.inward(self._den, command), timeout))
+    def run(self, command: str, timeout: float) -> CommandResult:
+        return self._renamed(super().run(self._isolation.to_sandbox(command), timeout))
 
     def execute(
         self, argv: Sequence[str], timeout: float, *, user: int = 0, stdin: bytes = b""
-    ) -> Ran:
-        """Run a program outside the agent's shell; root's differ from the agent's by a store."""
+    ) -> CommandResult:
         return self._renamed(super().execute(argv, timeout, user=user, stdin=stdin))
 
-    def _renamed(self, ran: Ran) -> Ran:
-        return dataclasses.replace(ran, output=self._walls.outward(self._den, ran.output))
+    def _renamed(self, result: CommandResult) -> CommandResult:
+        return dataclasses.replace(result, output=self._isolation.to_host(result.output))
+
+    def _start(self, argv: Sequence[str], user: int) -> tuple[str, Stream]:
+        isolation, limits = self._isolation, self._limits
+        numbers = (os.getpid(), limits.memory_mb, limits.disk_mb)
+        keeper = [sys.executable, "-I", "-S", local_keeper.__file__, *map(str, numbers)]
+        try:
+            if self not in self._opened:
+                raise FileNotFoundError("it is closed")
+            process = subprocess.Popen(
+                [*keeper, *isolation.argv(argv, user)],
+                cwd=isolation.folder(),
+                env=isolation.environment(user),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise SandboxError(f"run a program in a sandbox: {error}") from error
+        self._kept[str(process.pid)] = process
+        return str(process.pid), PipeStream(process)
+
+    def _exit_code(self, program: str, deadline: float) -> int | None:
+        process = self._kept.get(program)
+        if process is None:
+            raise SandboxError("a program was killed from outside: the sandbox is closed")
+        try:
+            code = process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return None
+        self._kept.pop(program, None)
+        return code
+
+    def _kill_agent(self, spared: int) -> None:
+        if not spared:
+            return self._kill_all()
+        for process in list(self._kept.values()):
+            if not local_keeper.kill_below(process.pid, _line_to(process.pid, spared)):
+                raise SandboxError("what a command left running cannot be killed")
+
+    def _kill_all(self) -> None:
+        for program, process in list(self._kept.items()):
+            ended = local_keeper.kill_below(process.pid)
+            try:
+                process.wait(_SECONDS if ended else 0)
+            except subprocess.TimeoutExpired:
+                raise SandboxError("a program of a sandbox cannot be killed") from None
+            self._kept.pop(program, None)
+
+    def _remove(self) -> None:
+        self._opened.discard(self)
+        with contextlib.suppress(SandboxError):
+            self._kill_all()
+        _remove_folder(self._isolation.sandbox_dir)
 
 
-def _check(name: str) -> None:
-    """Raises SandboxError: what an engine needs is not there."""
-    if not Path("/proc/thread-self/children").exists():
-        raise SandboxError(
-            f"the engine {name} needs Linux, with the children of processes in /proc "
-            "(CONFIG_PROC_CHILDREN): use a container engine: --engine docker or podman"
-        )
-    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
-    if name == "bubblewrap" and shutil.which("bwrap") is None:
-        missing.append("bubblewrap")
-    if missing:
-        words = " ".join(missing)
-        raise SandboxError(f"the engine {name} needs {words}: sudo apt-get install {words}")
-    if name == "bubblewrap":
-        _check_bubblewrap()
+class PipeStream(Stream):
+    """The pipes of a program that this process has started."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin and process.stdout
+        self._in, self._out = process.stdin, process.stdout
+        os.set_blocking(self._in.fileno(), False)
+        os.set_blocking(self._out.fileno(), False)
+        super().__init__(self._out, self._in)
+
+    def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            self._in.close()
+
+    def close(self) -> None:
+        self.finish()
+        with contextlib.suppress(OSError):
+            self._out.close()
+
+    def _read(self) -> bytes:
+        return os.read(self._out.fileno(), _CHUNK)
+
+    def _write(self, data: memoryview) -> int:
+        return os.write(self._in.fileno(), data)
 
 
-def _check_bubblewrap() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        den = Path(folder)
-        lay_out(den)
-        (den / "testbed").mkdir()
-        walls = Bubblewrap(Limits(), "probe", (), den)
-        argv = walls.argv(den, ["/bin/true"], 0, "/")
-        done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise SandboxError(
-            f"bubblewrap does not work here: {done.stderr.strip()[-300:]}. It needs namespaces of "
-            "unprivileged users: sudo sysctl kernel.unprivileged_userns_clone=1, on Ubuntu sudo "
-            "sysctl kernel.apparmor_restrict_unprivileged_userns=0; or use --engine process"
-        )
+def _line_to(keeper: int, number: int) -> set[int]:
+    """The process that has this number in its own namespace, and all between it and its keeper."""
+    parents = local_keeper.below(keeper)
+    line: set[int] = set()
+    pid = next((pid for pid in parents if _number_in_namespace(pid) == number), keeper)
+    while pid != keeper:
+        line.add(pid)
+        pid = parents[pid]
+    return line
 
 
-def _remove(den: Path) -> None:
-    """Remove a den, also where a program has taken away its own permissions; raises nothing."""
+def _number_in_namespace(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    return -1
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove it, also where a program has taken away its own permissions; raises nothing."""
     for _ in range(2):
         with contextlib.suppress(OSError):
-            subprocess.run(["rm", "-rf", "--", str(den)], stderr=subprocess.DEVNULL)
-        for top, folders, _ in os.walk(den):  # there is none, as a rule
-            for folder in (Path(top, name) for name in folders):
+            subprocess.run(["rm", "-rf", "--", str(folder)], stderr=subprocess.DEVNULL)
+        for top, names, _ in os.walk(folder):  # there is none, as a rule
+            for path in (Path(top, name) for name in names):
                 with contextlib.suppress(OSError):
-                    if not folder.is_symlink():
-                        folder.chmod(0o700)
+                    if not path.is_symlink():
+                        path.chmod(0o700)

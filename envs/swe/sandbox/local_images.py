@@ -1,6 +1,12 @@
-"""Images of sandboxes without container: a repository and a virtual environment, in a folder.
+"""What a sandbox without container consists of: its folder, its isolation, and its image.
 
-Made once and kept in the cache; a folder appears there when all of it is ready.
+Each sandbox is a folder, its `sandbox_dir`, with the places it may write to, laid out as in a
+container: `testbed`, `tmp`, `var/tmp`, `home/agent`, `run`. In bubblewrap a program sees these in
+their usual places. Without isolation it sees the machine as it is; then the paths in a command get
+the sandbox_dir in front before it runs, and lose it again in what is printed.
+
+An image is a folder in the cache with a repository and a virtual environment. It is made once, and
+appears there when all of it is ready.
 """
 
 from __future__ import annotations
@@ -9,73 +15,168 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
-from aem_gym.envs.swe import images
-from aem_gym.envs.swe.images.host import FOLDER, host_settings
-from aem_gym.envs.swe.images.locks import one_at_a_time
-from aem_gym.envs.swe.sandbox.base import WORKDIR, ImagePlan, Limits, SandboxError
-from aem_gym.envs.swe.sandbox.local_walls import (
-    VENV,
-    Bubblewrap,
-    NoWalls,
-    Walls,
-    inside,
-    lay_out,
+from aem_gym.envs.swe.images import host
+from aem_gym.envs.swe.sandbox.base import (
+    AGENT,
+    ENVIRONMENT,
+    HOME,
+    HOSTNAME,
+    STORE,
+    WORKDIR,
+    ImagePlan,
+    Limits,
+    SandboxError,
 )
-from aem_gym.envs.swe.sandbox.runs import is_left_over, new_run
-from aem_gym.io import cache_folder
+from aem_gym.io import cache_folder, exclusive
 
-_LAYOUT = "2"
+VENV = "/opt/venv"
+"""The virtual environment of an image."""
+_SHIMS = "/opt/shims"
+"""Programs for steps of root alone: changing owners does nothing, for all files have one."""
+_PLACES = (WORKDIR, "/tmp", "/var/tmp", HOME)
+_PATH = "/usr/local/bin:/usr/bin:/bin"
+_ETC = (
+    *("alternatives", "ca-certificates", "crypto-policies", "ld.so.cache", "localtime"),
+    *("mime.types", "nsswitch.conf", "os-release", "pki", "protocols", "services", "ssl"),
+)
+_ETC_NETWORK = ("gai.conf", "host.conf", "hosts", "resolv.conf")
+_ACCOUNTS = {
+    "passwd": f"root:x:0:0:root:/root:/bin/sh\nagent:x:{AGENT}:{AGENT}:agent:{HOME}:/bin/bash\n",
+    "group": f"root:x:0:\nagent:x:{AGENT}:\n",
+}
+_BEFORE = r"(?<![\w.~/)}\]*?-])"
+_LAYOUT = "3"
 """Counts up when images have to be laid out differently from before."""
 _ABOUT = "image.json"
-_PART = ".part-"
 _CONTAINERS = "use a container engine: --engine docker or podman"
-_ASK = (
-    "import json, sys; print(json.dumps([sys._base_executable or sys.executable, "
-    "sys.base_prefix, '%d.%d.%d' % sys.version_info[:3]]))"
-)
-_BUILD = {
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-    "PIP_ROOT_USER_ACTION": "ignore",
-    "PIP_PROGRESS_BAR": "off",
-    "GIT_CONFIG_COUNT": "1",
-    "GIT_CONFIG_KEY_0": "safe.directory",
-    "GIT_CONFIG_VALUE_0": "*",
-}
 _HOSTS_OWN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONUNBUFFERED", "PYTHONWARNINGS")
 
 
+def lay_out(sandbox_dir: Path) -> None:
+    """Make the places of a sandbox, but for the repository."""
+    for place in (*_PLACES[1:], str(Path(STORE).parent), _SHIMS, "/etc"):
+        inside(sandbox_dir, place).mkdir(parents=True)
+    for name, content in _ACCOUNTS.items():
+        (sandbox_dir / "etc" / name).write_text(content)
+    for name in ("chown", "chgrp"):
+        shim = inside(sandbox_dir, _SHIMS) / name
+        shim.write_text("#!/bin/sh\nexit 0\n")
+        shim.chmod(0o755)
+
+
+def inside(sandbox_dir: Path, place: str) -> Path:
+    """Where a place of a sandbox lies in its folder."""
+    return sandbox_dir / place.lstrip("/")
+
+
 @dataclass(frozen=True, slots=True)
-class Python:
-    """An interpreter of this machine."""
+class Isolation:
+    """None: programs run as the user, and can do what the user can."""
 
-    executable: str
-    prefix: str
-    version: str
+    sandbox_dir: Path
+    own_venv = True
+    """Whether each sandbox needs a virtual environment of its own: its path is another."""
 
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """What has to be there for it to run, beside the system's own."""
-        return () if Path(self.prefix).is_relative_to("/usr") else (self.prefix,)
+    def argv(self, program: Sequence[str], user: int) -> list[str]:
+        """The command that runs a program in the sandbox."""
+        return [self.to_sandbox(word) for word in program]
+
+    def environment(self, user: int) -> dict[str, str]:
+        """The variables of its programs; home and temporary files are in the sandbox's folder."""
+        root = self.sandbox_dir
+        return {**_environment(str(root), user), "TMPDIR": str(root / "tmp")}
+
+    def folder(self) -> Path:
+        """The current folder of the command; made again where the agent has removed it."""
+        folder = inside(self.sandbox_dir, WORKDIR)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def to_sandbox(self, command: str) -> str:
+        """A command with the sandbox's folder in front of its places."""
+        places = "|".join(map(re.escape, (*_PLACES, STORE, VENV)))
+        pattern = rf"{_BEFORE}({places})(?![\w-]|\.\w)"
+        return re.sub(pattern, lambda match: f"{self.sandbox_dir}{match[1]}", command)
+
+    def to_host(self, output: str) -> str:
+        """What was printed, with paths as in a container."""
+        return output.replace(str(self.sandbox_dir), "")
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """What an image says of itself."""
+class Bubblewrap(Isolation):
+    """Namespaces: own processes, own files, no network, the system read-only. No bound on disk."""
 
-    python: Python
-    den: str
-    """Where it was made."""
-    mentions: tuple[str, ...]
-    """Text files that name that place."""
+    venv: Path
+    """Of the image; sandboxes share it."""
+    prefix: str = "/usr"
+    """Of the Python of the image."""
+    limits: Limits = Limits()
+    building: bool = False
+    own_venv = False
+
+    def argv(self, program: Sequence[str], user: int) -> list[str]:
+        # Root and the agent are one user outside; the agent has no way to root's store.
+        root, network = self.sandbox_dir, self.limits.network
+        words = ["bwrap", "--unshare-all", *(["--share-net"] if network else [])]
+        words += ["--die-with-parent", "--new-session", "--hostname", HOSTNAME]
+        words += ["--uid", str(user), "--gid", str(user)]
+        words += _system()
+        if not Path(self.prefix).is_relative_to("/usr"):
+            words += ["--ro-bind", self.prefix, self.prefix]
+        for name in _ETC + (_ETC_NETWORK if network else ()):
+            words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+        for name in _ACCOUNTS:
+            words += ["--ro-bind", str(root / "etc" / name), f"/etc/{name}"]
+        words += ["--proc", "/proc", "--dev", "/dev"]
+        words += ["--bind" if self.building else "--ro-bind", str(self.venv), VENV]
+        for place in _PLACES:
+            words += ["--bind", str(inside(root, place)), place]
+        if user == 0:
+            words += ["--ro-bind", str(inside(root, _SHIMS)), _SHIMS]
+            words += ["--bind", str(root / "run"), "/run"]
+        else:
+            words += ["--tmpfs", "/run"]
+        # Processes are counted within the namespace on newer kernels; of a real root never.
+        limit = f'ulimit -u {self.limits.pids}; exec "$@"'
+        return [*words, "--chdir", WORKDIR, "--", "/bin/bash", "-c", limit, "-", *program]
+
+    def environment(self, user: int) -> dict[str, str]:
+        return _environment("", user)
+
+    def folder(self) -> Path:
+        return self.sandbox_dir  # bubblewrap changes to the right one
+
+    def to_sandbox(self, command: str) -> str:
+        return command
+
+    def to_host(self, output: str) -> str:
+        return output
+
+
+def _environment(root: str, user: int) -> dict[str, str]:
+    path = f"{root}{VENV}/bin:{_PATH}"
+    if user == 0:
+        return {**ENVIRONMENT, "PATH": f"{root}{_SHIMS}:{path}", "HOME": "/root", "USER": "root"}
+    return {**ENVIRONMENT, "PATH": path, "HOME": f"{root}{HOME}", "USER": "agent"}
+
+
+def _system() -> list[str]:
+    """The system's programs, whether or not `/bin` and the like are links into `/usr`."""
+    words = ["--ro-bind", "/usr", "/usr"]
+    for path in map(Path, ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")):
+        if path.is_symlink():
+            words += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            words += ["--ro-bind", str(path), str(path)]
+    return words
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,37 +184,43 @@ class LocalImage:
     """An image that is ready."""
 
     folder: Path
-    about: About
+    python: host.HostPython
+    made_in: str
+    """The folder where it was built."""
+    mentions: tuple[str, ...]
+    """Text files that name that folder."""
 
-    def copy(self, den: Path, walls: Walls) -> None:
-        """Lay its repository out in the den of a sandbox, and what else each has for itself."""
-        places = (WORKDIR, VENV) if walls.own_venv else (WORKDIR,)
-        for place in places:
-            inside(den, place).parent.mkdir(parents=True, exist_ok=True)
-            _run(["cp", "-a", str(inside(self.folder, place)), str(inside(den, place))])
-        for name in self.about.mentions if walls.own_venv else ():
-            path = den / name
-            content = path.read_bytes()
-            path.write_bytes(content.replace(self.about.den.encode(), str(den).encode()))
+    def copy(self, sandbox_dir: Path, *, own_venv: bool) -> None:
+        """Lay its repository out in a sandbox's folder, and what else each has for itself."""
+        for place in (WORKDIR, VENV) if own_venv else (WORKDIR,):
+            target = inside(sandbox_dir, place)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            host.run_program(["cp", "-a", str(inside(self.folder, place)), str(target)])
+        for name in self.mentions if own_venv else ():
+            path = sandbox_dir / name
+            content = path.read_bytes().replace(self.made_in.encode(), str(sandbox_dir).encode())
+            path.write_bytes(content)
 
 
 def open_image(name: str) -> LocalImage:
-    """The image that a sandbox is to start from. Raises SandboxError: it is none of ours."""
-    folder = Path(name)
+    """The image that a sandbox starts from. Raises SandboxError: no engine here has made it."""
     try:
-        about = msgspec.json.decode((folder / _ABOUT).read_bytes(), type=About)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+        content = (Path(name) / _ABOUT).read_bytes()
+        image = msgspec.json.decode(
+            content, type=LocalImage, dec_hook=lambda kind, value: kind(value)
+        )
+    except (OSError, msgspec.DecodeError) as error:
         raise SandboxError(
             f"expected an image that this engine has made, got {name!r}: {_CONTAINERS}"
         ) from error
-    return LocalImage(folder, about)
+    return replace(image, folder=Path(name))  # the cache may have been moved
 
 
-def ensure(plan: ImagePlan | str, engine: str) -> str:
-    """The folder of an image, made by plan if it is not there yet.
+def ensure_local_image(plan: ImagePlan | str, engine: str) -> str:
+    """The folder of an image, made by plan if it does not exist yet.
 
     Raises:
-        SandboxError: it cannot be made here; says the mend.
+        SandboxError: it cannot be made here; the message says what to do.
     """
     if isinstance(plan, str):
         raise SandboxError(f"{plan}: images by name exist in containers only: {_CONTAINERS}")
@@ -123,117 +230,91 @@ def ensure(plan: ImagePlan | str, engine: str) -> str:
             f"containers alone can have: {_CONTAINERS}"
         )
     python = find_python(plan.python)
-    tools = (Path(images.__path__[0]) / "requirements.txt").read_bytes()
+    tools = host.setup_files()["requirements.txt"]
     depends = f"{_LAYOUT} {plan.name} {python}".encode() + tools
     key = hashlib.sha256(depends).hexdigest()[:12]
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", plan.name.rpartition(":")[0])
     place = cache_folder().absolute() / "swe" / "local" / engine / f"{readable}-{key}"
     if not (place / _ABOUT).is_file():
-        with one_at_a_time(str(place), lambda line: None):
+        with exclusive(host.lock_file(str(place))):
             if not (place / _ABOUT).is_file():
                 _make(plan, python, tools, engine, place)
     return str(place)
 
 
-def find_python(version: str) -> Python:
+def find_python(version: str) -> host.HostPython:
     """An interpreter of a version (`3.9`; empty: the one that runs this).
 
     Raises:
         SandboxError: there is none.
     """
     command = shutil.which(f"python{version}") if version else sys.executable
-    try:
-        told = subprocess.run(
-            [command or "", "-c", _ASK], capture_output=True, text=True, check=True, timeout=60
-        ).stdout
-        return Python(*msgspec.json.decode(told, type=tuple[str, str, str]))
-    except (OSError, subprocess.SubprocessError, msgspec.DecodeError) as error:
+    found = host.ask_python(command) if command else None
+    if not found:
         raise SandboxError(
             f"expected python{version} on the PATH, got "
             f"{command and f'{command}, which does not run' or 'nothing'}. Install it (uv python "
             f"install {version}, or pyenv install {version}), or {_CONTAINERS}"
-        ) from error
+        )
+    return found
 
 
-def _make(plan: ImagePlan, python: Python, tools: bytes, engine: str, place: Path) -> None:
-    """Build in a folder beside the finished ones, and move it there in one go."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    for part in place.parent.glob(f"{_PART}*"):
-        if is_left_over(part.name.removeprefix(_PART)):
-            shutil.rmtree(part, ignore_errors=True)
-    den = place.parent / f"{_PART}{new_run()}"
+def _make(plan: ImagePlan, python: host.HostPython, tools: bytes, engine: str, place: Path) -> None:
+    """Build in a folder beside it, and give that its name when it is complete."""
+    part = place.with_name(f".part-{place.name}")
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed: this one has the lock
     try:
-        lay_out(den)
-        shutil.copytree(plan.folder, inside(den, WORKDIR), symlinks=True)
-        inside(den, VENV).mkdir(parents=True)
-        (den / "tmp" / "tools.txt").write_bytes(tools)
-        _install(plan, python, engine, den)
-        mentions = tuple(_mentions(den)) if engine == "process" else ()
-        about = About(python, str(den), mentions)
+        lay_out(part)
+        shutil.copytree(plan.folder, inside(part, WORKDIR), symlinks=True)
+        inside(part, VENV).mkdir(parents=True)
+        (part / "tmp" / "tools.txt").write_bytes(tools)
+        _install(plan, python, engine, part)
+        mentions = tuple(_mentions(part)) if engine == "process" else ()
+        image = LocalImage(place, python, str(part), mentions)
         for folder in ("tmp", "var", "home", "run"):
-            shutil.rmtree(den / folder)
-        (den / _ABOUT).write_bytes(msgspec.json.encode(about))
-        den.rename(place)
+            shutil.rmtree(part / folder)
+        (part / _ABOUT).write_bytes(msgspec.json.encode(image, enc_hook=str))
+        part.rename(place)
     except OSError as error:
-        if not (place / _ABOUT).is_file():  # else another process was faster
-            raise SandboxError(f"{plan.name} cannot be made in {den}: {error}") from error
+        raise SandboxError(f"{plan.name} cannot be made in {part}: {error}") from error
     finally:
-        shutil.rmtree(den, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
 
 
-def _install(plan: ImagePlan, python: Python, engine: str, den: Path) -> None:
+def _install(plan: ImagePlan, python: host.HostPython, engine: str, part: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in _HOSTS_OWN}
-    walls: Walls = NoWalls()
+    isolation = Isolation(part)
     if engine == "bubblewrap":
         limits = Limits(network=True, pids=4096)
-        walls = Bubblewrap(limits, "build", python.folders, inside(den, VENV), building=True)
-        host = host_settings()
-        environment = dict(host.environment)
-        for name, content in host.files.items():
-            (den / FOLDER.lstrip("/")).mkdir(exist_ok=True)
-            (den / FOLDER.lstrip("/") / name).write_bytes(content)
-    environment |= {**walls.environment(den, 0), **_BUILD}
+        venv = inside(part, VENV)
+        isolation = Bubblewrap(part, venv, python.prefix, limits, building=True)
+        settings = host.host_settings()
+        environment = dict(settings.environment)
+        for name, content in settings.files.items():
+            inside(part, host.FOLDER).mkdir(exist_ok=True)
+            (inside(part, host.FOLDER) / name).write_bytes(content)
+    environment |= {**isolation.environment(0), **host.BUILD_ENVIRONMENT}
     steps = (
         f"{python.executable} -m venv {VENV}",
         "python -m pip install --quiet --upgrade -r /tmp/tools.txt",
         *plan.install,
     )
     for step in steps:
-        argv = walls.argv(den, ["/bin/sh", "-ec", step], 0, WORKDIR)
-        _run(argv, inside(den, WORKDIR), environment, f"{plan.name}: {step}")
+        argv = isolation.argv(["/bin/sh", "-ec", step], 0)
+        folder = inside(part, WORKDIR)
+        host.run_program(argv, f"{plan.name}: {step}", folder=folder, environment=environment)
 
 
-def _mentions(den: Path) -> Iterator[str]:
-    """Text files that name the folder in which they were made.
+def _mentions(part: Path) -> Iterator[str]:
+    """Text files that contain the path of the folder in which they were made.
 
-    What is compiled does, too, and need not be changed: Python looks where it lies now.
+    Compiled files contain it, too, and work elsewhere all the same.
     """
-    word = str(den).encode()
+    word = str(part).encode()
     for place in (WORKDIR, VENV):
-        for path in inside(den, place).rglob("*"):
+        for path in inside(part, place).rglob("*"):
             if path.is_symlink() or not path.is_file() or path.suffix == ".pyc":
                 continue
             content = path.read_bytes()
             if word in content and b"\0" not in content:
-                yield str(path.relative_to(den))
-
-
-def _run(
-    argv: Sequence[str],
-    folder: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    doing: str = "",
-) -> None:
-    done = subprocess.run(
-        argv,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    if done.returncode:
-        what = doing or " ".join(argv)
-        raise SandboxError(f"{what}: exit code {done.returncode}: {done.stdout.strip()[-800:]}")
+                yield str(path.relative_to(part))

@@ -1,8 +1,8 @@
 """Keeps one program of a sandbox without container: `python local_keeper.py PARENT MB MB PROGRAM`.
 
-Everything that the program starts, however it detaches itself, stays below its keeper, which ends
-all of it with the program, and with the process that asked for it. It runs as a file of its own, so
-it imports the standard library only; the engine imports it, too, to end what is below a keeper.
+Everything that the program starts, however it detaches itself, stays below its keeper, which kills
+all of it when the program ends, or the process that started the keeper. It runs as a file of its
+own, so it imports the standard library only; the engine imports it, too, to kill what is below it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 
 _LOOK = 0.5
-"""Seconds between looks at whether the parent is still there."""
+"""Seconds between checks of the parent."""
 _SUBREAPER = 36
-"""`PR_SET_CHILD_SUBREAPER`: who loses its parent comes here, not to process 1."""
+"""`PR_SET_CHILD_SUBREAPER`: orphans become children of the keeper, not of process 1."""
 _ROUNDS = 1000
 _FILES = 4096
 
@@ -37,11 +37,11 @@ def below(root: int) -> dict[int, int]:
     return found
 
 
-def end_below(root: int, spared: Collection[int] = ()) -> bool:
-    """End all processes below one, but those that are spared; False: some go on.
+def kill_below(root: int, spared: Collection[int] = ()) -> bool:
+    """Kill all processes below one, but those that are spared; False: some still run.
 
-    They are stopped first: what is stopped starts no more. Ended means gone, or left to be waited
-    for. Twice nothing is nothing: a list of children that end while it is read may be too short.
+    They are stopped first: what is stopped starts no others. It has to find none twice in a row: a
+    list of children that end while it is read may be too short.
     """
     stopped: set[int] = set()
     quiet = 0
@@ -88,7 +88,7 @@ def _become(program: Sequence[str], memory: int, disk: int) -> None:
 
 
 def _wait(child: int, parent: int) -> int:
-    """The exit code of the program; what else ends below is buried."""
+    """The exit code of the program; other processes that end are waited for as well."""
     while os.getppid() == parent:
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         return _wait(child, parent)
     finally:
-        end_below(os.getpid())
+        kill_below(os.getpid())
 
 
 if __name__ == "__main__":

@@ -1,32 +1,78 @@
-"""Removes a run's sandboxes when its process is gone, however that ended (SIGKILL too).
+"""Whose a container is, and the process that removes a run's containers when the run is gone.
 
-A process of its own, started by the engine: `python -m aem_gym.envs.swe.sandbox.reaper URL RUN`.
-It ends when its parent does, or when the parent closes its input.
+The value of a container's label names the process that made it. The name contains which machine
+(and which process namespace in it) the process number counts in, so that trainers in containers of
+their own never take each other's sandboxes for left over.
+
+`python -m aem_gym.envs.swe.sandbox.reaper URL RUN PARENT` is started by the engine. It ends when
+its parent does, however that ended (SIGKILL too), or when the parent closes its input.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import secrets
 import select
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 _LOOK = 0.5
-"""Seconds between looks at who the parent is."""
+"""Seconds between checks of the parent."""
 _PATIENCE, _ORDERLY = 600.0, 5.0
 """Seconds to go on trying where the engine is gone as well."""
 _TURNS = 4
 
 
-class Reaper:
-    """A handle on the reaper of one run.
+def new_run() -> str:
+    """A name for this process's run: `PLACE-PID-START-RANDOM`."""
+    pid = os.getpid()
+    return f"{_place()}-{pid}-{_start_of(pid)}-{secrets.token_hex(4)}"
 
-    Args:
-        url: of the engine.
-        run: value of the label of its containers.
-    """
+
+def is_left_over(run: str) -> bool:
+    """Whether a run was on this machine, and its process is gone."""
+    try:
+        place, pid, start, _ = run.split("-")
+        number = int(pid)
+    except ValueError:
+        return False
+    return place == _place() and start != _start_of(number)
+
+
+def _place() -> str:
+    """A hash of the machine's boot, and of the namespace that processes are numbered in."""
+    known = socket.gethostname()
+    with contextlib.suppress(OSError):
+        known = Path("/proc/sys/kernel/random/boot_id").read_text()
+    with contextlib.suppress(OSError):
+        known += os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(known.encode()).hexdigest()[:12]
+
+
+def _start_of(pid: int) -> str:
+    """When a process started, in ticks; `0` without a /proc to ask, empty if it is gone."""
+    with contextlib.suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        fields = stat[stat.rindex(b")") + 2 :].split()
+        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+    if Path("/proc/self/stat").exists():
+        return ""
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return ""
+    return "0"
+
+
+class Reaper:
+    """A handle on the process that removes the containers of one run."""
 
     def __init__(self, url: str, run: str) -> None:
         self._process = subprocess.Popen(
@@ -60,27 +106,22 @@ def main(argv: Sequence[str]) -> int:
     # A container that was just being made when its maker was killed may come a little later.
     for turn in range(1 if closed else _TURNS):
         time.sleep(turn)
-        while not _removed(run):
+        while not _remove_run(run):
             if time.monotonic() > until:
                 return 1
             time.sleep(1)
     return 0
 
 
-def _removed(run: str) -> bool:
-    from aem_gym.envs.swe.sandbox.base import SandboxError
-    from aem_gym.envs.swe.sandbox.connect import find
-    from aem_gym.envs.swe.sandbox.removal import remove_run
+def _remove_run(run: str) -> bool:
+    """Whether the engine answered and removed the containers of a run."""
+    from aem_gym.envs.swe.sandbox import connect
+    from aem_gym.envs.swe.sandbox.base import LABEL, SandboxError
 
-    try:
-        client = find().client
-        try:
-            remove_run(client, run)
-        finally:
-            client.close()
-    except SandboxError:
-        return False
-    return True
+    with contextlib.suppress(SandboxError), contextlib.closing(connect.find().client) as client:
+        connect.remove_containers(client, f"{LABEL}={run}")
+        return True
+    return False
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from aem_gym.envs.swe.images.locks import one_at_a_time
+from aem_gym.envs.swe.images.host import lock_file
 from aem_gym.envs.swe.sandbox.base import SandboxError
 from aem_gym.errors import ConfigError
-from aem_gym.io import atomic_folder
+from aem_gym.io import atomic_folder, exclusive
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def checkout(mirror: Path, commit: str, folder: Path) -> Path:
     if (folder / ".git").is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(str(folder), logger.debug):
+    with exclusive(lock_file(str(folder))):
         if not (folder / ".git").is_dir():
             _checkout(mirror, commit, folder)
     return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from dataclasses import dataclass
 
-from aem_gym.envs.swe.sandbox.base import WORKDIR, Ran, Sandbox
+from aem_gym.envs.swe.sandbox.base import WORKDIR, CommandResult, Sandbox
 from aem_gym.envs.swe.tools.editor import Editor
 from aem_gym.envs.swe.tools.files import AgentFiles, FileError
 from aem_gym.envs.swe.tools.grammar import (
@@ -88,7 +88,7 @@ class Toolbox:
         text = shortened(steady(ran.output).rstrip("\n"), self.limit, left_out=ran.elided)
         return f"{text}\n{self._end(ran)}" if text else f"(no output)\n{self._end(ran)}"
 
-    def _end(self, ran: Ran) -> str:
+    def _end(self, ran: CommandResult) -> str:
         """How a command ended."""
         if ran.exit_code is not None:
             return f"[exit code {ran.exit_code}]"

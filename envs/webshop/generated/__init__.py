@@ -1,1 +1,1 @@
-"""A shop of our own: articles, attributes and wishes made by rule from a seed."""
+"""Generated shops: articles, attributes and wishes made by rule from a seed."""

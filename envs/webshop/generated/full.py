@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 
-from aem_gym.envs.webshop import pages
 from aem_gym.envs.webshop.generated import wording
 from aem_gym.envs.webshop.generated.article import Article, Wish, shown
-from aem_gym.envs.webshop.generated.features import without_rivals
-from aem_gym.envs.webshop.generated.instructions import human_wish, synthetic_wish
-from aem_gym.envs.webshop.generated.kinds import Choice, Kind
-from aem_gym.envs.webshop.generated.kinds_beauty import BEAUTY
-from aem_gym.envs.webshop.generated.kinds_electronics import ELECTRONICS
-from aem_gym.envs.webshop.generated.kinds_fashion import FASHION
-from aem_gym.envs.webshop.generated.kinds_grocery import GROCERY
-from aem_gym.envs.webshop.generated.kinds_home import HOME
-from aem_gym.envs.webshop.generated.values import BRANDS
-
-KINDS = FASHION + BEAUTY + GROCERY + ELECTRONICS + HOME
-BUTTONS = frozenset(
-    name.lower() for name in (pages.BACK, pages.NEXT, pages.PREVIOUS, pages.BUY, *pages.SUB_PAGES)
-)
-"""Option values called like these act as the button."""
+from aem_gym.envs.webshop.generated.vocabulary import ArticleKind, OptionGroup, vocabulary
+from aem_gym.envs.webshop.pages import BUTTON_NAMES
 
 _TRAPS = ("features", "description", "reviews", "< prev", "next >", "buy now")
 _CLASHES = 0.03
@@ -38,14 +24,14 @@ _CENTS = (".99", ".99", ".99", ".99", ".95", ".49", ".97", ".00", ".88")
 def articles(rng: random.Random) -> Iterator[Article]:
     """Articles without end; each kind comes as often as the others."""
     while True:
-        kinds = list(KINDS)
+        kinds = list(vocabulary().kinds)
         rng.shuffle(kinds)
         for kind in kinds:
             yield _article(rng, kind)
 
 
-def _article(rng: random.Random, kind: Kind) -> Article:
-    brand, noun = rng.choice(BRANDS), rng.choice(kind.nouns)
+def _article(rng: random.Random, kind: ArticleKind) -> Article:
+    brand, noun = rng.choice(vocabulary().brands), rng.choice(kind.nouns)
     query = rng.choice(kind.queries)
     attributes = _attributes(rng, kind)
     options = _options(rng, kind)
@@ -66,7 +52,7 @@ def _article(rng: random.Random, kind: Kind) -> Article:
     )
 
 
-def _attributes(rng: random.Random, kind: Kind) -> tuple[str, ...]:
+def _attributes(rng: random.Random, kind: ArticleKind) -> tuple[str, ...]:
     """One to five."""
     found = rng.sample(kind.traits, min(len(kind.traits), 1 + int(rng.random() * 2.5)))
     found += rng.sample(kind.parts, min(len(kind.parts), int(rng.random() * 2.7)))
@@ -75,9 +61,9 @@ def _attributes(rng: random.Random, kind: Kind) -> tuple[str, ...]:
     return tuple(without_rivals(found)[:5])
 
 
-def _options(rng: random.Random, kind: Kind) -> dict[str, tuple[str, ...]]:
+def _options(rng: random.Random, kind: ArticleKind) -> dict[str, tuple[str, ...]]:
     """Groups of options; a few have values that clash, as they do in real listings."""
-    options = {choice.name: _values(rng, choice) for choice in kind.choices if rng.random() < 0.85}
+    options = {group.name: _values(rng, group) for group in kind.groups if rng.random() < 0.85}
     if options and rng.random() < _CLASHES:
         name = rng.choice(list(options))
         trap = rng.choice((*_TRAPS, *options[name]))
@@ -86,13 +72,13 @@ def _options(rng: random.Random, kind: Kind) -> dict[str, tuple[str, ...]]:
     return options
 
 
-def _values(rng: random.Random, choice: Choice) -> tuple[str, ...]:
-    most = min(choice.most, len(choice.values))
-    count = choice.least + int(rng.random() * (most - choice.least + 1))
-    if not choice.sized:
-        return tuple(rng.sample(choice.values, count))
-    start = int(rng.random() * (len(choice.values) - count + 1))
-    return choice.values[start : start + count]
+def _values(rng: random.Random, group: OptionGroup) -> tuple[str, ...]:
+    most = min(group.most, len(group.values))
+    count = group.least + int(rng.random() * (most - group.least + 1))
+    if not group.sized:
+        return tuple(rng.sample(group.values, count))
+    start = int(rng.random() * (len(group.values) - count + 1))
+    return group.values[start : start + count]
 
 
 def _offer(rng: random.Random, options: dict[str, tuple[str, ...]]) -> str:
@@ -103,7 +89,7 @@ def _offer(rng: random.Random, options: dict[str, tuple[str, ...]]) -> str:
 
 def _wishes(
     rng: random.Random,
-    kind: Kind,
+    kind: ArticleKind,
     noun: str,
     query: str,
     attributes: tuple[str, ...],
@@ -112,21 +98,21 @@ def _wishes(
     """(people's, the synthetic one). No wish is for a value that clashes."""
     uses = Counter(shown(value) for values in options.values() for value in values)
     clear = {
-        name: tuple(v for v in values if uses[shown(v)] == 1 and shown(v) not in BUTTONS)
+        name: tuple(v for v in values if uses[shown(v)] == 1 and shown(v) not in BUTTON_NAMES)
         for name, values in options.items()
     }
     human: tuple[Wish, ...] = ()
     if rng.random() < _ASKED_BY_PEOPLE:
         groups = list(clear.items())
         count = 1 + int(rng.random() * 3)
-        human = tuple(human_wish(rng, kind, noun, attributes, groups) for _ in range(count))
+        human = tuple(wording.human_wish(rng, kind, noun, attributes, groups) for _ in range(count))
     few = prod(map(len, options.values())) <= _COMBINATIONS
     if not few or clear != options or rng.random() >= _ASKED_BY_RULE:
         return human, None
-    return human, synthetic_wish(rng, kind, query, attributes)
+    return human, wording.synthetic_wish(rng, kind, query, attributes)
 
 
-def _pricing(rng: random.Random, kind: Kind) -> str:
+def _pricing(rng: random.Random, kind: ArticleKind) -> str:
     """`$19.99`, a range `$19.99$24.99`, or nothing."""
     points = _price_points(*kind.prices)
     draw = rng.random()
@@ -142,8 +128,17 @@ def _pricing(rng: random.Random, kind: Kind) -> str:
 
 
 def _price_points(lowest: int, highest: int) -> list[int]:
-    """Whole dollars a tenth apart: as many cheap ones as dear ones, and exact on every machine."""
+    """Whole dollars, each a tenth above the last: as many low prices as high ones."""
     points = [lowest]
     while points[-1] < highest:
         points.append(points[-1] + max(1, points[-1] // 10))
     return points
+
+
+def without_rivals(attributes: Iterable[str]) -> list[str]:
+    """The attributes without those that contradict an earlier one."""
+    kept: list[str] = []
+    for name in attributes:
+        if not any(name in some and not some.isdisjoint(kept) for some in vocabulary().rivals):
+            kept.append(name)
+    return kept

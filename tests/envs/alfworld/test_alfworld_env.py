@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,9 +16,11 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import aem_gym
 from aem_gym.envs.alfworld.classes import TASK_TYPES
 from aem_gym.envs.alfworld.env import ALFWorldEnv
 from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.registry import env_tool
 
 TYPES = "pick_two_obj_and_place, look_at_obj_in_light"
 DIGEST = """
@@ -196,3 +200,44 @@ def test_instructions_speak_the_dialect() -> None:
 def test_nothing_can_be_asked_before_the_first_reset() -> None:
     with pytest.raises(ConfigError, match="reset"):
         ALFWorldEnv().expert()
+
+
+def test_the_old_name_of_source_goes_on_working() -> None:
+    old, new = ALFWorldEnv(games="generated"), ALFWorldEnv(source="generated")
+    assert old.reset(seed=3) == new.reset(seed=3)
+    assert ALFWorldEnv(games="generated", source="generated").reset(seed=3) == old.reset(seed=3)
+    with pytest.raises(ConfigError, match="games: the old name of source"):
+        ALFWorldEnv(games="official", source="generated")
+    with pytest.raises(UnknownNameError, match="unknown source 'homemade'"):
+        ALFWorldEnv(games="homemade")
+
+
+def test_the_protocol_names_the_tasks_and_the_code(test_data: Path) -> None:
+    small, full = ALFWorldEnv(difficulty="small"), ALFWorldEnv()
+    assert small.protocol == full.protocol == dict(full.protocol)
+    assert full.protocol["code_version"] == aem_gym.__version__
+    assert len(full.protocol["tasks_digest"]) == 32
+    official = ALFWorldEnv(data_dir=str(test_data / "alfworld"))
+    assert official.protocol["tasks_digest"] != full.protocol["tasks_digest"]
+    people = ALFWorldEnv(data_dir=str(test_data / "alfworld"), goals="human")
+    assert people.protocol["tasks_digest"] != official.protocol["tasks_digest"]
+
+
+def test_the_default_job_learns_in_small_rooms() -> None:
+    assert ALFWorldEnv.defaults == {"env_args": {"difficulty": "small"}}
+    assert ALFWorldEnv.model_defaults["tiny"] == {"max_new_tokens": 12}
+
+
+@pytest.mark.parametrize("name", ALFWorldEnv.tools)
+def test_tools_are_found_by_name(name: str) -> None:
+    assert callable(env_tool(ALFWorldEnv, name))
+
+
+def test_playing_imports_no_tool() -> None:
+    """Neither generated nor official games reach `authoring`, which may import all the rest."""
+    package = Path(aem_gym.__file__).parent / "envs" / "alfworld"
+    for path in [*package.glob("*.py"), *package.glob("dataset/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not [name for name in names if "authoring" in name], path

@@ -11,9 +11,9 @@ from aem_gym.envs.swe.grading.grader import grade
 from aem_gym.envs.swe.sandbox.base import (
     AGENT,
     WORKDIR,
+    CommandResult,
     ImagePlan,
     Limits,
-    Ran,
     Sandbox,
     SandboxEngine,
     SandboxSpec,
@@ -89,7 +89,7 @@ class Episode:
         """What a command prints; it may fail."""
         return self.sandbox.run(command, timeout).output
 
-    def python(self, code: str, timeout: float = 30) -> Ran:
+    def python(self, code: str, timeout: float = 30) -> CommandResult:
         """Run Python code as the agent."""
         script = textwrap.dedent(code)
         return self.sandbox.run(f"python - <<'END'\n{script}\nEND", timeout)

@@ -1,17 +1,19 @@
-"""The official engine's recordings, replayed; and what the command says when they differ."""
+"""The official engine's recordings, replayed; and the command's report when they differ."""
 
 from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from aem_gym.envs.webshop.conformance import main
-from aem_gym.envs.webshop.goalmaking import human_goals, official_order, synthetic_goals
-from aem_gym.envs.webshop.goals import parse_goal
-from aem_gym.envs.webshop.official import draw_prices, load_products
+from aem_gym.envs.webshop.authoring.cli import webshop
+from aem_gym.envs.webshop.authoring.conformance import main
+from aem_gym.envs.webshop.dataset import draw_prices, load_products
+from aem_gym.envs.webshop.goals import human_goals, official_order, parse_goal, synthetic_goals
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,17 @@ def test_a_difference_is_found(
     assert traces[0]["name"] in out and json.loads(out.splitlines()[-1])["differences"] == 1
 
 
+def test_both_commands_do_the_same(peer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = command(peer)
+    assert webshop.main(["conformance", *arguments], standalone_mode=False) == 0
+    shown = capsys.readouterr().out
+    module = [sys.executable, "-m", "aem_gym.envs.webshop.conformance"]
+    done = subprocess.run([*module, *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, shown)
+    done = subprocess.run(module, capture_output=True, text=True)
+    assert done.returncode == 2 and "--human-goals" in done.stderr
+
+
 def test_what_is_missing_is_said(
     peer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,7 +76,7 @@ def test_what_is_missing_is_said(
     assert "items_ins_v2*.json" in capsys.readouterr().err
     (tmp_path / "cut.json").write_bytes((peer / "items_human_ins.json").read_bytes()[:5000])
     assert main(command(peer, **{"human-goals": tmp_path / "cut.json"})) == 2
-    assert "no whole JSON file" in capsys.readouterr().err
+    assert "not a whole JSON file" in capsys.readouterr().err
 
 
 def test_prices_and_goals_are_drawn_as_in_the_original(peer: Path) -> None:

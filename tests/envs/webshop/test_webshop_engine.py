@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.envs.webshop.catalogue import MemoryCatalogue
+from aem_gym.envs.webshop.catalogue import BadRow, MemoryCatalogue, parse_prices, parse_product
 from aem_gym.envs.webshop.engine import Session
-from aem_gym.envs.webshop.nouns import Nouns
-from aem_gym.envs.webshop.products import BadRow, parse_prices, parse_product
-from aem_gym.envs.webshop.reward import normalize_color, title_score
+from aem_gym.envs.webshop.reward import Nouns, normalize_color, title_score
 from tests.envs.webshop.webshop_shop import goal, row, shop
 
 SHOP = shop()
@@ -106,7 +104,7 @@ def test_an_option_called_like_a_button_acts_as_the_button() -> None:
     assert "Soft" in visit.text() and visit.options == {}
 
 
-def test_options_of_one_name_are_told_apart_by_their_group() -> None:
+def test_options_of_one_name_are_shown_with_their_group() -> None:
     groups = {"Color": [{"value": "red"}], "Strap": [{"value": "red"}, {"value": "Buy Now"}]}
     clash = parse_product(row(customization_options=groups))
     shop_of_one = MemoryCatalogue([clash], {clash.asin: 1.0})

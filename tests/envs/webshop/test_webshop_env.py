@@ -1,7 +1,9 @@
-"""The environment keeps its options, its splits, its rewards and its word on determinism."""
+"""The environment: options, splits, rewards, determinism, and what its protocol names."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -9,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import aem_gym
 from aem_gym.envs.webshop.env import WebShopEnv
-from aem_gym.envs.webshop.splits import SPLITS, bounds, goal_order
+from aem_gym.envs.webshop.goals import SPLITS, bounds, goal_order
 from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.registry import env_tool
 
 PARTS = ("r_type", "r_att", "r_option", "r_price", "query_match", "category_match", "title_score")
 
@@ -118,13 +122,41 @@ def test_splits_do_not_meet_in_the_official_mode_and_leak_in_the_other() -> None
     assert goals("test", order_seed=1, **other) & goals("train", order_seed=2, **other)
 
 
-def test_the_protocol_is_told() -> None:
+def test_info_names_what_a_score_depends_on() -> None:
     env = gym.make("aem_gym/WebShop-v0", difficulty="easy", split="test", num_products=120)
     _, info = env.reset(seed=0)
     assert info["num_products"] == 120 and info["split"] == "test"
     assert info["goal_type"] == "human" and info["split_mode"] == "official"
     assert info["nouns"] == "words" and info["source"] == "generated (easy, seed 0)"
     assert info["split_goals"].startswith("0-")
+
+
+def test_the_digest_changes_with_the_tasks() -> None:
+    def digest(**options: Any) -> str:
+        protocol = WebShopEnv(difficulty="easy", **options).protocol
+        assert protocol["code_version"] == aem_gym.__version__
+        return str(protocol["tasks_digest"])
+
+    assert digest() == digest(split="test", observation="text_rich")
+    others = [{}, {"catalogue_seed": 1}, {"num_products": 200}, {"goals": "synthetic"}]
+    assert len({digest(**other) for other in others}) == len(others)
+
+
+@pytest.mark.parametrize("name", ["data_report", "import_data", "export_games", "page_app"])
+def test_the_commands_find_their_functions(name: str) -> None:
+    tool = env_tool(WebShopEnv, name)
+    assert tool is not None and tool.__name__ == name
+    assert ".authoring." in tool.__module__
+
+
+def test_an_environment_runs_without_its_authoring() -> None:
+    code = (
+        "import sys; from aem_gym.envs.webshop.env import WebShopEnv as Env; e = Env(); "
+        "e.reset(seed=0); e.step(e.expert()[1]); import aem_gym.envs.webshop.stored; "
+        "print([name for name in sys.modules if 'authoring' in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_text_rich_marks_what_was_clicked() -> None:
@@ -150,7 +182,7 @@ def test_text_rich_marks_what_was_clicked() -> None:
         ({"max_turns": 0}, "at least 1"),
     ],
 )
-def test_wrong_arguments_are_told(wrong: dict[str, Any], said: str) -> None:
+def test_wrong_arguments_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         WebShopEnv(**wrong)
 

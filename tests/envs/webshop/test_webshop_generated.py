@@ -16,25 +16,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aem_gym.envs.webshop.catalogue import MemoryCatalogue
+from aem_gym.envs.webshop.authoring.data import ATTRIBUTES, HUMAN, ITEMS, write_dataset
+from aem_gym.envs.webshop.catalogue import (
+    MemoryCatalogue,
+    Product,
+    document,
+    is_listed,
+    parse_product,
+)
+from aem_gym.envs.webshop.dataset import draw_prices, load_products
 from aem_gym.envs.webshop.engine import Session
-from aem_gym.envs.webshop.generated import easy, full
 from aem_gym.envs.webshop.generated.article import shown
-from aem_gym.envs.webshop.generated.features import FEATURES
+from aem_gym.envs.webshop.generated.easy import easy_kinds
 from aem_gym.envs.webshop.generated.listings import LEVELS, Listings, make_listings
-from aem_gym.envs.webshop.generated.official import ATTRIBUTES, HUMAN, ITEMS, write_official
-from aem_gym.envs.webshop.generated.values import BRANDS
-from aem_gym.envs.webshop.goalmaking import human_goals, synthetic_goals
-from aem_gym.envs.webshop.goals import Goal
-from aem_gym.envs.webshop.nouns import Nouns
-from aem_gym.envs.webshop.official import draw_prices, load_products
-from aem_gym.envs.webshop.products import Product, document, is_listed, parse_product
-from aem_gym.envs.webshop.reward import normalize_color, purchase_reward, same
+from aem_gym.envs.webshop.generated.vocabulary import ArticleKind, vocabulary
+from aem_gym.envs.webshop.goals import ShopGoal, human_goals, synthetic_goals
+from aem_gym.envs.webshop.pages import BUTTON_NAMES
+from aem_gym.envs.webshop.reward import Nouns, normalize_color, purchase_reward, same
 from aem_gym.errors import ConfigError
 
 NOUNS = Nouns()
 SHOPS = st.tuples(st.integers(0, 2**32), st.integers(20, 300), st.sampled_from(LEVELS))
-GOALS: dict[str, Callable[..., list[Goal]]] = {"human": human_goals, "synthetic": synthetic_goals}
+GOALS: dict[str, Callable[..., list[ShopGoal]]] = {
+    "human": human_goals,
+    "synthetic": synthetic_goals,
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Shop:
     products: list[Product]
     prices: dict[str, float]
 
-    def goals(self, kind: str, count: int) -> list[Goal]:
+    def goals(self, kind: str, count: int) -> list[ShopGoal]:
         """A sample of them."""
         found = GOALS[kind](self.products, self.prices, random.Random(1))
         return random.Random(2).sample(found, min(count, len(found)))
@@ -65,7 +71,7 @@ def written(listings: Listings) -> bytes:
     return msgspec.json.encode([listings.items, listings.attributes, listings.human])
 
 
-def values(goal: Goal) -> list[str]:
+def values(goal: ShopGoal) -> list[str]:
     return [wanted if isinstance(wanted, str) else wanted[1] for wanted in goal.options]
 
 
@@ -165,28 +171,33 @@ def test_easy_listings_are_short(seed: int, count: int) -> None:
 
 
 def test_the_words_of_the_easy_level_are_few() -> None:
-    assert len(easy.KINDS) <= 12
-    named = {name for kind in easy.KINDS for name in (*kind.features, *kind.materials)}
+    assert len(easy_kinds()) <= 12
+    named = {name for kind in easy_kinds() for name in (*kind.features, *kind.materials)}
     assert len(named) <= 40 and all(len(name.split()) <= 2 for name in named)
 
 
+def attributes(kind: ArticleKind) -> tuple[str, ...]:
+    return kind.traits + kind.parts + kind.uses
+
+
 def test_word_lists_are_whole() -> None:
-    assert len(set(BRANDS)) == len(BRANDS)
-    assert {name for kind in full.KINDS for name in kind.attributes} == set(FEATURES)
-    for kind in full.KINDS:
-        for names in (kind.attributes, kind.nouns, kind.wanted, kind.scraps):
+    words = vocabulary()
+    assert len(set(words.brands)) == len(words.brands)
+    assert {name for kind in words.kinds for name in attributes(kind)} == set(words.features)
+    for kind in words.kinds:
+        for names in (attributes(kind), kind.nouns, kind.wanted, kind.scraps):
             assert len(set(names)) == len(names) and all(n == n.strip() != "" for n in names)
         assert len(kind.about) >= 3 and kind.prices[0] < kind.prices[1]
-        for choice in kind.choices:
-            assert 1 <= choice.least <= choice.most and choice.least <= len(choice.values)
+        for group in kind.groups:
+            assert 1 <= group.least <= group.most and group.least <= len(group.values)
 
 
 def test_every_value_is_recognised_as_itself() -> None:
     """Not so `wired`: the reward sees the colour red in it, but not in the wish for it."""
-    for kind in full.KINDS:
-        for choice in kind.choices:
-            for value in map(shown, choice.values):
-                wanted = normalize_color((choice.name.lower(), value))
+    for kind in vocabulary().kinds:
+        for group in kind.groups:
+            for value in map(shown, group.values):
+                wanted = normalize_color((group.name.lower(), value))
                 assert same(normalize_color(value), wanted), (kind.path, value)
     assert not same(normalize_color("wired"), ("style", "wired"))
 
@@ -196,7 +207,7 @@ def test_every_value_is_recognised_as_itself() -> None:
 
 def clashing(product: Product) -> set[str]:
     every = [value for _, offered in product.options for value in offered]
-    return {v for v in every if every.count(v) > 1} | {v for v in every if v in full.BUTTONS}
+    return {v for v in every if every.count(v) > 1} | {v for v in every if v in BUTTON_NAMES}
 
 
 @given(SHOPS)
@@ -221,7 +232,7 @@ def test_wishes_say_what_they_want(shop: tuple[int, int, str]) -> None:
         for wish in product.human:
             assert all(value in wish.text for value in wish.options)
             assert all(offered.count(value) == 1 for value in wish.options)
-            assert not set(wish.options) & full.BUTTONS
+            assert not set(wish.options) & BUTTON_NAMES
             for attribute in wish.attributes:
                 assert all(word in wish.text for word in attribute.split()), wish
         if product.synthetic:
@@ -271,10 +282,10 @@ def test_targets_are_found_but_the_first_result_is_not_enough(level: str, kind: 
 def test_official_files_hold_the_same_shop(level: str, tmp_path: Path) -> None:
     shop = open_shop(3, 200, level)
     folder = tmp_path / "new" / "shop"
-    write_official(shop.listings, folder)
+    write_dataset(shop.listings, folder)
     assert sorted(file.name for file in folder.iterdir()) == sorted((ITEMS, ATTRIBUTES, HUMAN))
     stock = load_products(folder / ITEMS, folder / ATTRIBUTES, folder / HUMAN)
     assert not stock.skipped
     assert list(map(asdict, stock.products)) == list(map(asdict, shop.products))
-    write_official(make_listings(4, 50, level), folder)  # in place of the former shop
+    write_dataset(make_listings(4, 50, level), folder)  # in place of the former shop
     assert len(load_products(folder / ITEMS, folder / ATTRIBUTES).products) == 50

@@ -16,14 +16,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from aem_gym.envs.webshop.authoring import steps
+from aem_gym.envs.webshop.authoring.builders import NounFinder
+from aem_gym.envs.webshop.authoring.data import data_report, import_data, write_dataset
+from aem_gym.envs.webshop.dataset import ShopDataError
 from aem_gym.envs.webshop.generated.listings import make_listings
-from aem_gym.envs.webshop.generated.official import write_official
-from aem_gym.envs.webshop.official import ShopDataError
-from aem_gym.envs.webshop.store import steps
-from aem_gym.envs.webshop.store.importer import import_data
-from aem_gym.envs.webshop.store.report import data_report
-from aem_gym.envs.webshop.store.stored import open_stored
-from aem_gym.envs.webshop.store.titles import NounFinder
+from aem_gym.envs.webshop.stored import open_stored
 from aem_gym.errors import ConfigError, MissingDependencyError, OutputError
 from tests.test_cli import run
 
@@ -32,10 +30,11 @@ SCRIPT = """
 import os, resource, signal, sys
 from pathlib import Path
 
-from aem_gym.envs.webshop.search import builder
-from aem_gym.envs.webshop.store import database, disk, importer, steps
+from aem_gym import io
+from aem_gym.envs.webshop import layout
+from aem_gym.envs.webshop.authoring import builders, data, draft, steps
 
-steps._BATCH, steps._BLOCK, builder._CHUNK = 10, 15, 100
+steps._BATCH, steps._BLOCK, builders._CHUNK = 10, 15, 100
 left = int(sys.argv[3])
 
 def dying(function):
@@ -48,22 +47,22 @@ def dying(function):
     return wrapped
 
 for owner, name in [
-    *((database.Draft, name) for name in ("add", "skip", "commit", "finish", "close")),
-    *((builder.IndexBuilder, name) for name in ("add", "finish", "_take", "_merged")),
+    *((draft.ImportDraft, name) for name in ("add", "skip", "commit", "finish", "close")),
+    *((builders.IndexBuilder, name) for name in ("add", "finish", "_take", "_merged")),
     *((steps, name) for name in ("write_strings", "ranks", "_empty")),
-    *((importer, "stored_files"), (importer, "write_manifest"), (disk, "settle"), (disk, "_sync")),
+    *((layout, "digest_file"), (data, "write_manifest"), (data, "settle_folder"), (io, "sync")),
 ]:
     setattr(owner, name, dying(getattr(owner, name)))
 if len(sys.argv) > 4:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)
-print(importer.import_data(Path(sys.argv[1]), Path(sys.argv[2])).made, left)
+print(data.import_data(Path(sys.argv[1]), Path(sys.argv[2])).made, left)
 """
 
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("official")
-    write_official(make_listings(seed=6, products=64), folder)
+    write_dataset(make_listings(seed=6, products=64), folder)
     rows = json.loads((folder / ITEMS).read_text())
     rows[20:20] = [rows[0], {"asin": "nan"}]
     (folder / ITEMS).write_text(json.dumps(rows))
@@ -127,7 +126,7 @@ def test_what_is_half_built_is_not_used(official: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["items", "human", "touched", "option", "database"])
-def test_changed_files_start_anew(
+def test_changed_files_start_again(
     source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     assert start(source, tmp_path / "shop", 60).wait() == -signal.SIGKILL
@@ -144,7 +143,7 @@ def test_changed_files_start_anew(
     else:
         (tmp_path / "shop.partial" / "articles.sqlite").write_text("not a database" * 1000)
     import_data(source, tmp_path / "shop", **options)
-    assert "starting anew" in caplog.text
+    assert "starting again" in caplog.text
     import_data(source, tmp_path / "again", **options)
     assert content(tmp_path / "shop") == content(tmp_path / "again")
 
@@ -156,7 +155,7 @@ def test_what_is_whole_is_kept_and_what_has_changed_is_replaced(
     assert import_data(source, folder).made and not import_data(source, folder).made
     assert not caplog.text
     assert import_data(source, folder, num_products=10).items == 10
-    assert open_stored(folder).manifest.products == 10 and "others now" in caplog.text
+    assert open_stored(folder).manifest.products == 10 and "have changed" in caplog.text
     (folder / "asins.npy").unlink()
     assert import_data(source, folder, num_products=10).made
     assert visible(tmp_path) == ["official", "shop"]

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from aem_gym.envs.webshop.authoring.data import export_games, import_data
 from aem_gym.envs.webshop.env import WebShopEnv
+from aem_gym.envs.webshop.layout import partial
 from aem_gym.envs.webshop.shops import open_shop
-from aem_gym.envs.webshop.store.layout import partial
 from aem_gym.errors import ConfigError
 
 
@@ -17,14 +18,14 @@ from aem_gym.errors import ConfigError
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generated shop as official files."""
     folder = tmp_path_factory.mktemp("official")
-    WebShopEnv.export_games(folder, games=150)
+    export_games(folder, games=150)
     return folder
 
 
 @pytest.fixture(scope="module")
 def imported(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("imported") / "shop"
-    assert WebShopEnv.import_data(files, folder).items == 150
+    assert import_data(files, folder).items == 150
     return folder
 
 
@@ -52,6 +53,8 @@ def test_files_an_import_and_the_generator_give_the_same_episodes(
     for seed in range(12):
         first, *others = (episode(env, seed) for env in shops)
         assert first == others[0] == others[1]
+    digests = [env.protocol["tasks_digest"] for env in shops]
+    assert digests[1] == digests[2] != digests[0]
     sources = [env.protocol["source"] for env in shops]
     assert sources == ["generated (full, seed 0)", str(files), str(imported)]
 

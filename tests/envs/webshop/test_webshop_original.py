@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-from aem_gym.envs.webshop.catalogue import MemoryCatalogue
+from aem_gym.envs.webshop.catalogue import MemoryCatalogue, parse_product
 from aem_gym.envs.webshop.engine import OriginalFails, Session
-from aem_gym.envs.webshop.goalmaking import synthetic_goals
-from aem_gym.envs.webshop.nouns import Nouns
-from aem_gym.envs.webshop.products import parse_product
-from aem_gym.envs.webshop.reward import same
-from aem_gym.envs.webshop.search.tokens import tokens
+from aem_gym.envs.webshop.goals import synthetic_goals
+from aem_gym.envs.webshop.reward import Nouns, same
+from aem_gym.envs.webshop.search.text import tokens
 from tests.envs.webshop.webshop_shop import goal, row
 
 
@@ -27,7 +25,7 @@ def visit(entry: dict[str, Any] | None = None, strict: bool = True, **changes: A
 
 
 def last_lines(session: Session, *clicks: str) -> str:
-    """What stands below the last button after some clicks."""
+    """The page below the last button after some clicks."""
     for name in clicks:
         assert session.step(f"click[{name}]").valid
     return session.text_rich().rpartition(" [button_]\n")[2]

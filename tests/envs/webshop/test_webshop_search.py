@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.envs.webshop.search import builder, index
-from aem_gym.envs.webshop.search.builder import IndexBuilder
-from aem_gym.envs.webshop.search.index import SearchIndex
-from aem_gym.envs.webshop.search.postings import ranks, rounded_lengths
-from aem_gym.envs.webshop.search.strings import Numbers, Strings, write_numbers, write_strings
-from aem_gym.envs.webshop.search.tokens import tokens
+from aem_gym.envs.webshop.authoring import builders
+from aem_gym.envs.webshop.authoring.builders import IndexBuilder, write_numbers, write_strings
+from aem_gym.envs.webshop.search import index
+from aem_gym.envs.webshop.search.index import SearchIndex, ranks, rounded_lengths
+from aem_gym.envs.webshop.search.mapped import MappedNumbers, MappedStrings
+from aem_gym.envs.webshop.search.text import tokens
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,14 @@ def test_an_index_built_in_blocks_is_the_same(
     folder = tmp_path_factory.mktemp("index")
     documents = [text for block in blocks for text in block]
     asins = [f"B{i * 37 % 101:02d}" for i in range(len(documents))]
-    before, builder._CHUNK = builder._CHUNK, chunk
+    before, builders._CHUNK = builders._CHUNK, chunk
     try:
         for block in blocks:
             IndexBuilder(folder / "work").add(block)
         merged: list[int] = []
         IndexBuilder(folder / "work").finish(folder, ranks(asins), merged.append)
     finally:
-        builder._CHUNK = before
+        builders._CHUNK = before
     built, opened = SearchIndex.build(documents, asins), SearchIndex.open(folder)
     assert len(opened) == len(documents) and opened.nbytes == built.nbytes
     for name in index.ARRAYS:
@@ -184,13 +184,13 @@ def test_strings_and_numbers_on_disk(
     folder = tmp_path_factory.mktemp("strings")
     listed = list(strings)
     write_strings(folder, "some", listed)
-    found = Strings.open(folder, "some")
+    found = MappedStrings.open(folder, "some")
     assert list(found) == listed and found[1:3] == listed[1:3]
     assert not listed or found[-1] == listed[-1]
     with pytest.raises(IndexError):
         found[len(listed)]
     numbers = {string: 3 * place for place, string in enumerate(listed)}
     write_numbers(folder, "numbers", numbers)
-    opened = Numbers.open(folder, "numbers")
+    opened = MappedNumbers.open(folder, "numbers")
     assert all(opened.get(string) == number for string, number in numbers.items())
     assert opened.get(other) == numbers.get(other)

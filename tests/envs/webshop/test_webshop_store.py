@@ -16,24 +16,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aem_gym.envs.webshop.authoring import builders, steps
+from aem_gym.envs.webshop.authoring.data import data_report, import_data, write_dataset
 from aem_gym.envs.webshop.catalogue import MemoryCatalogue
-from aem_gym.envs.webshop.generated.listings import make_listings
-from aem_gym.envs.webshop.generated.official import write_official
-from aem_gym.envs.webshop.goalmaking import human_goals, official_order, synthetic_goals
-from aem_gym.envs.webshop.nouns import Nouns
-from aem_gym.envs.webshop.official import (
+from aem_gym.envs.webshop.dataset import (
     ShopDataError,
-    Skipped,
+    SkippedRow,
     Stock,
     draw_prices,
+    find_files,
     load_products,
-    nouns_of,
+    read_json,
 )
-from aem_gym.envs.webshop.store import goals, steps
-from aem_gym.envs.webshop.store.importer import import_data
-from aem_gym.envs.webshop.store.report import data_report
-from aem_gym.envs.webshop.store.sources import find_sources
-from aem_gym.envs.webshop.store.stored import StoredCatalogue, open_stored
+from aem_gym.envs.webshop.generated.listings import make_listings
+from aem_gym.envs.webshop.goals import human_goals, official_order, synthetic_goals
+from aem_gym.envs.webshop.reward import Nouns
+from aem_gym.envs.webshop.stored import StoredCatalogue, open_stored
 
 MAKERS = {"human": human_goals, "synthetic": synthetic_goals}
 
@@ -41,7 +39,7 @@ MAKERS = {"human": human_goals, "synthetic": synthetic_goals}
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("official")
-    write_official(make_listings(seed=5, products=120), folder)
+    write_dataset(make_listings(seed=5, products=120), folder)
     return folder
 
 
@@ -94,8 +92,8 @@ def test_recorded_articles_are_the_same_on_disk(test_data: Path, tmp_path: Path)
     stock = load(peer)
     assert_the_same(tmp_path / "shop", stock, 3, queries)
     lines = (tmp_path / "shop" / "skipped.jsonl").read_text().splitlines()
-    assert tuple(Skipped(**json.loads(line)) for line in lines) == stock.skipped
-    nouns, known = open_stored(tmp_path / "shop").nouns, nouns_of(peer / "title_nouns.json")
+    assert tuple(SkippedRow(**json.loads(line)) for line in lines) == stock.skipped
+    nouns, known = open_stored(tmp_path / "shop").nouns, read_json(peer / "title_nouns.json", dict)
     assert nouns.mode == "spacy" and all(list(nouns(title)) == known[title] for title in known)
     assert nouns("Some red shoes") == Nouns()("Some red shoes")
 
@@ -178,7 +176,7 @@ def test_what_is_not_there(imported: Path) -> None:
 def test_more_goals_than_can_be_numbered(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(goals, "_MOST", 80)
+    monkeypatch.setattr(builders, "MOST_GOALS", 80)
     import_data(source, tmp_path / "shop")
     with pytest.raises(ShopDataError, match="--num-products"):
         open_stored(tmp_path / "shop", "synthetic")
@@ -245,7 +243,7 @@ def test_what_there_is_is_reported(
     monkeypatch.delenv("WEBSHOP_DATA", raising=False)
     monkeypatch.setenv("AEM_GYM_CACHE", str(tmp_path))
     report = data_report()
-    assert not report.complete and "aem-gym data webshop import DIR" in report.mend
+    assert not report.complete and "aem-gym data webshop import DIR" in report.advice
     assert import_data(source).place == str(tmp_path / "webshop" / "items_shuffle")
     assert import_data(source, num_products=9, seed=2).items == 9
     report = data_report()
@@ -264,11 +262,11 @@ def test_of_several_sizes_the_largest_is_taken(tmp_path: Path) -> None:
     sizes = {"items_shuffle": 9, "items_shuffle_1000": 5, "items_ins_v2": 9, "items_ins_v2_1000": 5}
     for name, size in (sizes | {"items_human_ins": 1}).items():
         (tmp_path / f"{name}.json").write_bytes(b"x" * size)
-    chosen = {number: find_sources(tmp_path, number) for number in (None, 1000, 10)}
+    chosen = {number: find_files(tmp_path, number) for number in (None, 1000, 10)}
     assert {n: (f.items.stem, f.attributes.stem, f.rows) for n, f in chosen.items()} == {
         None: ("items_shuffle", "items_ins_v2", None),
         1000: ("items_shuffle_1000", "items_ins_v2_1000", None),
         10: ("items_shuffle", "items_ins_v2", 10),
     }
     with pytest.raises(ShopDataError, match="at least 1"):
-        find_sources(tmp_path, 0)
+        find_files(tmp_path, 0)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.envs.webshop.store import stream
-from aem_gym.envs.webshop.store.stream import BrokenJson, MappingFile, elements
+from aem_gym.envs.webshop import stream
+from aem_gym.envs.webshop.stream import BrokenJson, MappingFile, elements
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from aem_gym.envs.webshop.authoring.web.views import receipt
 from aem_gym.envs.webshop.pages import LINK
-from aem_gym.envs.webshop.web.receipts import receipt
 from tests.envs.webshop.web_visitor import SECRET, ExpertShop, Page, SmallShop, Visitor, shop_of
 
 TARGET = "B000000000"
@@ -224,7 +224,7 @@ def test_another_name_of_this_machine_is_refused() -> None:
 
 
 def test_the_token_is_new_in_every_run() -> None:
-    from aem_gym.envs.webshop.web.app import page_app
+    from aem_gym.envs.webshop.authoring.web.app import page_app
 
     tokens = set()
     for _ in range(2):
@@ -235,7 +235,7 @@ def test_the_token_is_new_in_every_run() -> None:
     assert len(tokens) == 2 and min(map(len, tokens)) >= 20
 
 
-# What a browser is told -------------------------------------------------------------------------
+# What a browser receives ------------------------------------------------------------------------
 
 
 def test_nothing_but_its_own_style_is_allowed() -> None:

@@ -11,14 +11,13 @@ from urllib.parse import urlencode
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
-from aem_gym.envs.base import TextEnv
-from aem_gym.envs.webshop.catalogue import Catalogue, MemoryCatalogue
-from aem_gym.envs.webshop.engine import Result, Session
-from aem_gym.envs.webshop.goals import Goal
-from aem_gym.envs.webshop.nouns import Nouns
-from aem_gym.envs.webshop.products import parse_product
-from aem_gym.envs.webshop.web.app import page_app
+from aem_gym.envs.webshop.authoring.web.app import page_app
+from aem_gym.envs.webshop.catalogue import Catalogue, MemoryCatalogue, parse_product
+from aem_gym.envs.webshop.engine import ActionResult, Session
+from aem_gym.envs.webshop.goals import ShopGoal
+from aem_gym.envs.webshop.reward import Nouns
 from aem_gym.loopback import Guarded
+from aem_gym.text_env import TextEnv
 from aem_gym.types import StepResult, Task
 from tests.envs.webshop.webshop_shop import goal, row, shop
 
@@ -31,7 +30,7 @@ class SmallShop(TextEnv):
 
     max_turns = 6
 
-    def __init__(self, catalogue: Catalogue | None = None, wanted: Goal | None = None) -> None:
+    def __init__(self, catalogue: Catalogue | None = None, wanted: ShopGoal | None = None) -> None:
         super().__init__()
         self.catalogue, self.wanted = catalogue or shop(), wanted
 
@@ -44,12 +43,12 @@ class SmallShop(TextEnv):
         every = self.catalogue.every()
         product = self.catalogue.product(every[options["number"] % len(every)])
         self.session = Session(self.catalogue, self.wanted or goal(product), Nouns())
-        return Task(product.asin, goal=self.session.goal.text), self._outcome(Result())
+        return Task(product.asin, goal=self.session.goal.text), self._outcome(ActionResult())
 
     def act(self, action: str) -> StepResult:
         return self._outcome(self.session.step(action))
 
-    def _outcome(self, result: Result) -> StepResult:
+    def _outcome(self, result: ActionResult) -> StepResult:
         return StepResult(
             self.session.text(),
             reward=result.reward,
@@ -77,7 +76,7 @@ def shop_of(word: str) -> SmallShop:
             customization_options={word: [{"value": word}, {"value": f"{word}2"}]},
         )
     )
-    wanted = Goal(product.asin, word, word, (word,), (word,))
+    wanted = ShopGoal(product.asin, word, word, (word,), (word,))
     return SmallShop(MemoryCatalogue([product], {product.asin: 1.0}), wanted)
 
 
@@ -88,7 +87,7 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.pieces: list[tuple[str, str]] = []
-        """(the element that it stands right in, a text)"""
+        """(the innermost element around it, a text)"""
         self._open: list[str] = []
         self.feed(text)
         self.close()
@@ -111,7 +110,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(text for tag, text in self.pieces if tag != "style").split())
 
     def texts(self, tag: str) -> list[str]:
-        """What stands right in the elements of a kind."""
+        """The texts directly in elements of a kind."""
         return [text for inside, text in self.pieces if inside == tag]
 
     def shape(self) -> str:

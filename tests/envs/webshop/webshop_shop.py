@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from aem_gym.envs.webshop.catalogue import MemoryCatalogue
-from aem_gym.envs.webshop.goals import Goal
-from aem_gym.envs.webshop.products import Product, parse_product
+from aem_gym.envs.webshop.catalogue import MemoryCatalogue, Product, parse_product
+from aem_gym.envs.webshop.goals import ShopGoal
 
 
 def row(asin: str = "B000000001", **changes: Any) -> dict[str, Any]:
@@ -49,9 +48,9 @@ def lamp() -> dict[str, Any]:
     )
 
 
-def goal(product: Product) -> Goal:
+def goal(product: Product) -> ShopGoal:
     """Wants a product in its first options."""
-    return Goal(
+    return ShopGoal(
         asin=product.asin,
         title=product.title,
         text="i want a machine wash shirt, navy blue, small, and price lower than 30.00 dollars",

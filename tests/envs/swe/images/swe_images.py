@@ -9,7 +9,7 @@ from secrets import token_hex
 
 import docker
 from aem_gym.envs.swe.sandbox.base import AGENT, LABEL, WORKDIR, ImagePlan
-from aem_gym.envs.swe.sandbox.runs import new_run
+from aem_gym.envs.swe.sandbox.reaper import new_run
 
 SETUP = """from setuptools import setup
 

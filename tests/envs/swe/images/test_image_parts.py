@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from aem_gym.envs.swe.images.debian import _check_tools
-from aem_gym.envs.swe.images.host import FOLDER, host_settings, pip_settings
-from aem_gym.envs.swe.images.interpreters import find_interpreter, pack
-from aem_gym.envs.swe.images.pull import _split
-from aem_gym.envs.swe.images.workshop import _failed, _lines
+from aem_gym.envs.swe.images.builder import _failed, _lines
+from aem_gym.envs.swe.images.host import (
+    FOLDER,
+    check_debootstrap,
+    find_interpreter,
+    host_settings,
+    pack,
+    pip_settings,
+)
 from aem_gym.envs.swe.sandbox.base import SandboxError
 
 CONFIG = """\
@@ -27,7 +31,7 @@ global.trusted-host='third.example'
 """
 
 
-def test_pip_is_told_what_holds_elsewhere_too() -> None:
+def test_pip_gets_the_settings_that_hold_elsewhere_too() -> None:
     assert pip_settings(CONFIG) == {
         "PIP_DEFAULT_TIMEOUT": "180",
         "PIP_INDEX_URL": "https://own.example/simple",
@@ -70,28 +74,14 @@ def test_an_interpreter_is_packed_without_what_it_does_not_need() -> None:
         find_interpreter("2.1")
 
 
-def test_debootstrap_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debootstrap_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() != 0:
         with pytest.raises(SandboxError, match="sudo"):
-            _check_tools("bookworm")
+            check_debootstrap("bookworm")
         return
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(SandboxError, match="apt-get install debootstrap"):
-        _check_tools("bookworm")
-
-
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("python", ("python", "latest")),
-        ("python:3.9-slim", ("python", "3.9-slim")),
-        ("localhost:5000/a/b", ("localhost:5000/a/b", "latest")),
-        ("localhost:5000/a:1", ("localhost:5000/a", "1")),
-        ("a@sha256:00", ("a@sha256:00", None)),
-    ],
-)
-def test_names_of_images_are_taken_apart(name: str, parts: tuple[str, str | None]) -> None:
-    assert _split(name) == parts
+        check_debootstrap("bookworm")
 
 
 def test_output_is_cut_into_lines_whatever_the_chunks() -> None:
@@ -100,13 +90,13 @@ def test_output_is_cut_into_lines_whatever_the_chunks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "mend"),
+    ("line", "advice"),
     [
         ("Temporary failure in name resolution", "AEM_SWE_BUILD_NETWORK=host"),
         ("SSL: CERTIFICATE_VERIFY_FAILED", "PIP_CERT=FILE"),
         ("No space left on device", "images prune"),
     ],
 )
-def test_a_failure_comes_with_its_mend(line: str, mend: str) -> None:
+def test_a_failure_comes_with_advice(line: str, advice: str) -> None:
     told = _failed("install it", 1, [line])
-    assert told.startswith("install it: exit code 1\n") and line in told and mend in told
+    assert told.startswith("install it: exit code 1\n") and line in told and advice in told

@@ -12,12 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from aem_gym.envs.swe.images.bases import base_name, ensure_base
-from aem_gym.envs.swe.images.build import derived_name, ensure
-from aem_gym.envs.swe.images.inventory import held
-from aem_gym.envs.swe.images.labels import IMAGE, NAME, PARENT, WAY
-from aem_gym.envs.swe.images.pull import image_id
-from aem_gym.envs.swe.images.workshop import Workshop
+from aem_gym.envs.swe.authoring.images import stored_images
+from aem_gym.envs.swe.images.builder import IMAGE, NAME, PARENT, WAY, ImageBuilder, image_id
+from aem_gym.envs.swe.images.ensure import base_name, derived_name, ensure_base, ensure_image
 from aem_gym.envs.swe.sandbox.base import AGENT, LABEL, PRISTINE, WORKDIR, SandboxError
 from aem_gym.envs.swe.sandbox.connect import find
 from tests.envs.swe.images.swe_images import Lab, write
@@ -26,7 +23,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]  # the base may have
 
 
 def test_a_planned_image_is_laid_out_and_works_without_network(lab: Lab, tmp_path: Path) -> None:
-    image = ensure(lab.client, lab.plan(tmp_path / "calc"))
+    image = ensure_image(lab.client, lab.plan(tmp_path / "calc"))
     assert lab.labels(image)[IMAGE] == "package"
     assert lab.labels(image)[WAY] == lab.labels(base_name())[WAY]
     assert (
@@ -47,7 +44,7 @@ def test_a_planned_image_is_laid_out_and_works_without_network(lab: Lab, tmp_pat
 
 
 def test_the_source_is_nowhere_the_agent_can_look(lab: Lab, tmp_path: Path) -> None:
-    image = ensure(lab.client, lab.plan(tmp_path / "calc"))
+    image = ensure_image(lab.client, lab.plan(tmp_path / "calc"))
     assert lab.look(image, "find / -xdev -name 'calc*.py*' -not -path '/proc/*'").split() == [
         f"{PRISTINE}/calc.py"
     ]
@@ -64,7 +61,7 @@ def test_nothing_of_the_build_stays(lab: Lab, tmp_path: Path) -> None:
         "mkdir __pycache__ && touch __pycache__/calc.pyc /tmp/left /var/tmp/left ~/.cachefile",
         "python -c 'import os; assert not os.environ.get(\"AEM_SECRET\")'",
     )
-    image = ensure(lab.client, lab.plan(tmp_path, *commands))
+    image = ensure_image(lab.client, lab.plan(tmp_path, *commands))
     left = f"find {PRISTINE} /tmp /var/tmp /home /root/.cache /var/lib/apt/lists -type f"
     found = lab.look(image, f"{left} 2>/dev/null || true", sandbox=False).split()
     assert sorted(found) == [
@@ -75,43 +72,43 @@ def test_nothing_of_the_build_stays(lab: Lab, tmp_path: Path) -> None:
     assert lab.labels(image)[LABEL] == ""
 
 
-def test_an_image_that_is_there_is_found_at_once(lab: Lab, tmp_path: Path) -> None:
+def test_an_existing_image_is_found_at_once(lab: Lab, tmp_path: Path) -> None:
     plan = lab.plan(tmp_path / "calc")
     lines: list[str] = []
-    ensure(lab.client, plan, log=lines.append)
+    ensure_image(lab.client, plan, log=lines.append)
     assert any(line.startswith(f"build {plan.name}") for line in lines)
     before = image_id(lab.client, plan.name)
     lines.clear()
-    assert ensure(lab.client, plan, log=lines.append) == plan.name
-    assert ensure(lab.client, plan.name, log=lines.append) == plan.name
+    assert ensure_image(lab.client, plan, log=lines.append) == plan.name
+    assert ensure_image(lab.client, plan.name, log=lines.append) == plan.name
     assert lines == [] and image_id(lab.client, plan.name) == before
 
 
 def test_a_failed_build_leaves_nothing_and_says_why(lab: Lab, tmp_path: Path) -> None:
     plan = lab.plan(tmp_path / "calc", "echo on the way", "echo broken >&2; exit 3")
     with pytest.raises(SandboxError) as failure:
-        ensure(lab.client, plan)
+        ensure_image(lab.client, plan)
     told = str(failure.value)
     assert plan.name in told and "exit 3" in told and "exit code 3" in told and "broken" in told
     assert not image_id(lab.client, plan.name)
-    assert not [one for one in held(lab.client) if plan.name == one.name]
+    assert not [one for one in stored_images(lab.client) if plan.name == one.name]
     assert not _containers_of(lab)
     missing = lab.plan(tmp_path / "calc", packages=("no-such-package-anywhere",))
     with pytest.raises(SandboxError, match="no-such-package-anywhere"):
-        ensure(lab.client, missing)
+        ensure_image(lab.client, missing)
     nowhere = lab.plan(tmp_path / "calc").__class__(lab.name(), tmp_path / "nowhere")
     with pytest.raises(SandboxError, match="nowhere"):
-        ensure(lab.client, nowhere)
+        ensure_image(lab.client, nowhere)
     assert not _containers_of(lab)
 
 
 def test_a_killed_build_leaves_no_half_image(lab: Lab, tmp_path: Path) -> None:
     plan = lab.plan(tmp_path / "calc", "echo begun; sleep 600")
     program = (
-        "from pathlib import Path; from aem_gym.envs.swe.images.build import ensure\n"
+        "from pathlib import Path; from aem_gym.envs.swe.images.ensure import ensure_image\n"
         "from aem_gym.envs.swe.sandbox.base import ImagePlan\n"
         "from aem_gym.envs.swe.sandbox.connect import find\n"
-        f"ensure(find().client, ImagePlan({plan.name!r}, Path({str(plan.folder)!r}), "
+        f"ensure_image(find().client, ImagePlan({plan.name!r}, Path({str(plan.folder)!r}), "
         f"{plan.install!r}), log=lambda line: print(line, flush=True))"
     )
     ensure_base(lab.client)
@@ -123,7 +120,7 @@ def test_a_killed_build_leaves_no_half_image(lab: Lab, tmp_path: Path) -> None:
     child.wait()
     child.stdout.close()
     assert len(run) == 1 and not image_id(lab.client, plan.name)
-    with Workshop(lab.client, base_name()):  # the next build clears up
+    with ImageBuilder(lab.client, base_name()):  # the next build clears up
         assert not _containers_of(lab, child.pid)
     assert not _containers_of(lab)
 
@@ -136,7 +133,7 @@ def test_builds_at_the_same_time_make_one_image(lab: Lab, tmp_path: Path) -> Non
 
     def build() -> None:
         client = find().client
-        names.append(ensure(client, plan, log=lines.append))
+        names.append(ensure_image(client, plan, log=lines.append))
         client.close()
 
     threads = [threading.Thread(target=build) for _ in range(3)]
@@ -146,51 +143,50 @@ def test_builds_at_the_same_time_make_one_image(lab: Lab, tmp_path: Path) -> Non
         thread.join()
     assert names == [plan.name] * 3
     assert sum(line.startswith("build ") for line in lines) == 1
-    assert sum(line.startswith("wait ") for line in lines) == 2
 
 
 def test_an_image_of_others_is_derived_from_and_followed(lab: Lab) -> None:
     foreign = lab.name("foreign")
     _foreign(lab, foreign, "echo one > /testbed/file; adduser --quiet --uid 1000 joe || true")
     lab.names.append(derived_name(foreign))
-    first = ensure(lab.client, foreign)
+    first = ensure_image(lab.client, foreign)
     assert first == derived_name(foreign)
     assert lab.labels(first)[PARENT] == image_id(lab.client, foreign)
     look = f"cat {PRISTINE}/file; ls -A {WORKDIR}; stat -c %U {PRISTINE}/file {WORKDIR}"
     assert lab.look(first, look, sandbox=False).split() == ["one", "agent", "agent"]
     before = image_id(lab.client, first)
-    assert ensure(lab.client, foreign) == first and image_id(lab.client, first) == before
-    assert ensure(lab.client, first) == first  # it is ready itself
+    assert ensure_image(lab.client, foreign) == first and image_id(lab.client, first) == before
+    assert ensure_image(lab.client, first) == first  # it is ready itself
     _foreign(lab, foreign, "echo two > /testbed/file")
-    assert ensure(lab.client, foreign) == first
+    assert ensure_image(lab.client, foreign) == first
     assert lab.look(first, f"cat {PRISTINE}/file").strip() == "two"
-    assert not [one for one in held(lab.client) if one.id == before]  # the old one is gone
+    assert not [one for one in stored_images(lab.client) if one.id == before]  # the old one is gone
 
 
-def test_what_is_built_on_ours_is_not_ours(lab: Lab, tmp_path: Path) -> None:
+def test_what_is_built_on_an_image_of_aem_gym_is_somebody_elses(lab: Lab, tmp_path: Path) -> None:
     plan = lab.plan(tmp_path / "calc")
-    ready = ensure(lab.client, plan)
+    ready = ensure_image(lab.client, plan)
     own = lab.name("own")
     _foreign(lab, own, "touch /etc/mine", ready)
     assert lab.labels(own)[NAME] == plan.name  # inherited
-    names = [one.name for one in held(lab.client)]
+    names = [one.name for one in stored_images(lab.client)]
     assert plan.name in names and own not in names
     lab.names.append(derived_name(own))
-    again = ensure(lab.client, own)
+    again = ensure_image(lab.client, own)
     assert lab.look(again, f"ls {PRISTINE} /etc/mine").split() >= ["/etc/mine"]
     assert "calc.py" in lab.look(again, f"ls {PRISTINE}")  # its repository is where it was
 
 
 def test_an_image_that_cannot_be_had_says_what_to_do(lab: Lab) -> None:
     with pytest.raises(SandboxError, match=r"localhost:1/x:1 is not there.*cannot be reached"):
-        ensure(lab.client, "localhost:1/x:1")
+        ensure_image(lab.client, "localhost:1/x:1")
     with pytest.raises(SandboxError, match="must be lowercase"):
-        ensure(lab.client, "Not A Name")
+        ensure_image(lab.client, "Not A Name")
     empty = lab.name("empty")
     repository, _, tag = empty.partition(":")
     lab.client.api.import_image_from_data(bytes(10240), repository=repository, tag=tag)
     with pytest.raises(SandboxError, match=f"{empty}: expected an image with a shell"):
-        ensure(lab.client, empty)
+        ensure_image(lab.client, empty)
     assert not _containers_of(lab)
 
 
@@ -205,7 +201,7 @@ def test_a_version_of_python_that_no_way_leads_to(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_the_dockerfile_makes_a_base_of_ones_own(lab: Lab) -> None:
+def test_the_dockerfile_makes_a_base(lab: Lab) -> None:
     own = lab.name("base")
     folder = Path(__file__).parents[4] / "docker" / "swe"
     lab.client.images.build(

@@ -37,7 +37,7 @@ def test_endless_output_is_cut_and_ended(lasting: Episode, flood: str) -> None:
 
 
 def test_a_line_of_100_mb_is_cut_in_the_middle(lasting: Episode) -> None:
-    lasting.sandbox.halt()
+    lasting.sandbox.kill_agent()
     ran = lasting.sandbox.run("echo begin; head -c 100M /dev/zero | tr '\\0' x; echo; echo end", 60)
     assert ran.output.startswith("begin\nxxx")
     assert ran.elided > 9_000_000

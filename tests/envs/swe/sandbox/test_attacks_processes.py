@@ -103,7 +103,7 @@ def test_nothing_outlives_a_command(lasting: Episode, how: str) -> None:
 def test_a_bent_shell_bends_itself_only(lasting: Episode, how: str) -> None:
     lasting.sandbox.run(BENT_SHELLS[how], 2)
     lasting.sandbox.run("echo whatever comes of it", 1)
-    lasting.sandbox.halt()
+    lasting.sandbox.kill_agent()
     assert lasting.run("echo $((6 * 7)); pwd") == "42\n/testbed\n"
     lasting.answers()
 
@@ -120,7 +120,7 @@ def test_a_forged_mark_fools_only_its_forger(lasting: Episode) -> None:
     assert "real" in ran.output
     assert ran.exit_code == 1
     lasting.sandbox.run("cat <&10 >/tmp/stolen & sleep 0.2; echo here", 1)
-    lasting.sandbox.halt()
+    lasting.sandbox.kill_agent()
     lasting.answers()
 
 

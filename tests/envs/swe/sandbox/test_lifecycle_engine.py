@@ -128,7 +128,7 @@ def test_100_cycles_leave_nothing(own: tuple[OwnEngine, str], breakable: Contain
 
 
 @needs_own_engine
-def test_a_full_disk_of_the_engine_is_told_and_leaves_nothing(
+def test_a_full_disk_is_an_error_and_leaves_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = bench.engine.image(bench.task.image)
@@ -149,7 +149,9 @@ def test_a_full_disk_of_the_engine_is_told_and_leaves_nothing(
         assert machine.containers() == 0
 
 
-def test_no_engine_is_told_with_its_mend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_engine_is_an_error_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing.sock")
     with pytest.raises(SandboxError, match=r"no container engine answers.*Start one.*dockerd"):
         open_engine("auto")
@@ -164,7 +166,7 @@ def test_a_socket_that_nobody_serves_is_no_engine(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
-def test_no_permission_is_told_with_its_mend(bench: Bench) -> None:
+def test_no_permission_is_an_error_that_says_what_to_do(bench: Bench) -> None:
     """As a user who may not use the engine's socket."""
     code = (
         "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"

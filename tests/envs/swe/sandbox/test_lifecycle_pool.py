@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 import docker
-from aem_gym.envs.swe.pool import Ready, SandboxPool
+from aem_gym.envs.swe.pool import PreparedSandbox, SandboxPool
 from aem_gym.envs.swe.sandbox.base import LABEL, Limits, SandboxError
 from aem_gym.envs.swe.sandbox.engines import open_engine
 from tests.envs.swe.sandbox.swe_engine import wait_for
@@ -27,7 +27,7 @@ class Pool(SandboxPool):
 
     made = 0
 
-    def make(self, *words: object) -> Ready:
+    def make(self, *words: object) -> PreparedSandbox:
         self.made += 1
         return super().make(*words)  # type: ignore[arg-type]
 
@@ -48,21 +48,23 @@ def pool() -> Iterator[Pool]:
     assert opened.names() == []
 
 
-def works(ready: Ready) -> bool:
+def works(ready: PreparedSandbox) -> bool:
     return "def add" in ready.sandbox.run("cat calc.py; git status", 60).output
 
 
 def test_tasks_of_one_name_and_image_are_told_apart(pool: Pool, bench: Bench) -> None:
     """Two files about one repository may use the same ids."""
-    pool.expect(replace(bench.task, overlay={"calc.py": b"of another file"}))
+    pool.prefetch(replace(bench.task, overlay={"calc.py": b"of another file"}))
     pool.wait()
     ready = pool.take(bench.task)
     assert works(ready)
     pool.release(ready.sandbox)
 
 
-def test_what_was_expected_is_taken_and_what_is_released_is_gone(pool: Pool, bench: Bench) -> None:
-    pool.expect(bench.task)
+def test_what_was_prefetched_is_taken_and_what_is_released_is_gone(
+    pool: Pool, bench: Bench
+) -> None:
+    pool.prefetch(bench.task)
     wait_for(lambda: len(pool.names()) == 1, 60)
     ready = pool.take(bench.task)
     assert works(ready)
@@ -74,7 +76,7 @@ def test_what_was_expected_is_taken_and_what_is_released_is_gone(pool: Pool, ben
 
 
 def test_other_tasks_and_other_limits_are_not_taken(pool: Pool, bench: Bench) -> None:
-    pool.expect(bench.task)
+    pool.prefetch(bench.task)
     other = replace(bench.task, task_id="other", overlay={"calc.py": b"def add(): 'other'\n"})
     assert "other" in pool.take(other).sandbox.run("cat calc.py", 60).output
     assert works(pool.take(bench.task, Limits(memory_mb=512)))
@@ -83,14 +85,14 @@ def test_other_tasks_and_other_limits_are_not_taken(pool: Pool, bench: Bench) ->
 
 def test_the_oldest_goes_where_too_many_wait(pool: Pool, bench: Bench) -> None:
     for number in range(4):
-        pool.expect(replace(bench.task, task_id=str(number)))
+        pool.prefetch(replace(bench.task, task_id=str(number)))
     wait_for(lambda: pool.made >= 2, 60)
     pool.take(replace(bench.task, task_id="3"))
     wait_for(lambda: len(pool.names()) <= 2, 60)
 
 
 def test_one_that_died_while_it_waited_is_replaced(pool: Pool, bench: Bench) -> None:
-    pool.expect(bench.task)
+    pool.prefetch(bench.task)
     wait_for(lambda: len(pool.names()) == 1, 60)
     time.sleep(1)
     with contextlib.closing(docker.from_env()) as client:
@@ -102,7 +104,7 @@ def test_one_that_died_while_it_waited_is_replaced(pool: Pool, bench: Bench) -> 
 
 def test_one_that_could_not_be_made_is_an_error_when_it_is_taken(pool: Pool, bench: Bench) -> None:
     task = replace(bench.task, image="registry.invalid/nothing:1")
-    pool.expect(task)
+    pool.prefetch(task)
     with pytest.raises(SandboxError):
         pool.take(task)
     assert works(pool.take(bench.task))
@@ -112,7 +114,7 @@ def test_many_take_at_once(pool: Pool, bench: Bench) -> None:
     good: list[bool] = []
 
     def episode() -> None:
-        pool.expect(bench.task)
+        pool.prefetch(bench.task)
         ready = pool.take(bench.task)
         good.append(works(ready))
         pool.release(ready.sandbox)
@@ -125,14 +127,14 @@ def test_many_take_at_once(pool: Pool, bench: Bench) -> None:
     assert good == [True] * 4
 
 
-def test_a_closed_pool_still_releases_and_expects_nothing(bench: Bench) -> None:
+def test_a_closed_pool_still_releases_and_prefetches_nothing(bench: Bench) -> None:
     engine = open_engine("auto")
     pool = Pool(engine)
     ready = pool.take(bench.task)
-    pool.expect(bench.task)
+    pool.prefetch(bench.task)
     pool.close()
     pool.close()
-    pool.expect(bench.task)
+    pool.prefetch(bench.task)
     assert works(ready)
     pool.release(ready.sandbox)
     assert pool.names() == []
@@ -145,7 +147,7 @@ from tests.envs.swe.swe_bench import calc_task
 from aem_gym.envs.swe.pool import shared_pool
 pool = shared_pool()
 task = calc_task(sys.argv[1])
-pool.expect(task); pool.expect(task)
+pool.prefetch(task); pool.prefetch(task)
 pool.take(task).sandbox.run("echo hi", 60)
 print(pool.engine.run)
 """

@@ -93,7 +93,7 @@ def test_a_sandbox_removed_from_outside_is_an_error_of_the_sandbox(opened: Open)
         lambda: sandbox.execute(["true"], 5),
         lambda: sandbox.read("/etc/passwd"),
         lambda: sandbox.write("/tmp/x", b""),
-        sandbox.halt,
+        sandbox.kill_agent,
     ):
         with pytest.raises(SandboxError):
             call()
@@ -101,7 +101,7 @@ def test_a_sandbox_removed_from_outside_is_an_error_of_the_sandbox(opened: Open)
     sandbox.close()
 
 
-def test_a_missing_image_is_told_with_its_mend(engine: SandboxEngine) -> None:
+def test_a_missing_image_is_an_error_that_says_what_to_do(engine: SandboxEngine) -> None:
     with pytest.raises(SandboxError, match="images"):
         engine.start(SandboxSpec("aem-swe-nothing:1"))
     with pytest.raises(SandboxError):

@@ -1,4 +1,4 @@
-"""Sandboxes without containers: what holds in both engines, and what walls add."""
+"""Sandboxes without containers: what holds in both engines, and what bubblewrap adds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 from aem_gym.envs.swe.sandbox.base import STORE, ImagePlan, Limits, Sandbox, SandboxError
 from aem_gym.envs.swe.sandbox.engines import open_engine
-from aem_gym.envs.swe.sandbox.local import LocalEngine
+from aem_gym.envs.swe.sandbox.local import ProcessEngine
 from aem_gym.envs.swe.workspace import prepare
 from aem_gym.io import cache_folder
 from tests.envs.swe.swe_bench import FIX, GOLD, Bench, calc_task, write_package
@@ -33,7 +33,7 @@ def bench(
 ) -> Iterator[Bench]:
     plan = package(tmp_path_factory.mktemp("package"))
     try:
-        engine = LocalEngine(request.param)
+        engine = open_engine(request.param)
         engine.image(plan)
     except SandboxError as error:
         if os.environ.get("AEM_REQUIRE_DOCKER"):
@@ -41,6 +41,7 @@ def bench(
         pytest.skip(f"needs {request.param}, and network once: {error}")
     yield Bench(engine, calc_task(plan))
     engine.close()
+    assert isinstance(engine, ProcessEngine)  # of which the other is a kind
     assert not engine._root.is_dir() or not list(engine._root.glob(f"{engine.run}*"))
 
 
@@ -219,8 +220,8 @@ def test_nothing_is_left_of_a_process_that_was_killed(bench: Bench, tmp_path: Pa
     program = textwrap.dedent(f"""
         import time
         from aem_gym.envs.swe.sandbox.base import SandboxSpec
-        from aem_gym.envs.swe.sandbox.local import LocalEngine
-        engine = LocalEngine({bench.engine.name!r})
+        from aem_gym.envs.swe.sandbox.engines import open_engine
+        engine = open_engine({bench.engine.name!r})
         sandbox = engine.start(SandboxSpec({bench.engine.image(bench.task.image)!r}))
         sandbox.run(":", 30)
         print(sandbox.name, flush=True)
@@ -229,39 +230,39 @@ def test_nothing_is_left_of_a_process_that_was_killed(bench: Bench, tmp_path: Pa
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout
         name = process.stdout.readline().decode().strip()
-        assert isinstance(bench.engine, LocalEngine)
-        den = bench.engine._root / name
+        assert isinstance(bench.engine, ProcessEngine)
+        sandbox_dir = bench.engine._root / name
         until = time.monotonic() + 30
-        while not (den / "tmp" / "here").exists() and time.monotonic() < until:
+        while not (sandbox_dir / "tmp" / "here").exists() and time.monotonic() < until:
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     until = time.monotonic() + 30
-    while (left := processes_in(den)) and time.monotonic() < until:
+    while (left := processes_in(sandbox_dir)) and time.monotonic() < until:
         time.sleep(0.1)
     assert not left
     assert bench.engine.sweep() >= 1
-    assert not den.exists()
+    assert not sandbox_dir.exists()
 
 
-def processes_in(den: Path) -> list[str]:
-    return [pid for pid in os.listdir("/proc") if pid.isdigit() and lies_in(pid, den)]
+def processes_in(sandbox_dir: Path) -> list[str]:
+    return [pid for pid in os.listdir("/proc") if pid.isdigit() and lies_in(pid, sandbox_dir)]
 
 
-def lies_in(pid: str, den: Path) -> bool:
-    """Whether a process was started in a den; a keeper's own command names it as well."""
+def lies_in(pid: str, sandbox_dir: Path) -> bool:
+    """Whether a process was started in a folder; a keeper's own command names it as well."""
     try:
-        return str(den) in os.readlink(f"/proc/{pid}/cwd") or (
-            str(den).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return str(sandbox_dir) in os.readlink(f"/proc/{pid}/cwd") or (
+            str(sandbox_dir).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
         )
     except OSError:
         return False
 
 
-class TestWalls:
+class TestIsolation:
     @pytest.fixture(autouse=True)
-    def _walls(self, bench: Bench) -> None:
+    def _isolated(self, bench: Bench) -> None:
         if bench.engine.name != "bubblewrap":
-            pytest.skip("has no walls")
+            pytest.skip("has no isolation")
 
     def test_the_agent_is_the_user_of_containers(self, sandbox: Sandbox) -> None:
         assert told(sandbox, "id -u; id -un; hostname") == "1000\nagent\nsandbox"

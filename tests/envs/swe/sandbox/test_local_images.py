@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from aem_gym.envs.swe.sandbox.base import ImagePlan, SandboxError, SandboxSpec
-from aem_gym.envs.swe.sandbox.local_images import ensure, find_python, open_image
-from aem_gym.envs.swe.sandbox.runs import is_left_over
+from aem_gym.envs.swe.sandbox.local_images import ensure_local_image, find_python, open_image
 from aem_gym.io import cache_folder
 
 
@@ -23,19 +22,19 @@ def plan(folder: Path, **more: object) -> ImagePlan:
 
 def test_images_by_name_need_a_container_engine() -> None:
     with pytest.raises(SandboxError, match="--engine docker or podman"):
-        ensure("python:3.11-slim", "process")
+        ensure_local_image("python:3.11-slim", "process")
     with pytest.raises(SandboxError, match=r"got 'python:3.11-slim': use a container engine"):
         open_image(SandboxSpec("python:3.11-slim").image)
 
 
 def test_packages_of_the_system_need_a_container_engine(tmp_path: Path) -> None:
     with pytest.raises(SandboxError, match=r"\(libxml2-dev\).*container engine"):
-        ensure(plan(tmp_path, packages=("libxml2-dev",)), "process")
+        ensure_local_image(plan(tmp_path, packages=("libxml2-dev",)), "process")
 
 
 def test_a_python_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(SandboxError, match=r"expected python9\.9 on the PATH, got nothing"):
-        ensure(plan(tmp_path, python="9.9"), "process")
+        ensure_local_image(plan(tmp_path, python="9.9"), "process")
 
 
 def test_the_python_that_runs_this_is_found() -> None:
@@ -43,7 +42,7 @@ def test_the_python_that_runs_this_is_found() -> None:
     assert find_python("").version.startswith(version)
 
 
-def test_a_python_that_does_not_run_is_told(
+def test_a_python_that_does_not_run_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "python3.99").write_text("#!/bin/sh\nexit 1\n")
@@ -61,7 +60,7 @@ def test_an_installation_that_fails_leaves_nothing(
     (tmp_path / "source").mkdir()
     failing = plan(tmp_path / "source", install=("echo all is lost; false",))
     with pytest.raises(SandboxError, match=r"(?s)aem-swe-tests:source: .*exit code 1"):
-        ensure(failing, "process")
+        ensure_local_image(failing, "process")
     assert not list((cache_folder() / "swe" / "local" / "process").iterdir())
 
 
@@ -75,8 +74,9 @@ def test_a_build_that_is_killed_is_made_by_the_next(
     program = textwrap.dedent(f"""
         from pathlib import Path
         from aem_gym.envs.swe.sandbox.base import ImagePlan
-        from aem_gym.envs.swe.sandbox.local_images import ensure
-        print(ensure(ImagePlan({wanted.name!r}, Path({str(wanted.folder)!r})), "process"))
+        from aem_gym.envs.swe.sandbox.local_images import ensure_local_image
+        plan = ImagePlan({wanted.name!r}, Path({str(wanted.folder)!r}))
+        print(ensure_local_image(plan, "process"))
     """)
     command = [sys.executable, "-c", program]
     folder = tmp_path / "cache" / "swe" / "local" / "process"
@@ -91,8 +91,5 @@ def test_a_build_that_is_killed_is_made_by_the_next(
             told = second.stdout.read().strip()
         assert second.returncode == 0
     assert (open_image(told).folder / "testbed" / "calc.py").read_text() == "x = 1\n"
-    assert ensure(wanted, "process") == told
-    assert [path for path in folder.iterdir() if is_left_over(path.name[6:])] == []
-    assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == [
-        Path(told).name
-    ]
+    assert ensure_local_image(wanted, "process") == told
+    assert [path.name for path in folder.iterdir()] == [Path(told).name]

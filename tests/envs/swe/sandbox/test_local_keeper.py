@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from aem_gym.envs.swe.sandbox import local_keeper
-from aem_gym.envs.swe.sandbox.local_keeper import below, end_below
+from aem_gym.envs.swe.sandbox.local_keeper import below, kill_below
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/thread-self/children").exists(), reason="needs Linux"
@@ -82,14 +82,14 @@ def test_a_parent_that_is_killed_takes_all_with_it() -> None:
     assert wait_for(lambda: gone(pid))
 
 
-def test_end_below_spares_whom_it_is_told_to() -> None:
+def test_kill_below_spares_those_it_is_given() -> None:
     with keep("sleep 300 & sleep 301 & sleep 302 & wait") as process:
         assert wait_for(lambda: len(below(process.pid)) == 4)
         bash = next(pid for pid, parent in below(process.pid).items() if parent == process.pid)
         kept = next(pid for pid, parent in below(process.pid).items() if parent == bash)
-        assert end_below(process.pid, {bash, kept})
+        assert kill_below(process.pid, {bash, kept})
         assert set(below(process.pid)) == {bash, kept}
-        assert end_below(process.pid)
+        assert kill_below(process.pid)
         assert process.wait(20) == 137
 
 
@@ -98,7 +98,7 @@ def test_who_starts_new_processes_all_the_time_is_ended() -> None:
         "f() { (sleep 0.01; f) & (exit); }; for i in 1 2 3; do f; done; sleep 300"
     ) as process:
         assert wait_for(lambda: len(below(process.pid)) > 3)
-        assert end_below(process.pid)
+        assert kill_below(process.pid)
         assert below(process.pid) == {}
 
 

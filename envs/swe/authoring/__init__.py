@@ -1,0 +1,1 @@
+"""Makes, checks, publishes and shows data and images of SWE; never imported by it."""

@@ -1,0 +1,1 @@
+"""What imports, exports, compares or shows a shop. No part of the environment imports it."""

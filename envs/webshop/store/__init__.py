@@ -1,1 +1,0 @@
-"""The official shop on disk: read once from its files, then opened by any number of processes."""
