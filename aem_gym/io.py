@@ -228,14 +228,10 @@ class JsonLines:
                 )
             self._stream.truncate(offset)
 
-    def write(self, line: bytes) -> None:
-        """Append one line (given without its newline)."""
+    def write(self, *lines: bytes) -> None:
+        """Append lines (given without their newlines), and let other programs see them."""
         with explained(self.path):
-            self._stream.write(line + b"\n")
-
-    def flush(self) -> None:
-        """Let other programs see what was written."""
-        with explained(self.path):
+            self._stream.writelines(line + b"\n" for line in lines)
             self._stream.flush()
 
     def sync(self) -> int:

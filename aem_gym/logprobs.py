@@ -59,9 +59,7 @@ def linear_logprob_and_entropy(
 
     Shapes: hidden (M, D) of the positions that predict `targets` (M,); weight (V, D), bias (V,).
     The log-probabilities (M,) are differentiable in hidden, weight and bias; the entropies are not.
-
-    Raises:
-        ValueError: temperature or chunk <= 0, or shapes that do not fit.
+    Raises ValueError where temperature or chunk is not above 0, or shapes do not fit.
     """
     _check(hidden, targets, temperature)
     if chunk <= 0:

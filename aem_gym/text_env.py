@@ -121,8 +121,7 @@ class TextEnv(gym.Env[str, str]):
             raise _wrong_return(self, "act", "a StepResult", last, expected)
         self._last = last
         self._turn += 1
-        failed = bool(last.error)
-        truncated = not last.terminated and (failed or self._turn >= self.max_turns)
+        truncated = not last.terminated and (bool(last.error) or self._turn >= self.max_turns)
         self._over = last.terminated or truncated
         if self.render_mode:
             self._lines += [f"> {action}", last.observation]
@@ -137,9 +136,7 @@ class TextEnv(gym.Env[str, str]):
         return {
             **last.extra,
             **({"error": last.error} if last.error else {}),
-            "task_id": task.task_id,
-            "task_type": task.task_type,
-            "goal": task.goal,
+            **{name: getattr(task, name) for name in ("task_id", "task_type", "goal")},
             "admissible_actions": list(last.admissible_actions),
             **{name: getattr(last, name) for name in ("action_valid", "won", "submitted")},
             "score": float(last.won) if last.score is None else float(last.score),

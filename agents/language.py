@@ -159,6 +159,10 @@ def _sample(policy: Policy, requests: list[GenerationRequest]) -> list[Generatio
         return []
     if isinstance(policy, BatchPolicy):
         return policy.generate(requests)
+    return _sample_each(policy, requests)
+
+
+def _sample_each(policy: AsyncPolicy, requests: list[GenerationRequest]) -> list[Generation]:
     try:
         asyncio.get_running_loop()
     except RuntimeError:

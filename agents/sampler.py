@@ -27,7 +27,7 @@ _GROWTH = 64  # columns by which the cache grows
 
 
 class HFPolicy:
-    """A `BatchPolicy` on the learner's transformers model.
+    """A `BatchPolicy` on the learner's transformers model; a row's draws depend on its key alone.
 
     Small models with an adapter sample from a copy with merged weights: several times faster, and
     the base weights stay as they are. A large model has no memory to spare for a copy.
@@ -59,10 +59,9 @@ class HFPolicy:
         self._use(weights.model)
 
     def publish(self, learner: Learner) -> int:
-        """Take over the weights; what was read with the old ones is forgotten."""
         weights: Any = learner
         self._use(weights.model)
-        self._cache = None
+        self._cache = None  # it was read with the old weights
         self._version += 1
         return self._version
 
@@ -75,7 +74,6 @@ class HFPolicy:
 
     @torch.no_grad()
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """Sample one response per request. Row i's draws depend on `requests[i].key` alone."""
         if not requests:
             return []
         self.model.eval()

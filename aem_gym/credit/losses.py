@@ -19,6 +19,8 @@ from aem_gym.errors import UnknownNameError
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "token-sum-norm")
 LOG_RATIO_BOUND = 20.0
 """Log-ratios are clamped here, so that their exponential stays finite."""
+_Clip = tuple[float, float, float | None]
+"""The clip-range below and above 1, and the bound on the loss where A < 0."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def ppo_clip(
     `dual_clip * |A|` (arXiv 1912.09729); None: off.
     """
     log_ratio = log_ratio_of(logprobs, old_logprobs, mask)
-    return _surrogate(log_ratio, log_ratio, advantages, mask, (clip_low, clip_high), dual_clip)
+    return _surrogate(log_ratio, log_ratio, advantages, mask, (clip_low, clip_high, dual_clip))
 
 
 def gspo(
@@ -70,7 +72,7 @@ def gspo(
     token = log_ratio_of(logprobs, old_logprobs, mask)
     mean = token.sum(-1, keepdim=True).detach() / mask.sum(-1, keepdim=True).clamp(min=1)
     log_ratio = (token - token.detach() + mean).clamp(max=10.0)
-    return _surrogate(log_ratio, token, advantages, mask, (clip_low, clip_high), dual_clip)
+    return _surrogate(log_ratio, token, advantages, mask, (clip_low, clip_high, dual_clip))
 
 
 def reinforce(
@@ -193,10 +195,7 @@ def aggregate(
     "token-mean" is sum / total_tokens; "seq-mean-token-mean" is sum of row means / total_rows;
     "token-sum-norm" (Dr. GRPO) is sum / (total_rows * constant), the token limit of a response.
     Totals are the mini-batch's, over all ranks; `total_rows` counts rows with at least one token.
-
-    Raises:
-        UnknownNameError: no such mode.
-        ValueError: "token-sum-norm" without a constant.
+    Raises UnknownNameError on another mode, ValueError where "token-sum-norm" has no constant.
     """
     masked = per_token.masked_fill(~mask, 0)
     if mode == "token-mean":
@@ -211,17 +210,12 @@ def aggregate(
 
 
 def _surrogate(
-    log_ratio: Tensor,
-    token_log_ratio: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip: tuple[float, float],
-    dual_clip: float | None,
+    log_ratio: Tensor, of_token: Tensor, advantages: Tensor, mask: Tensor, clip: _Clip
 ) -> LossOutput:
     """The clipped surrogate for a given log-ratio, with its metrics."""
-    advantages = advantages.detach()
-    loss, clipped = clipped_surrogate(log_ratio, advantages, mask, *clip)
-    metrics = drift(token_log_ratio.detach(), mask)
+    advantages, (clip_low, clip_high, dual_clip) = advantages.detach(), clip
+    loss, clipped = clipped_surrogate(log_ratio, advantages, mask, clip_low, clip_high)
+    metrics = drift(of_token.detach(), mask)
     metrics["clipped"] = clipped.sum().float()
     if dual_clip is not None:
         loss, bounded = dual_clipped(loss, advantages, mask, dual_clip)

@@ -203,10 +203,8 @@ def requests_for(seeds: Sequence[int], group_size: int, *stream: int | str) -> l
 
 def grouped(episodes: Sequence[Episode], group_size: int) -> list[Group]:
     """Cut a flat list of episodes, as run from `requests_for`, into groups."""
-    return [
-        Group(episodes[i].seed, tuple(episodes[i : i + group_size]))
-        for i in range(0, len(episodes), group_size)
-    ]
+    starts = range(0, len(episodes), group_size)
+    return [Group(episodes[i].seed, tuple(episodes[i : i + group_size])) for i in starts]
 
 
 def _next(waiting: Sequence[int], slot: int, processes: int) -> int:
@@ -215,7 +213,6 @@ def _next(waiting: Sequence[int], slot: int, processes: int) -> int:
 
 
 def _why_over(answer: CheckedStep, turns: int, limit: int | None) -> StopReason | None:
-    """Why an episode is over after a step; None if it goes on."""
     if answer.error is not None:
         return answer.failure
     if answer.terminated:

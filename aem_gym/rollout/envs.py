@@ -367,11 +367,7 @@ def _short(value: Any) -> str:
 
 def well_formed(text: str) -> str:
     """`text` with lone surrogates, which no file can hold, replaced by `?`."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="replace").decode()
-    return text
+    return text.encode(errors="replace").decode()
 
 
 # A time limit for a call -------------------------------------------------------------------------
@@ -381,12 +377,12 @@ class _Expired(BaseException):
     """Raised inside the bounded call. Not an `Exception`: `except Exception` must not eat it."""
 
 
+@dataclass
 class _Alarm:
     """SIGALRM after `seconds`, and again every second should the call swallow it."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.armed = False
+    seconds: float
+    armed: bool = False
 
     def start(self) -> None:
         self.began = time.monotonic()

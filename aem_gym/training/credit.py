@@ -148,8 +148,7 @@ def _token_tensors(turns: Sequence[Turn]) -> dict[str, Tensor]:
 def training_rows(episodes: Iterable[tuple[int, Episode]]) -> list[TrainingRow]:
     """The training rows of (number, episode) pairs, with the tokens kept from generation.
 
-    A `transcript` episode is one row with a span per turn that has a response, a `window` episode
-    one row per such turn.
+    A `transcript` episode is one row with a span per response, a `window` episode a row for each.
     """
     rows: list[TrainingRow] = []
     for number, episode in episodes:

@@ -246,16 +246,20 @@ class Trainer:
             )
 
     def _scored(self, batch: TrainBatch) -> TrainBatch:
-        """The batch with values, and the learner's scores where the sampler's are not exact.
-
-        The first batch of a process is compared.
-        """
+        """The batch with what only the learner knows; the first one of a process is compared."""
         if not self._sampler_checked:
             difference = self.updater.check_sampler(batch)
             logger.info("sampler and learner log-probabilities agree to %.1e nats", difference)
             self._sampler_checked = True
-        if not (self.credit.needs.needs_values or not self.policy.exact):
+        if self.policy.exact and not self.credit.needs.needs_values:
             return batch
+        return self._with_scores(batch)
+
+    def _with_scores(self, batch: TrainBatch) -> TrainBatch:
+        """The batch with values, and with the learner's scores where the sampler is not exact.
+
+        Log-probabilities and entropies are replaced together: both are of one policy.
+        """
         scores = self.updater.score(batch)
         if self.credit.needs.needs_values and scores.values is None:
             raise ConfigError(

@@ -166,21 +166,19 @@ class Recorder:
 
     def episodes(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
         """Append lines to episodes.jsonl."""
-        for record in records:
-            self._files[EPISODES].write(msgspec.json.encode(record))
-        self._files[EPISODES].flush()
+        self._files[EPISODES].write(*map(msgspec.json.encode, records))
         for logger in self._loggers:
             logger.episodes(step, records)
 
     def metrics(self, step: int, figures: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl."""
-        self._write(METRICS, {"step": step, **figures})
+        self._files[METRICS].write(msgspec.json.encode({"step": step, **figures}))
         for logger in self._loggers:
             logger.metrics(step, figures)
 
     def evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
         """Append a line to evaluations.jsonl."""
-        self._write(EVALUATIONS, {"step": step, **figures})
+        self._files[EVALUATIONS].write(msgspec.json.encode({"step": step, **figures}))
         for logger in self._loggers:
             logger.evaluation(step, figures)
 
@@ -206,10 +204,6 @@ class Recorder:
     ) -> None:
         self.close()
 
-    def _write(self, name: str, record: Mapping[str, Any]) -> None:
-        self._files[name].write(msgspec.json.encode(record))
-        self._files[name].flush()
-
 
 # Loggers -----------------------------------------------------------------------------------------
 
@@ -222,18 +216,20 @@ def open_loggers(config: Config, run: Path, step: int) -> list[Logger]:
 
 
 class TensorBoardLogger:
-    """Curves and text samples for `tensorboard --logdir runs`."""
+    """Curves and text samples for `tensorboard --logdir runs`.
+
+    Figures without a folder go to `train/`, those of evaluations to `eval/`, the success of each
+    task type to `eval_by_type/`. The first episode of each step is shown as text.
+    """
 
     def __init__(self, board: Any) -> None:
         self._board = board
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """One scalar per figure; those without a folder go to `train/`."""
         for name, value in values.items():
             self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
 
     def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
-        """`eval/...`, and `eval_by_type/...` for the success of each task type."""
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(f"eval/{name}", float(value), step)
@@ -241,7 +237,6 @@ class TensorBoardLogger:
             self._board.add_scalar(f"eval_by_type/{kind}", figures["success"], step)
 
     def episodes(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
-        """The first episode of the step as text."""
         for record in records[:1]:
             lines = (f"{t['observation']}\n> {t['response']}" for t in record["turns"])
             text = "\n".join((f"{record['goal']} [{record['stop_reason']}]", *lines))

@@ -96,15 +96,12 @@ class GoalTest:
         self._treatment = TREATMENT.get(goal.task_type, "")
         self._needed = 2 if goal.task_type == "pick_two_obj_and_place" else 1
         flag = f"{self._treatment}able"  # `cleanable`, `heatable`, `coolable`
-        self._objects = frozenset(
-            i
-            for i, thing in enumerate(game.objects)
-            if thing.cls == goal.obj and (not self._treatment or getattr(thing, flag))
-        )
+        asked = {i: thing for i, thing in enumerate(game.objects) if thing.cls == goal.obj}
+        fits = (i for i, thing in asked.items() if not self._treatment or getattr(thing, flag))
+        self._objects = frozenset(fits)
         self._places = [i for i, r in enumerate(game.receptacles) if r.cls == goal.target]
-        self._lamps = frozenset(
-            i for i, t in enumerate(game.objects) if t.cls == goal.target and t.toggleable
-        )
+        lamps = (i for i, t in enumerate(game.objects) if t.cls == goal.target and t.toggleable)
+        self._lamps = frozenset(lamps)
 
     def __call__(self, state: Engine) -> bool:
         if self._look:

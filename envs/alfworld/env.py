@@ -142,11 +142,9 @@ class ALFWorldEnv(TextEnv):
         return {"tasks_digest": self._source.digest(), "code_version": aem_gym.__version__}
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
-        """Draw a game of the split, or take the one that `options` ask for.
+        """Draw a game of the split, perhaps of one `task_type` in `options`.
 
-        `options["task_id"]` gives exactly that game, whatever the split and difficulty of this
-        environment; `options["game"]` plays any game file; `options["task_type"]` restricts the
-        draw.
+        There, `task_id` names a game of any split and difficulty, and `game` any game file.
         """
         for name in options:
             _known("reset option", name, _OPTIONS)
@@ -155,12 +153,9 @@ class ALFWorldEnv(TextEnv):
         game = shuffle_numbers(loaded.game, self.np_random) if self._shuffle else loaded.game
         self._engine = self._start_engine(game, loaded.path)
         observation = self._engine.reset()
+        draws, peek = Draws("alfworld", "expert", expert_seed), self._engine.contained
         self._oracle = HouseholdOracle(
-            self.expert_search,
-            Draws("alfworld", "expert", expert_seed),
-            self._engine.contained,
-            goal=game.goal,
-            noise=self._noise,
+            self.expert_search, draws, peek, goal=game.goal, noise=self._noise
         )
         self._unread = [observation]
         task = Task(game.task_id, game.goal.task_type, printed_sentence(game.sentence))
@@ -189,14 +184,9 @@ class ALFWorldEnv(TextEnv):
         engine = self._playing()
         observation, valid = engine.step(action)
         self._unread.append(observation)
-        won = engine.won
+        won, can = engine.won, engine.admissible()
         return StepResult(
-            observation,
-            reward=float(won),
-            terminated=won,
-            won=won,
-            admissible_actions=engine.admissible(),
-            action_valid=valid,
+            observation, float(won), won, won, admissible_actions=can, action_valid=valid
         )
 
     def expert(self) -> tuple[str, str]:

@@ -100,16 +100,12 @@ class LoadedGame:
 
 
 def printed_names(ids: Iterable[str]) -> dict[str, str]:
-    """Identifier -> printed name: the class, and a number counted down in sorted order.
-
-    The class is the text before the first `_bar_`; a basin is named after its furniture
-    (`sinkbasin`). Identifiers without `_bar_` get no number.
-    """
+    """Identifier -> printed name: the class, and a number counted down in sorted order."""
     return numbered(sorted(ids, key=str.lower))
 
 
 def numbered(ids: Sequence[str]) -> dict[str, str]:
-    """Printed names with the numbers counted down in the given order."""
+    """Printed names, numbers counted down in the given order; without `_bar_` there is none."""
     counts = Counter(_base(identifier) for identifier in ids)
     names: dict[str, str] = {}
     for identifier in ids:
@@ -123,6 +119,7 @@ def numbered(ids: Sequence[str]) -> dict[str, str]:
 
 
 def _base(identifier: str) -> str:
+    """The text before the first `_bar_`; a basin is named after its furniture (`sinkbasin`)."""
     lower = identifier.lower()
     head, bar, _ = lower.partition("_bar_")
     return head + "basin" if bar and "basin" in lower else head

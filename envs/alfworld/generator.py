@@ -86,13 +86,9 @@ def split_of(combination: Combination) -> str:
 
 def floorplans(split: str, task_type: str, difficulty: str) -> list[int]:
     """The floorplans in which a split may set a task of this type."""
-    return [
-        number
-        for room in _TASK_ROOMS[task_type]
-        if difficulty == "full" or room in SMALL_ROOMS
-        for number in ROOMS[room]
-        if is_held_out(number) == (split == "valid_unseen")
-    ]
+    small, unseen = difficulty == "small", split == "valid_unseen"
+    rooms = [room for room in _TASK_ROOMS[task_type] if not small or room in SMALL_ROOMS]
+    return [number for room in rooms for number in ROOMS[room] if is_held_out(number) == unseen]
 
 
 @lru_cache(maxsize=512)
@@ -225,6 +221,7 @@ def fill_layout(spec: GameSpec, plan: Layout, dialect: str) -> Game:
     contents: list[list[int]] = [[] for _ in plan.receptacles]
     for index, (_, _, where) in enumerate(made):
         contents[where].append(index)
+    places = [plan.receptacles[where].location for _, _, where in made]
     template = draws.pick(TEMPLATES[task.task_type])
     return Game(
         task_id=spec.task_id,
@@ -238,10 +235,7 @@ def fill_layout(spec: GameSpec, plan: Layout, dialect: str) -> Game:
         start=plan.start,
         contents=tuple(tuple(objects) for objects in contents),
         can_contain=_pairs(frozenset(plan.classes())),
-        object_locations=frozenset(
-            _pair(index, plan.receptacles[where].location)
-            for index, (_, _, where) in enumerate(made)
-        ),
+        object_locations=frozenset(_pair(index, place) for index, place in enumerate(places)),
         dialect=dialect,
         location_ids=plan.location_ids,
     )

@@ -45,10 +45,8 @@ def listing(names: Sequence[str]) -> str:
 
 def enumeration(parts: Sequence[str]) -> str:
     """`x, y, and z`; also `x, and y`, as the original has it."""
-    if not parts:
-        return "nothing"
-    if len(parts) == 1:
-        return parts[0]
+    if len(parts) < 2:
+        return parts[0] if parts else "nothing"
     return f"{', '.join(parts[:-1])}, and {parts[-1]}"
 
 
@@ -58,15 +56,15 @@ def introduction(surroundings: str, sentence: str) -> str:
 
 
 _PLAIN = re.compile(r'[^;|"<>\[\]#{}]*(?:"[^;|"<>\[\]#{}]*"[^;|"<>\[\]#{}]*)*')
+"""What is left of a sentence by the original's grammar, where some characters have a meaning.
+
+Pairs of quotation marks vanish, and from the first `; | < > [ ] # { }` or lone quotation mark on
+all is lost, the full stop too (the original would run `{code}`; here it is cut off). Templates have
+none of these; sentences of people may.
+"""
 
 
 def printed_sentence(sentence: str) -> str:
-    """A task in words as the original prints it, with its full stop.
-
-    The sentence passes through the original's grammar, where some characters have a meaning: pairs
-    of quotation marks vanish, and from the first `; | < > [ ] # { }` or lone quotation mark on all
-    is lost, the full stop too (the original would run `{code}`; here it is cut off). Templates have
-    none of these; sentences of people may.
-    """
+    """A task in words as the original prints it, with its full stop."""
     plain = _PLAIN.match(f"{sentence}.")
     return plain[0].replace('"', "") if plain else ""
