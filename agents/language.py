@@ -103,7 +103,7 @@ class LanguageAgent(Generic[L]):
         return [part if isinstance(part, Response) else finished[part.slot] for part in prepared]
 
     def prepare(self, turn: TurnInput) -> GenerationRequest | Response:
-        """The prompt of a turn; a `Response` with `stop` where the context is full. Repeatable."""
+        """A turn's prompt; a `Response` with `stop` where the context is full. Changes nothing."""
         live = self._live[turn.slot]
         shown = (turn.observation, turn.info["admissible_actions"], turn.history)
         added = self.builder.added(live.start, turn.turn, *shown)

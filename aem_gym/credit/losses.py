@@ -193,7 +193,7 @@ def aggregate(
     """Reduce (n, T) to a scalar whose sum over micro-batches is the loss of the mini-batch.
 
     "token-mean" is sum / total_tokens; "seq-mean-token-mean" is sum of row means / total_rows;
-    "token-sum-norm" (Dr. GRPO) is sum / (total_rows * constant), the token limit of a response.
+    "token-sum-norm" (Dr. GRPO) is sum / (total_rows * constant), usually a response's limit.
     Totals are the mini-batch's, over all ranks; `total_rows` counts rows with at least one token.
     Raises UnknownNameError on another mode, ValueError where "token-sum-norm" has no constant.
     """

@@ -226,7 +226,7 @@ class CreditRule:
         )
 
     def assign(self, batch: ResponseBatch, step: int) -> Credit:
-        """Advantages of a batch; `step` seeds a modulator's draws. ComponentError for a bad one."""
+        """Advantages of a batch; `step` seeds draws. Raises ComponentError on a wrong result."""
         base, unmodulated = self._estimate(batch)
         options = dict(self.modulator_options)
         if "generator" in inspect.signature(self.modulator).parameters:

@@ -98,7 +98,7 @@ def episode_records(
     credit: Credit | None,
     tokens: int | str,
 ) -> Iterator[dict[str, Any]]:
-    """The lines of episodes.jsonl, dropped groups last; `tokens` of them ("all") with tokens."""
+    """The lines of episodes.jsonl, dropped groups last; the first `tokens` (or all) keep tokens."""
     credits, seen = turn_credits(step, credit), 0
     for g, group in enumerate((*groups, *dropped)):
         out = g >= len(groups)
