@@ -211,7 +211,7 @@ def test_the_dockerfile_makes_a_base(lab: Lab) -> None:
         rm=True,
         forcerm=True,
     )
-    assert lab.look(own, "id -un; command -v python; ls /tmp/aem || true", AGENT).split()[:2] == [
+    assert lab.look(own, "id -un; command -v python; ls /tmp/aem 2>&1 || true", AGENT).split()[:2] == [
         "agent",
         "/usr/local/bin/python",
     ]
