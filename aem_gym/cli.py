@@ -76,6 +76,8 @@ def run(command: click.Command, args: Sequence[str], name: str) -> int:
     # Read when torch is first imported: threads that wait without spinning. A small model on two
     # spinning threads is ten times slower as soon as another program is busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # module:attribute of a file in the current folder
     debug = os.environ.get(DEBUG, "0") not in ("", "0")
     _log_to_console(debug)
     try:

@@ -29,8 +29,8 @@ class TextEnv(gym.Env[str, str]):
     """A text environment. Observations and actions are `str`.
 
     Class attributes a subclass may set: `instructions` (tells an agent the goal's form and the
-    action grammar), `recipes` (ways of showing the environment to an agent; the first is the
-    default), `max_turns` (the default of the argument), `defaults` (settings of training runs,
+    action grammar), `prompt_templates` (ways of showing the environment to an agent, the default
+    first), `max_turns` (the default of the argument), `defaults` (settings of training runs,
     keys of `Config`, where the user sets none), `model_defaults` (the same by model, over
     `defaults`) and `tools` (`module:function` by the command that calls it: see
     `aem_gym.registry.env_tool`).

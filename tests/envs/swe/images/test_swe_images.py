@@ -211,7 +211,7 @@ def test_the_dockerfile_makes_a_base(lab: Lab) -> None:
         rm=True,
         forcerm=True,
     )
-    assert lab.look(own, "id -un; command -v python; ls /tmp/aem || true", AGENT).split()[:2] == [
+    assert lab.look(own, "id -un; command -v python", AGENT).split()[:2] == [
         "agent",
         "/usr/local/bin/python",
     ]
@@ -232,13 +232,15 @@ def _foreign(lab: Lab, name: str, script: str, image: str = "") -> None:
 
 
 def _containers_of(lab: Lab, pid: int | None = None) -> list[str]:
-    """Containers of a process."""
-    found = lab.client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
+    """Containers in which a process builds; those of sandboxes have a name."""
+
+    def find_them() -> list[str]:
+        found = lab.client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
+        found = [one for one in found if not str(one.name).startswith("aem-")]
+        return [str(one.id) for one in found if one.labels[LABEL].split("-")[1:2] == [number]]
+
     number = str(pid or os.getpid())
     deadline = time.monotonic() + 5  # a container that removes itself takes a moment
-    names = [one.id for one in found if one.labels[LABEL].split("-")[1:2] == [number]]
-    while names and pid is None and time.monotonic() < deadline:
+    while (ids := find_them()) and pid is None and time.monotonic() < deadline:
         time.sleep(0.1)
-        found = lab.client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
-        names = [one.id for one in found if one.labels[LABEL].split("-")[1:2] == [number]]
-    return [str(name) for name in names]
+    return ids
