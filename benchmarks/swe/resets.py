@@ -15,20 +15,20 @@ from benchmarks.swe.commands import times
 def measure(
     pool: SandboxPool, task: SweTask, suite: str, engine: str, number: int
 ) -> dict[str, float]:
-    """Milliseconds with the pool told of the task beforehand, and without."""
+    """Milliseconds with the sandbox prefetched, and without."""
     env: Any = gym.make("aem_gym:aem_gym/SWE-v0", tasks=suite, split=task.split, engine=engine)
     options = {"task_id": task.task_id}
-    told: list[float] = []
+    warm: list[float] = []
     cold: list[float] = []
     for seed in range(number):
-        env.unwrapped.expect(seed=seed, options=options)
+        env.unwrapped.prefetch(seed=seed, options=options)
         pool.wait()
-        told += times(lambda: env.reset(options=options), 1)
+        warm += times(lambda: env.reset(options=options), 1)
     for _ in range(number):
         cold += times(lambda: env.reset(options=options), 1)
     env.close()
     return {
-        "reset_p50_ms": median(told),
-        "reset_p95_ms": quantiles(told, n=20)[-1],
+        "reset_p50_ms": median(warm),
+        "reset_p95_ms": quantiles(warm, n=20)[-1],
         "reset_cold_p50_ms": median(cold),
     }

@@ -1,4 +1,4 @@
-"""SWEEnv: mend a repository in a sandbox, as a Gymnasium environment."""
+"""SWEEnv: resolve an issue of a repository in a sandbox, as a Gymnasium environment."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium.utils import seeding
 
-from aem_gym.envs.swe.defaults import RUN, SMOLLM2, TINY
+from aem_gym import __version__
 from aem_gym.envs.swe.grading.grader import grade
-from aem_gym.envs.swe.oracle import Oracle
+from aem_gym.envs.swe.oracle import PatchOracle
 from aem_gym.envs.swe.pool import PreparedSandbox, shared_pool
-from aem_gym.envs.swe.recipes import RECIPES
 from aem_gym.envs.swe.sandbox.base import WORKDIR, Limits, SandboxError
 from aem_gym.envs.swe.sandbox.engines import ENGINES
 from aem_gym.envs.swe.sources import TaskSource, open_source
-from aem_gym.envs.swe.tasks.base import SweTask, Verdict
-from aem_gym.envs.swe.tasks.split import SPLITS
+from aem_gym.envs.swe.tasks.base import SPLITS, SweTask, Verdict
 from aem_gym.envs.swe.tools.files import AgentFiles
 from aem_gym.envs.swe.tools.grammar import instructions
 from aem_gym.envs.swe.tools.toolbox import Toolbox
@@ -26,47 +24,138 @@ from aem_gym.envs.swe.workspace import take_patch
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.spaces import TextSpace
 from aem_gym.text_env import TextEnv
-from aem_gym.types import StepResult, Task
+from aem_gym.types import PromptTemplate, StepResult, Task
 
 _OPTIONS = ("task_id",)
 _LONGEST_ACTION = 200_000
 _ALWAYS = ("git diff", "ls", "submit")
-"""Some of the actions that are possible at any time, of endlessly many."""
+"""Examples of admissible actions; any shell command is one."""
+_ROLE = "You are a software engineer. You work on a repository by actions, one at a time."
+_WINDOW = (
+    "{instructions}\n\nThe issue:\n\n{goal}\n\nYou have taken {step} steps. The last {shown}:\n\n"
+    "{history}\n\nWhat came of the last one:\n\n{observation}"
+)
+
+PROMPT_TEMPLATES: Mapping[str, PromptTemplate] = {
+    "default": PromptTemplate(
+        name="default",
+        system=_ROLE,
+        first="{instructions}\n\nThe issue:\n\n{observation}",
+        window=_WINDOW,
+        history_item="{action}",
+        history=20,
+    ),
+    "compact": PromptTemplate(
+        name="compact",
+        first="{observation}",
+        window="{goal}\n{history}\n{observation}",
+        history_item="> {action}",
+        response_format="short",
+        rewrite=(
+            (r"\n\nThe repository lies in \S+\.$", ""),
+            (r"\n\[\d+ steps? left\]$", ""),
+            (r"\n\[lines \d+ to \d+ of \d+\]$", ""),
+        ),
+    ),
+    "bash": PromptTemplate(
+        name="bash",
+        system=(
+            "You are a software engineer who works at a command line. Each of your responses has "
+            "a thought and exactly one command."
+        ),
+        first=(
+            "{instructions}\n\nA good order: find and read the code that matters; write a script "
+            "that shows the fault; mend the source; run the script again; look for edge cases; "
+            "submit. Folder and variables stay from one command to the next.\n\n"
+            "The issue:\n\n{observation}"
+        ),
+        window=_WINDOW,
+        history_item="{action}",
+        history=20,
+    ),
+}
+"""`default`: instruction-tuned models, with the whole transcript. `compact`: a tiny model trained
+from scratch; only the issue and the answers. `bash`: for `bash_only`, with mini-swe-agent's
+advice."""
+
+_SMALL: Mapping[str, Any] = {"repos": "inflection", "max_turns": 8, "max_observation": 1200}
+_WARM_START: Mapping[str, Any] = {
+    "env_args": _SMALL,
+    "warmstart_episodes": 8,
+    "warmstart_noise": 0.0,
+    "max_length": 4096,
+}
 
 
 class SWEEnv(TextEnv):
     """Read, run and change a repository in a sandbox until its issue is resolved; then submit.
 
     The reward is 1 if all hidden tests pass after `submit`, else 0. An episode that reaches the
-    limit of steps is truncated and not graded. One whose sandbox or engine fails is truncated, with
-    the reason in `info["error"]`.
+    limit of steps is truncated and not graded. An episode whose sandbox or engine fails is
+    truncated, with the reason in `info["error"]`.
 
     Args:
-        split: `train`, `eval` or `test` (docs/swe.md says which tasks each has).
+        split: `train`, `eval` or `test` (docs/swe.md lists the tasks of each).
         tasks: a shipped suite (`default`) or its `.jsonl` file; rows of SWE-bench (`.jsonl` file,
             folder, or a dataset's id); a `.yaml` or `.json` file about a repository of yours.
-        eval_tasks: where the tasks of `eval` and `test` come from, if from elsewhere.
+        eval_tasks: another source for the tasks of `eval` and `test`.
         repos: only tasks of these packages or repositories; a list, or names joined by commas.
-        engine: `docker`, `podman`, `auto` for whichever answers, or (nothing is walled off)
+        engine: `docker`, `podman`, `auto` for whichever answers, or (without isolation)
             `bubblewrap` or `process`.
-        mirrors: folder of bare clones that rows' images are built from; else they are pulled.
+        mirrors: folder of bare clones to build images of rows from; without it they are pulled.
         bash_only: the shell and `submit` are the only tools.
         max_turns: limit of steps.
         step_timeout: seconds that a command may take.
-        max_observation: most characters of an answer.
-        grade_at_limit: grade what is there when the steps are used up.
+        max_observation: most characters of an observation.
+        grade_at_limit: grade the repository as it is at the limit of steps.
         limits: of the sandbox: memory_mb, cpus, pids, disk_mb, network, ...
         render_mode: None or `ansi`.
 
     Raises:
         ConfigError: a value is out of range, or tasks are missing; UnknownNameError lists the
-            names there are. No engine is needed before `reset`.
+            known names. No engine is needed before `reset`.
     """
 
-    prompt_templates = RECIPES
+    prompt_templates = PROMPT_TEMPLATES
     max_turns = 50
-    defaults: ClassVar[Mapping[str, Any]] = RUN
-    model_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": TINY, "smollm2": SMOLLM2}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "eval_split": "eval",
+        "eval_episodes": 64,
+        "mask_truncated": True,
+        "max_length": 32_768,
+        "max_new_tokens": 2_048,
+        "max_concurrent_episodes": 32,
+        # Grading alone may take 30 minutes, and the first reset builds or pulls an image.
+        "step_timeout": 2400.0,
+        "reset_timeout": 3600.0,
+    }
+    # Smoke runs of minutes on a CPU, on one small package: the models learn to copy what they were
+    # shown, not to program.
+    model_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "tiny": {
+            **_WARM_START,
+            "warmstart_steps": 300,
+            "warmstart_batch": 4,
+            "max_new_tokens": 160,
+            "steps": 2,
+            "groups": 2,
+            "group_size": 4,
+            "eval_every": 2,
+            "eval_episodes": 4,
+        },
+        "smollm2": {
+            **_WARM_START,
+            "warmstart": "expert",
+            "warmstart_steps": 8,
+            "warmstart_batch": 1,
+            "max_new_tokens": 120,
+            "steps": 1,
+            "groups": 1,
+            "group_size": 2,
+            "eval_every": 0,
+            "micro_batch": 1,
+        },
+    }
     tools: ClassVar[Mapping[str, str]] = {
         "doctor": "aem_gym.envs.swe.authoring.doctor:findings",
         "preflight": "aem_gym.envs.swe.sandbox.engines:check_engine",
@@ -108,22 +197,26 @@ class SWEEnv(TextEnv):
         self._now: SweTask | None = None
         self._ready: PreparedSandbox | None = None
         self._toolbox: Toolbox | None = None
-        self._oracle: Oracle | None = None
+        self._oracle: PatchOracle | None = None
         self._expected: object = None
 
     @property
     def task_types(self) -> tuple[str, ...]:
-        """The packages or repositories that the tasks are of."""
+        """The packages or repositories of the tasks."""
         return tuple(sorted({self._source.entries[name].repo for name in self._ids}))
 
     @property
     def protocol(self) -> Mapping[str, Any]:
         """What scores depend on besides the arguments."""
-        source = self._source
-        return {"tasks": source.name, "digest": source.digest, "number": len(self._ids)}
+        return {
+            "tasks": self._source.name,
+            "tasks_digest": self._source.digest(),
+            "number": len(self._ids),
+            "code_version": __version__,
+        }
 
-    def expect(self, seed: int | None, options: Mapping[str, Any] | None = None) -> None:
-        """Make a sandbox ready in the background for the reset that comes next."""
+    def prefetch(self, seed: int | None, options: Mapping[str, Any] | None = None) -> None:
+        """Prepare a sandbox in the background for the next reset."""
         wanted = (seed, tuple(sorted((options or {}).items())))
         if seed is None or self._expected == wanted:
             return
@@ -135,7 +228,7 @@ class SWEEnv(TextEnv):
         """Draw a task of the split, or take `options["task_id"]` (of any split).
 
         Raises:
-            SandboxError: no engine, image or sandbox to be had; says the mend.
+            SandboxError: there is no engine, image or sandbox; the message says what to do.
         """
         self._drop()
         self._expected = None
@@ -143,12 +236,12 @@ class SWEEnv(TextEnv):
         self._ready = shared_pool(self.engine).take(task, self.limits)
         sandbox = self._ready.sandbox
         self._toolbox = Toolbox(sandbox, self.bash_only, self._step_timeout, self._longest)
-        self._oracle = Oracle(task, AgentFiles(sandbox), self.bash_only)
+        self._oracle = PatchOracle(task, AgentFiles(sandbox), self.bash_only)
         text = f"{task.problem.strip()}\n\nThe repository lies in {WORKDIR}."
         return Task(task.task_id, task.repo, task.problem.strip()), self._outcome(text, 0)
 
     def act(self, action: str) -> StepResult:
-        """Do what an action asks for, in the sandbox."""
+        """Run an action in the sandbox."""
         assert self._toolbox is not None
         taken = self._turn + 1
         try:
@@ -163,7 +256,7 @@ class SWEEnv(TextEnv):
         return self._outcome(answer.text, taken, valid=answer.valid)
 
     def expert(self) -> tuple[str, str]:
-        """The (thought, action) of the oracle for the present state.
+        """The (thought, action) of the oracle for the current state.
 
         Raises:
             NoExpertError: the task has no gold patch.
@@ -184,7 +277,7 @@ class SWEEnv(TextEnv):
         return self._source.task(str(options.get("task_id", drawn)))
 
     def _submit(self) -> StepResult:
-        """Take the answer, give the sandbox back, and grade in another one."""
+        """Take the agent's patch, release its sandbox, and grade the patch in another one."""
         assert self._ready is not None and self._now is not None
         patch = take_patch(self._ready.sandbox, self._ready.workspace)
         self._drop()
@@ -215,14 +308,14 @@ class SWEEnv(TextEnv):
         )
 
     def _drop(self) -> None:
-        """Give the sandbox back, to be removed."""
+        """Release the sandbox; the pool removes it."""
         if self._ready is not None:
             shared_pool(self.engine).release(self._ready.sandbox)
         self._ready = self._toolbox = self._oracle = None
 
 
 def _facts(verdict: Verdict | None = None, size: int = 0) -> dict[str, Any]:
-    """The info keys of this environment; before grading, nothing is said."""
+    """The info keys of this environment, with empty values before grading."""
     verdict = verdict or Verdict(False)
     return {
         "resolved": verdict.resolved,
@@ -238,7 +331,7 @@ def _facts(verdict: Verdict | None = None, size: int = 0) -> dict[str, Any]:
 def _choose(
     source: TaskSource, split: str, repos: tuple[str, ...], *, whole: bool
 ) -> tuple[str, ...]:
-    """The tasks of an environment; `whole`: all of a source that has no splits."""
+    """The tasks of an environment; with `whole`, all tasks of a source without splits."""
     if whole and not any(entry.split for entry in source.entries.values()):
         split = "test"
     return source.ids(split, repos)

@@ -1,37 +1,39 @@
-"""The oracle: makes the change that mends a task, with the agent's own tools and rights.
+"""The oracle: makes the change of the gold patch with the agent's own tools and rights.
 
-It goes by what the files hold now, not by what it did before: it finds the first place that is not
-as it has to be, looks at it, and edits it; when all is as it has to be, it submits.
+Each action depends on the files as they are now, not on earlier actions: the oracle finds the first
+place that differs from the solution, views it, and edits it. When nothing differs, it submits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aem_gym.envs.swe.sandbox.base import WORKDIR
 from aem_gym.envs.swe.tasks.base import SweTask
-from aem_gym.envs.swe.tools.diffs import DiffError, FileDiff, applied, lines_of, read_diff
+from aem_gym.envs.swe.tasks.git import DiffError, apply_diff, touched
 from aem_gym.envs.swe.tools.files import AgentFiles, FileError
 from aem_gym.errors import NoExpertError
 
 _MARGIN = 3
-"""Lines that are looked at above and below a place."""
+"""Lines that are viewed above and below a place."""
+_NO_EDIT = re.compile("^(old mode|new mode|GIT binary patch|Binary files )", re.MULTILINE)
+"""Lines of a diff that the editor cannot follow."""
 _SUBMIT = ("all is as it should be", "submit")
 
 
 @dataclass
-class Oracle:
+class PatchOracle:
     """Chooses the next action of an episode.
 
     Args:
         task: with its gold patch.
         files: of the sandbox, as the agent has them.
-        bash_only: there is no editor: the patch is applied by a shell command.
-        looks: whether it views a place before it edits it, as people do.
+        bash_only: there is no editor, so a shell command applies the patch.
+        looks: view a place before editing it, as people do.
     """
 
     task: SweTask
@@ -39,12 +41,12 @@ class Oracle:
     bash_only: bool = False
     looks: bool = True
     _targets: dict[str, str | None] | None = None
-    """Path -> the content it has to have; None: it has to go."""
+    """Path -> the content of the solution; None: the file is deleted."""
     _seen: set[str] = field(default_factory=set)
     _applied: bool = False
 
     def choose(self) -> tuple[str, str]:
-        """(thought, action) for the present state.
+        """(thought, action) for the current state.
 
         Raises:
             NoExpertError: the task has no gold patch.
@@ -63,35 +65,36 @@ class Oracle:
         return _SUBMIT
 
     def _by_patch(self) -> tuple[str, str]:
-        """One shell command that applies the patch as it is."""
+        """One shell command that applies the patch."""
         self._applied = True
-        gold = self.task.gold if self.task.gold.endswith("\n") else self.task.gold + "\n"
+        gold = self._gold()
         mark = "PATCH"
         while mark in gold:
             mark += "_"
         command = f"cd {WORKDIR} && git apply --whitespace=nowarn - <<'{mark}'\n{gold}{mark}"
         return "this change mends it", command
 
-    def _aims(self) -> dict[str, str | None]:
-        """The contents to reach; none if they cannot be told (binary files, rights, a bad fit)."""
-        aims: dict[str, str | None] = {}
-        try:
-            for file in read_diff(self.task.gold):
-                aims |= self._aim(file)
-        except (DiffError, FileError):
-            return {}
-        return aims
+    def _gold(self) -> str:
+        return self.task.gold if self.task.gold.endswith("\n") else self.task.gold + "\n"
 
-    def _aim(self, file: FileDiff) -> Mapping[str, str | None]:
-        if not file.text or file.mode:
-            raise DiffError("no text")
-        before = (self._content(file.before) or "") if file.before else ""
-        aims: dict[str, str | None] = {}
-        if file.before and file.before != file.after:
-            aims[file.before] = None
-        if file.after:
-            aims[file.after] = applied(before, file.hunks)
-        return aims
+    def _aims(self) -> dict[str, str | None]:
+        """The contents to reach; none where the editor cannot: binary files, modes, a bad fit."""
+        gold, paths, before = self._gold(), dict[str, None](), dict[str, bytes]()
+        if _NO_EDIT.search(gold):
+            return {}
+        for line in gold.splitlines():
+            if found := re.match(r"diff --git a/(\S+) b/(\S+)$", line):
+                paths |= dict.fromkeys(found.groups())
+            paths |= dict.fromkeys(touched(line))
+        for path in paths:
+            with contextlib.suppress(FileError):  # if the file matters, the diff does not apply
+                before[path] = self.files.read(path)
+        try:
+            after = apply_diff(before, gold)
+            changed = [path for path in paths if after.get(path) != before.get(path)]
+            return {p: after[p].decode("utf-8") if p in after else None for p in changed}
+        except (DiffError, UnicodeDecodeError):
+            return {}
 
     def _content(self, path: str) -> str | None:
         try:
@@ -109,7 +112,7 @@ class Oracle:
             return "this file has to go", f"rm -- {name}"
         if now is None:
             return "this file is missing", f"create {name}\n<text>\n{_body(target)}\n</text>"
-        old, new = lines_of(now), lines_of(target)
+        old, new = _lines_of(now), _lines_of(target)
         blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
         _, first, last, start, end = next(block for block in blocks if block[0] != "equal")
         look = f"view {name} {max(1, first + 1 - _MARGIN)} {min(len(old), last + _MARGIN)}"
@@ -125,11 +128,11 @@ class Oracle:
 def _replacement(
     name: str, now: str, old: list[str], new: list[str], place: tuple[int, int, int, int]
 ) -> str:
-    """A replacement of lines `first` to `last`, with as much around them as makes them unique."""
+    """A replacement of lines `first` to `last`, with as many around them as make it unique."""
     first, last, start, end = place
     while True:
         gone, come = "".join(old[first:last]), "".join(new[start:end])
-        # Tags take one end of line off: where both have one, it is not written.
+        # The tags' own lines end each text: an end of line that both have is not written.
         if gone.endswith("\n") and (come.endswith("\n")):
             gone, come = gone[:-1], come[:-1]
         if gone and _times(now, gone) == 1:
@@ -146,8 +149,13 @@ def _times(text: str, part: str) -> int:
     return len(re.findall(rf"(?={re.escape(part)})", text))
 
 
+def _lines_of(content: str) -> list[str]:
+    """The lines of a text with their ends; only a line feed ends a line, as for git."""
+    return re.findall(r"[^\n]*\n|[^\n]+", content)
+
+
 def _whole(lines: list[str]) -> bool:
-    """Whether the last of the lines has its end."""
+    """Whether the last line ends in a line feed."""
     return not lines or lines[-1].endswith("\n")
 
 

@@ -1,7 +1,7 @@
-"""Where tasks come from: a generated suite, rows of SWE-bench, or a file about the user's own.
+"""Sources of tasks: a generated suite, rows of SWE-bench, or a file about a user's repository.
 
-Opening a source reads its file, and nothing else. A task is made when it is first asked for: that
-may fetch the source of a package, or check a repository out.
+Opening a source reads its file, and nothing else. A task is made when it is first needed: that may
+fetch the source of a package, or check a repository out.
 """
 
 from __future__ import annotations
@@ -13,43 +13,42 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
-from aem_gym.envs.swe.tasks.base import SweTask
-from aem_gym.envs.swe.tasks.split import SPLITS
+from aem_gym.envs.swe.tasks.base import SPLITS, SweTask
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.seeding import derive
 
 logger = logging.getLogger(__name__)
 
 _EVAL = 6
-"""Of tasks that belong to no split, one in so many is for evaluation."""
+"""Of tasks without a split, one in so many is for evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A task that can be made."""
+class TaskEntry:
+    """A task of a source, and the function that makes it."""
 
     task_id: str
     repo: str
     split: str
-    """Empty: it belongs to none."""
+    """Empty: the source gives it none."""
     make: Callable[[], SweTask]
 
 
 @dataclass(frozen=True)
 class TaskSource:
-    """The tasks of one source, by id, in its order."""
+    """The tasks of one source, by id, in the source's order."""
 
     name: str
-    digest: str
-    """Of what the source holds, for protocols."""
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TaskEntry]
+    digest: Callable[[], str]
+    """Hex digest that changes when any of its tasks does."""
     _made: dict[str, SweTask] = field(default_factory=dict, repr=False)
 
     def ids(self, split: str, repos: Iterable[str] = ()) -> tuple[str, ...]:
-        """The tasks of a split, only those of `repos` if any are named.
+        """The tasks of a split, of `repos` only if any are named.
 
-        Tasks that belong to no split are dealt out: `test` has all of them, one in six is for
-        `eval`, the rest for `train`; a single one is for all.
+        Of tasks without a split, `test` has all, `eval` one in six, `train` the rest; a single one
+        is in each.
 
         Raises:
             ConfigError: there are none.
@@ -64,19 +63,19 @@ class TaskSource:
         chosen = tuple(e.task_id for e in entries if e.split == split or e.task_id in dealt)
         if not chosen:
             counts = {name: sum(e.split == name for e in entries) for name in SPLITS}
-            told = ", ".join(f"{name} {count}" for name, count in counts.items())
+            known_counts = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise ConfigError(
                 f"split: expected one that has tasks, got {split!r} ({self.name}, "
-                f"{', '.join(sorted(wanted)) or 'all repositories'}: {told})"
+                f"{', '.join(sorted(wanted)) or 'all repositories'}: {known_counts})"
             )
         return chosen
 
     def task(self, task_id: str) -> SweTask:
-        """The task of an id; made when first asked for.
+        """The task of an id, made at the first call.
 
         Raises:
             UnknownNameError: there is none.
-            AemGymError: it cannot be made; says the mend.
+            AemGymError: it cannot be made; the message says what to do.
         """
         if task_id not in self._made:
             entry = self.entries.get(task_id)
@@ -87,7 +86,7 @@ class TaskSource:
 
 
 def _dealt(ids: Sequence[str], split: str) -> frozenset[str]:
-    """Those of tasks without a split that a split has."""
+    """The tasks without a split that go to `split`."""
     if split == "test" or len(ids) < 2:
         return frozenset(ids)
     order = sorted(ids, key=lambda name: derive("swe", "deal", name))
@@ -107,7 +106,7 @@ def open_source(tasks: str, mirrors: str | None = None) -> TaskSource:
             pulled.
 
     Raises:
-        ConfigError: there is no such thing, or it is malformed; says what was expected.
+        ConfigError: there is no such source, or it is malformed; says what was expected.
     """
     path = Path(tasks).expanduser()
     if path.suffix in (".yaml", ".yml", ".json"):
@@ -118,14 +117,16 @@ def open_source(tasks: str, mirrors: str | None = None) -> TaskSource:
 
 
 def _suite(name: str) -> TaskSource:
-    from aem_gym.envs.swe.tasks.suites import TaskMaker, read_suite
+    from aem_gym.envs.swe.tasks.suites import read_suite, suite_task
 
-    packages, specs = read_suite(Path(name).expanduser() if name.endswith(".jsonl") else name)
-    makers = {name: TaskMaker(package) for name, package in packages.items()}
+    packages, rows = read_suite(Path(name).expanduser() if name.endswith(".jsonl") else name)
     entries = [
-        Entry(s.task_id, s.package, s.split, partial(makers[s.package].task, s)) for s in specs
+        TaskEntry(
+            row.instance_id, row.repo, row.split, partial(suite_task, packages[row.repo], row)
+        )
+        for row in rows
     ]
-    return _source(name, entries, repr((packages, specs)))
+    return _source(name, entries, lambda: repr((packages, rows)))
 
 
 def _rows(name: str, path: Path, mirrors: Path | None) -> TaskSource:
@@ -149,28 +150,32 @@ def _rows(name: str, path: Path, mirrors: Path | None) -> TaskSource:
         )
     if left:
         logger.info("%d rows of %s are left out: they cannot be built", len(left), name)
-    entries = [Entry(r.instance_id, r.repo, "", partial(make_task, r, mirrors)) for r in rows]
-    return _source(name, entries, repr(found.rows))
+    entries = [TaskEntry(r.instance_id, r.repo, "", partial(make_task, r, mirrors)) for r in rows]
+    return _source(name, entries, lambda: repr((rows, mirrors is None)))
 
 
 def _own(path: Path) -> TaskSource:
     from aem_gym.envs.swe.tasks.own import read_own
 
     own = read_own(path)
-    entries = [Entry(t.task_id, own.repo, t.split, partial(own.task, t)) for t in own.tasks]
-    return _source(str(path), entries, repr(own))
+    entries = [TaskEntry(t.id, own.repo, t.split, partial(own.task, t)) for t in own.tasks]
+    return _source(str(path), entries, own.content)
 
 
-def _source(name: str, entries: Sequence[Entry], content: str) -> TaskSource:
-    digest = hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()[:16]
-    return TaskSource(name, digest, {entry.task_id: entry for entry in entries})
+def _source(name: str, entries: Sequence[TaskEntry], content: Callable[[], str]) -> TaskSource:
+    return TaskSource(
+        name,
+        {entry.task_id: entry for entry in entries},
+        lambda: hashlib.sha256(content().encode("utf-8", "replace")).hexdigest()[:32],
+    )
 
 
 def _is_suite(path: Path) -> bool:
-    """Whether a file's first line is one of a suite, not a row."""
+    """Whether a file's first line is one of a suite, not a row of SWE-bench."""
     with path.open("rb") as file:
         line = file.readline()
-    return b'"instance_id"' not in line and (b'"tests"' in line or b'"mutation"' in line)
+    is_package = b'"tests"' in line and b'"instance_id"' not in line
+    return is_package or b'"bug_patch"' in line or b'"mutation"' in line
 
 
 def _is_hub_id(name: str, path: Path) -> bool:

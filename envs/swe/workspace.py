@@ -1,8 +1,8 @@
-"""The repository in a sandbox: laid out before the agent comes, its answer taken after it.
+"""The repository in a sandbox: prepared before the agent starts; its patch is taken at the end.
 
-The answer is a diff by a git of our own: its objects, index and settings lie where only root can
-write, and were put there before the agent's first command. What the agent does to `.git` (hooks,
-aliases, fsmonitor, filters, a broken index) is never read. Attributes in the tree are overruled.
+The patch is a diff by a git store of our own: its objects, index and settings lie where only root
+can write, and are created before the agent's first command. What the agent does to `.git` (hooks,
+aliases, fsmonitor, filters, a broken index) is never read. Attributes in the tree are overridden.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from aem_gym.envs.swe.sandbox.base import (
 from aem_gym.envs.swe.tasks.base import SweTask
 
 MAX_PATCH_BYTES = 2_000_000
-"""Of an answer; more is no patch but a mistake."""
+"""Most bytes of a patch."""
 MAX_FILE_BYTES = 10_000_000
-"""A file larger than this is not part of an answer (a core dump, a database left behind)."""
+"""A larger file is not part of a patch (a core dump, a database left behind)."""
 SECONDS = 120.0
-"""For laying out a repository, and for taking an answer from it."""
+"""Time limit for preparing a repository, and for taking a patch from it."""
 
-# Without the settings of anybody; what an answer is made of never runs a program of the tree.
+# Without anybody's settings; taking a patch never runs a program of the tree.
 _GIT = f"""
 export GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null HOME=/nonexistent LC_ALL=C.UTF-8
 export GIT_DIR={STORE}/git GIT_WORK_TREE={WORKDIR} GIT_TERMINAL_PROMPT=0
@@ -44,12 +44,12 @@ cd {WORKDIR}
 """
 
 _STAMP = "2000-01-01T00:00:00Z"
-"""The date of the first commit and of all files: the same, whenever they are laid out."""
+"""The date of the first commit and of all files, so that hashes and listings are constant."""
 _LATER = "2000-01-02T00:00:00Z"
-"""The date of what git keeps: were it not later, git would not trust it."""
+"""The date of git's own files: git trusts an index only if it is later than the files."""
 
-# A repository without `.git` gets its first commit here; one with more than that commit is made
-# anew from its files, so that neither the past nor the future can be looked up.
+# A repository without `.git` gets its first commit here. One with more than one commit is created
+# again from its files, so that the agent can look up neither its past nor its future.
 _PREPARE = f"""
 set -e
 mkdir -m 700 {STORE}
@@ -127,38 +127,38 @@ echo taken
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A repository that is laid out in a sandbox."""
+    """A repository that is prepared in a sandbox."""
 
     tree: str
-    """Hash of the tree that the agent starts from, in root's own store."""
+    """Hash of the tree that the agent starts from, in root's store."""
 
 
 def prepare(sandbox: Sandbox, task: SweTask) -> Workspace:
-    """Lay a task's files out, and keep the base where the agent cannot write.
+    """Write a task's files, and store the base where the agent cannot write.
 
-    A repository without `.git` gets its first commit (the same author and date every time, so the
-    same hash); one whose `.git` holds more than one commit is reduced to one.
+    A repository without `.git` gets its first commit (with a fixed author and date, so a fixed
+    hash); one with more than one commit is reduced to one.
 
     Raises:
-        SandboxError: the sandbox is gone, or its image is not what a task needs.
+        SandboxError: the sandbox is gone, or its image lacks something.
     """
     ran = shell(sandbox, _PREPARE, stdin=_files(task), timeout=SECONDS)
     words = ran.output.split()
     if ran.exit_code != 0 or len(words) < 2 or words[-2] != "tree":
         raise SandboxError(
-            f"{task.task_id}: the repository could not be laid out in {WORKDIR} "
+            f"{task.task_id}: the repository could not be prepared in {WORKDIR} "
             f"({end_of(ran)}). An image needs git, tar, findutils and a {WORKDIR} that root can "
-            "write; build it anew: python -m aem_gym.envs.swe.images"
+            "write. Build it again: aem-gym swe images base"
         )
     return Workspace(words[-1])
 
 
 def take_patch(sandbox: Sandbox, workspace: Workspace) -> str:
-    """What the agent has changed, as a diff that `git apply` takes.
+    """The agent's changes as a diff that `git apply` accepts.
 
-    New files are part of it, ignored ones are not. An answer of more than `MAX_PATCH_BYTES` is cut
-    off behind them (grading says so). One that cannot be taken in time, or from a tree that no git
-    could read, is empty: that is for the one who made it so.
+    It includes new files, but not ignored ones. A patch of more than `MAX_PATCH_BYTES` is cut off
+    after them, and grading rejects it. If it cannot be taken in time, or git cannot read the tree,
+    it is empty: the agent made it so.
 
     Raises:
         SandboxError: the sandbox is gone.
@@ -172,7 +172,7 @@ def take_patch(sandbox: Sandbox, workspace: Workspace) -> str:
 
 
 def stage(sandbox: Sandbox, workspace: Workspace, script: str, stdin: bytes = b"") -> CommandResult:
-    """Run a script as root beside an index of what lies in the tree now; `$TREE` is the base."""
+    """Run a script as root with an index of the current tree; `$TREE` is the base."""
     script = f"TREE={shlex.quote(workspace.tree)}\n{_STAGE}\n{script}"
     return shell(sandbox, script, stdin=stdin, timeout=SECONDS)
 
@@ -193,7 +193,8 @@ def archive(files: Mapping[str, bytes], *, owner: int = 0) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
         for path, content in sorted(files.items()):
-            check_inside(path)
+            if not is_inside(path):
+                raise ValueError(f"expected a path in the repository, got {path!r}")
             entry = tarfile.TarInfo(path)
             entry.size, entry.uid, entry.gid = len(content), owner, owner
             entry.mode, entry.mtime = 0o644, 946_684_800
@@ -202,16 +203,10 @@ def archive(files: Mapping[str, bytes], *, owner: int = 0) -> bytes:
 
 
 def below(folder: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The same files in a folder. Raises ValueError: a path that is absolute or leads upwards."""
-    for path in files:
-        check_inside(path)
+    """The same files below a folder. Raises ValueError: a path is absolute or leads upwards."""
+    if outside := [path for path in files if not is_inside(path)]:
+        raise ValueError(f"expected paths in the repository, got {outside[0]!r}")
     return {f"{folder}/{path}": content for path, content in files.items()}
-
-
-def check_inside(path: str) -> None:
-    """Raises ValueError: a path that is absolute or leads upwards, or into `.git`."""
-    if not is_inside(path):
-        raise ValueError(f"expected a path in the repository, got {path!r}")
 
 
 def is_inside(path: str) -> bool:
@@ -221,12 +216,12 @@ def is_inside(path: str) -> bool:
 
 
 def _files(task: SweTask) -> bytes:
-    """Of an overlay, an archive of: `tree/`, what is laid over; `removed`, what is taken away."""
+    """An archive of a task's overlay: `tree/` with its files, `removed` with paths to delete."""
     removed = b"".join(path.encode() + b"\0" for path in task.removed if is_inside(path))
     return archive({"removed": removed, **below("tree", task.overlay)})
 
 
 def end_of(ran: CommandResult) -> str:
-    """How a script ended, for a message."""
+    """How a command ended, for a message."""
     what = "it ran out of time" if ran.timed_out else f"exit code {ran.exit_code}"
     return f"{what}; {ran.output.strip()[-500:]}"

@@ -1,30 +1,33 @@
-"""Whether a patch mends a task: a fresh sandbox, the patch, the hidden tests, their report.
+"""Grades a patch: a fresh sandbox, the patch, the hidden tests, their report.
 
 What is defended:
 
-- The patch is judged by what it changes (`patches.py`); tests, conftest files, settings of the
-  test runner, start-up files and modules that shadow tools are put back before the tests run.
+- The patch is judged by its effect, not by its text: it is applied, and git lists the paths that
+  differ. Changes of tests, conftest files, settings of the test runner, start-up files and modules
+  that shadow tools are undone before the tests run.
 - Hidden tests come after the patch. They and their folders belong to root; tests run as the agent.
-- The report lies under a name drawn for this run. It has to hold every test of the task, and every
-  canary (`canaries.py`) with the outcome it must have; the exit code has to say that tests failed,
-  because canaries did. `os._exit(0)`, printed lines, a hook that turns failures into passes and a
-  report written from a list of names all break one of these.
+- The report has a random name. It must hold every test of the task, and every canary (`testrun.py`)
+  with its known outcome; the exit code must report failures, because some canaries fail.
+  `os._exit(0)`, printed lines, a hook that turns failures into passes and a report written from a
+  list of names all violate one of these.
 
-What is not: code under test runs in the same process as the test runner. A patch written against
-this very file, that finds out at run time which tests are canaries and bends the others, is not
-told from a solution; nor is an `__eq__` that always agrees, where the tests believe it.
+What is not defended: code under test runs in the process of the test runner. A patch written
+against this very file, which finds out at run time which tests are canaries and changes the
+results of the others, passes for a solution; so does an `__eq__` that always agrees, where the
+tests use it.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from random import Random
 
-from aem_gym.envs.swe.grading.canaries import draw_canaries
-from aem_gym.envs.swe.grading.patches import Change, read_changes, split_changes, touched
-from aem_gym.envs.swe.grading.testrun import passes, run_tests
+from aem_gym.envs.swe.grading.testrun import draw_canaries, passes, run_tests
 from aem_gym.envs.swe.sandbox.base import (
     AGENT,
     STORE,
@@ -36,6 +39,7 @@ from aem_gym.envs.swe.sandbox.base import (
     SandboxSpec,
 )
 from aem_gym.envs.swe.tasks.base import SweTask, Verdict
+from aem_gym.envs.swe.tasks.git import touched, unquote
 from aem_gym.envs.swe.workspace import (
     MAX_PATCH_BYTES,
     SECONDS,
@@ -48,8 +52,21 @@ from aem_gym.envs.swe.workspace import (
     take_patch,
 )
 
+_TEST_FILE = re.compile(r"(test_[^/]*|[^/]*_tests?|tests?)\.py|conftest\.py")
+_TEST_FOLDERS = frozenset({"tests", "test", "testing"})
+_SETTINGS = frozenset(
+    ["pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg"]
+    + ["pyproject.toml", "noxfile.py", "runtests.py", ".coveragerc"]
+)
+_START = frozenset({"sitecustomize.py", "usercustomize.py"})
+_RUNNERS = frozenset({"bin/test", "bin/doctest"})
+_LINK, _MODULE = "120000", "160000"
+_TOOLS = frozenset(
+    ["pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "xdist"]
+    + ["hypothesis", "exceptiongroup", "tomli", "attr", "attrs", "sitecustomize", "usercustomize"]
+)
 _OUTPUT_BYTES = 20_000_000
-"""Of the tests; runners without a report are read by their output."""
+"""Output of the tests that is kept; it is parsed for runners without a report."""
 
 # First as strictly as git does, then as leniently as SWE-bench's harness.
 _APPLY = f"""
@@ -71,7 +88,7 @@ git checkout-index -f -z --stdin < {STORE}/back
 xargs -0 -r chown -h {AGENT}:{AGENT} -- < {STORE}/back
 """
 
-# Hidden tests, their folders, and the files of all folders above them become root's.
+# Hidden tests, their folders, and the files of all folders above them then belong to root.
 _LAY = f"""
 set -e
 umask 022
@@ -111,11 +128,11 @@ def grade(
         task: with its hidden tests.
         patch: the answer, a diff.
         limits: of the sandbox.
-        random: draws canaries; by default one that nobody can guess.
-        run_empty: run the tests even if the patch is empty, to see whether the task needs one.
+        random: draws canaries; by default from the system, so that nobody can guess them.
+        run_empty: run the tests even if the patch is empty, to check that the task needs one.
 
     Raises:
-        SandboxError: grading itself failed; nothing is said about the patch.
+        SandboxError: grading itself failed, which says nothing about the patch.
     """
     reason = unfit(patch)
     if reason and not (run_empty and not patch.strip()):
@@ -130,7 +147,7 @@ def grade(
 
 
 def unfit(patch: str) -> str:
-    """Why a patch need not be tried; empty: it has to be."""
+    """Why a patch is rejected without a run; empty if it is not."""
     if not patch.strip():
         return "the patch is empty"
     size = len(patch.encode("utf-8", "surrogatepass"))
@@ -147,8 +164,8 @@ def _grade(
     tests, hidden = _tests(task), _hidden(task)
     ignored: tuple[Change, ...] = ()
     if patch.strip():
-        if told := _apply(sandbox, patch):
-            return Verdict(False, tests, f"the patch does not apply: {told}", patch)
+        if said := _apply(sandbox, patch):
+            return Verdict(False, tests, f"the patch does not apply: {said}", patch)
         listing = stage(sandbox, workspace, _LIST)
         if listing.exit_code != 0 or listing.elided:
             return Verdict(False, tests, "the patch leaves a tree that git cannot read", patch)
@@ -168,7 +185,7 @@ def _grade(
 
 
 def _apply(sandbox: Sandbox, patch: str) -> str:
-    """Apply a patch as the agent; returns what git said if it does not."""
+    """Apply a patch as the agent; returns git's message if it does not apply."""
     content = patch if patch.endswith("\n") else patch + "\n"
     data = content.encode("utf-8", "surrogateescape")
     ran = sandbox.execute(["/bin/sh", "-c", _APPLY], SECONDS, user=AGENT, stdin=data)
@@ -180,7 +197,7 @@ def _apply(sandbox: Sandbox, patch: str) -> str:
 
 
 def _put_back(sandbox: Sandbox, workspace: Workspace, ignored: tuple[Change, ...]) -> None:
-    """Undo the changes a patch may not make."""
+    """Undo the changes that do not count."""
     lists = {
         "ignored": "".join(f"{change.path}\0" for change in ignored),
         "back": "".join(f"{change.path}\0" for change in ignored if not change.added),
@@ -192,15 +209,15 @@ def _put_back(sandbox: Sandbox, workspace: Workspace, ignored: tuple[Change, ...
 
 
 def _lay(sandbox: Sandbox, task: SweTask, files: Mapping[str, bytes], paths: Sequence[str]) -> None:
-    """Put the hidden tests in their place, out of the agent's reach."""
+    """Write the hidden tests where the agent cannot change them."""
     content = below("tree", files)
     content["test.patch"] = task.test_patch.encode("utf-8", "surrogateescape")
     argv = ["/bin/sh", "-c", _LAY, "sh", *paths]
     ran = sandbox.execute(argv, SECONDS, stdin=archive(content))
     if ran.exit_code != 0 or not ran.output.rstrip().endswith("laid"):
         raise SandboxError(
-            f"{task.task_id}: its hidden tests cannot be put in place ({end_of(ran)}). "
-            "Is the image of another version? Build it anew: python -m aem_gym.envs.swe.images"
+            f"{task.task_id}: its hidden tests cannot be written ({end_of(ran)}). "
+            "Is the image of another version? Build it again: aem-gym swe images base"
         )
 
 
@@ -209,5 +226,84 @@ def _tests(task: SweTask) -> tuple[str, ...]:
 
 
 def _hidden(task: SweTask) -> tuple[str, ...]:
-    """The paths of hidden tests: no patch may bring them."""
+    """The paths of hidden tests, which no patch may create."""
     return tuple(sorted({*task.hidden, *touched(task.test_patch)}))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A path that differs from the base."""
+
+    path: str
+    mode: str
+    """Git's current mode of it; `000000`: deleted."""
+    added: bool
+    """It is new."""
+
+
+def read_changes(listing: str) -> tuple[Change, ...]:
+    """The changes of `git diff --raw`, without renames."""
+    changes = []
+    for line in listing.splitlines():
+        meta, tab, path = line.partition("\t")
+        fields = meta.split()
+        if tab and len(fields) == 5 and fields[0].startswith(":"):
+            changes.append(Change(unquote(path), fields[1], fields[0] == ":000000"))
+    return tuple(changes)
+
+
+def split_changes(
+    changes: Iterable[Change], gold: Iterable[str], hidden: Iterable[str]
+) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
+    """(changes that count, changes that are undone).
+
+    Args:
+        changes: the effect of a patch.
+        gold: paths that the gold patch touches, which a patch may change.
+        hidden: paths of hidden tests, which it never may.
+    """
+    free, secret = frozenset(gold), frozenset(hidden)
+    folders = {str(PurePosixPath(path).parent) for path in secret if _is_test_folder(path)}
+    kept: list[Change] = []
+    ignored: list[Change] = []
+    for change in changes:
+        inside = any(change.path.startswith(folder + "/") for folder in folders)
+        bends = _hides(change.path, secret) or (
+            change.path not in free and (inside or _bends(change))
+        )
+        (ignored if bends else kept).append(change)
+    return tuple(kept), tuple(ignored)
+
+
+def _hides(path: str, secret: frozenset[str]) -> bool:
+    """Whether a path is a hidden test, or a file where its folder has to be."""
+    return path in secret or any(other.startswith(path + "/") for other in secret)
+
+
+def _is_test_folder(path: str) -> bool:
+    return bool(_TEST_FOLDERS & set(PurePosixPath(path).parts[:-1]))
+
+
+def _bends(change: Change) -> bool:
+    """Whether a change could alter the results of tests, wherever they are."""
+    path = PurePosixPath(change.path)
+    parts = path.parts
+    return (
+        change.mode in (_LINK, _MODULE)
+        or ".git" in parts
+        or bool(_TEST_FILE.fullmatch(path.name))
+        or parts[0] in _TEST_FOLDERS
+        or "tests" in parts[:-1]
+        or path.name in _SETTINGS | _START
+        or str(path) in _RUNNERS
+        or path.suffix in (".pth", ".pyc", ".egg-link")
+        or any(part.endswith((".egg-info", ".dist-info")) for part in parts)
+        or (change.added and _shadows(parts))
+    )
+
+
+def _shadows(parts: tuple[str, ...]) -> bool:
+    """Whether a new file would be imported instead of pytest, its helpers or the library."""
+    top = parts[1] if parts[0] in ("src", "lib") and len(parts) > 1 else parts[0]
+    name = top.partition(".")[0]
+    return name in _TOOLS or name in sys.stdlib_module_names

@@ -1,42 +1,248 @@
-"""Running a task's tests once, and whether what they say is to be believed."""
+"""One run of a task's tests, and whether its report can be trusted.
+
+Canaries are tests of our own among the hidden ones, with known outcomes. Code under test shares the
+process with pytest and could change what it reports. Some canaries have to fail, some to pass;
+their names are drawn from the words of the task's own tests, and they lie in the same folders. Code
+that makes failures look like passes, ends the process early with code 0, or writes a report of
+what it expects, gets a canary wrong.
+
+A test that is named more than once in a report (set-up, call and tear-down; one name in several
+files; ids cut at a space, as SWE-bench writes them) has the worst of its statuses.
+"""
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import PurePosixPath
+from random import Random
+from xml.etree import ElementTree
 
-from aem_gym.envs.swe.grading.canaries import Canaries
-from aem_gym.envs.swe.grading.reports import (
-    ReportError,
-    Status,
-    read_junit,
-    reader_of,
-    status_of,
-)
 from aem_gym.envs.swe.sandbox.base import AGENT, WORKDIR, CommandResult, Sandbox
 from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.envs.swe.workspace import end_of
 
+_FOLDERS = 3
+_PASSING = (
+    "assert sorted([{a}, {b}]) == [min({a}, {b}), max({a}, {b})]",
+    "assert len('{w}' * {a}) == {n} * {a}",
+    "assert {a} + {b} == {sum}",
+)
+_FAILING = (
+    "assert {a} + {b} == {sum} + 1",
+    "assert '{w}'.upper() == '{w}'",
+    "{{}}['{w}']",
+    "raise ValueError('{w}')",
+)
 _REPORT_BYTES = 50_000_000
-# Also after those of the repository's own settings: nothing ends a run before its last test.
+# They come after the repository's own settings: nothing ends a run before its last test.
 _PYTEST = "-p no:cacheprovider --maxfail=0 --continue-on-collection-errors --color=no"
 _JUNIT = "-o junit_family=xunit1"
 _TESTS_FAILED = 1
 """The exit code of pytest, and of most others, when tests ran and some failed: canaries do."""
 
 
+class Status(IntEnum):
+    """The status of a test; the larger, the worse."""
+
+    PASSED = 0
+    XFAILED = 1
+    SKIPPED = 2
+    FAILED = 3
+    ERROR = 4
+
+    @property
+    def passes(self) -> bool:
+        """As SWE-bench counts: an expected failure passes, a skipped test does not."""
+        return self <= Status.XFAILED
+
+
+class ReportError(ValueError):
+    """A report is not in the format of its test runner."""
+
+
+def read_junit(content: bytes) -> dict[str, Status]:
+    """Statuses by node id from pytest's junit XML of the family `xunit1`.
+
+    Raises:
+        ReportError: it is no such XML.
+    """
+    if b"<!DOCTYPE" in content[:1000] or b"<!ENTITY" in content:
+        raise ReportError("expected pytest's junit XML, got one with entities of its own")
+    try:
+        root = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ReportError(f"expected pytest's junit XML, got something else ({error})") from error
+    return _worst((_node_id(case), _status(case)) for case in root.iter("testcase"))
+
+
+def read_pytest_output(output: str) -> dict[str, Status]:
+    """Statuses by node id from the summary that `pytest -rA` prints at the end."""
+    named = {"PASSED": Status.PASSED, "FAILED": Status.FAILED, "ERROR": Status.ERROR}
+    named |= {"SKIPPED": Status.SKIPPED, "XFAIL": Status.XFAILED}
+    found = []
+    for line in output.splitlines():
+        word, _, rest = line.partition(" ")
+        if word in named and rest.strip():
+            found.append((rest.split(" - ")[0].split()[0], named[word]))
+    return _worst(found)
+
+
+def read_sympy_output(output: str) -> dict[str, Status]:
+    """Statuses by function name from sympy's own runner (`bin/test -C --verbose`)."""
+    ends = {" ok": Status.PASSED, " F": Status.FAILED, " E": Status.ERROR}
+    ends |= {" f": Status.XFAILED, " s": Status.SKIPPED}
+    found = []
+    for line in output.splitlines():
+        # The last test of a file shares its line with the result of the file.
+        line = re.sub(r"\s*\[(OK|FAIL)\]\s*$", "", line).strip()
+        if line.startswith("test_"):
+            found += [(line.split()[0], s) for end, s in ends.items() if line.endswith(end)]
+    # Failures are listed again below a rule: `____ path/test_x.py:test_name ____`.
+    for name in re.findall(r"^_+ \S+\.py:(\w+) _+$", output, re.M):
+        found.append((name, Status.FAILED))
+    return _worst(found)
+
+
+def read_django_output(output: str) -> dict[str, Status]:
+    """Statuses by `name (class)` from django's runner with `--verbosity 2`."""
+    ends = {"ok": Status.PASSED, "FAIL": Status.FAILED, "ERROR": Status.ERROR}
+    ends |= {"expected failure": Status.XFAILED}
+    found = []
+    for line in map(str.strip, output.splitlines()):
+        name, dots, end = line.rpartition(" ... ")
+        if dots and (end in ends or end.startswith("skipped")):
+            found.append((name, ends.get(end, Status.SKIPPED)))
+        elif match := re.match(r"(FAIL|ERROR): (.*)", line):
+            found.append((match[2], ends[match[1]]))
+    return _worst(found)
+
+
+def reader_of(command: str) -> Callable[[str], dict[str, Status]]:
+    """The parser for the output of a test command."""
+    if "bin/test" in command:
+        return read_sympy_output
+    return read_django_output if "runtests.py" in command else read_pytest_output
+
+
+def status_of(test: str, statuses: Mapping[str, Status]) -> Status | None:
+    """The status of a test; None if it did not run.
+
+    Ids of SWE-bench end at the first space of a parameter; such an id means all tests that start
+    with it.
+    """
+    if test in statuses:
+        return statuses[test]
+    if "[" not in test or test.endswith("]"):
+        return None
+    return max((s for name, s in statuses.items() if name.split()[0] == test), default=None)
+
+
+def _worst(found: Iterable[tuple[str, Status]]) -> dict[str, Status]:
+    statuses: dict[str, Status] = {}
+    for name, status in found:
+        statuses[name] = max(status, statuses.get(name, status))
+    return statuses
+
+
+def _node_id(case: ElementTree.Element) -> str:
+    """`tests/test_x.py::Class::name` of file `tests/test_x.py`, class name `tests.test_x.Class`."""
+    name, owner = case.get("name", ""), case.get("classname", "")
+    file = case.get("file", "")
+    if not owner:  # a file that could not be collected: its dotted name is the test
+        return file or name
+    if not file:
+        raise ReportError("expected junit XML of the family xunit1, with file names")
+    module = ".".join(PurePosixPath(file).with_suffix("").parts)
+    inner = owner.removeprefix(module).strip(".") if owner.startswith(module) else ""
+    return "::".join([file, *(part for part in inner.split(".") if part), name])
+
+
+def _status(case: ElementTree.Element) -> Status:
+    marks = {child.tag: child.get("type", "") + child.get("message", "") for child in case}
+    if "error" in marks:
+        return Status.ERROR
+    if "failure" in marks:
+        return Status.FAILED
+    if "skipped" in marks:
+        words = marks["skipped"]  # of pytest 4 and 5
+        expected = "pytest.xfail" in words or "expected test failure" in words
+        return Status.XFAILED if expected else Status.SKIPPED
+    return Status.PASSED
+
+
+@dataclass(frozen=True, slots=True)
+class Canaries:
+    """Files to write among the hidden tests, and their known outcomes."""
+
+    files: Mapping[str, bytes]
+    outcomes: Mapping[str, bool]
+    """Name of a test function, used by no test of the task -> whether it passes."""
+
+    def wrong(self, statuses: Mapping[str, Status]) -> tuple[str, ...]:
+        """The names whose outcome is not the known one."""
+        seen = {name.rpartition("::")[2]: status for name, status in statuses.items()}
+        good = {True: (Status.PASSED,), False: (Status.FAILED, Status.ERROR)}
+        return tuple(n for n, passes in self.outcomes.items() if seen.get(n) not in good[passes])
+
+
+def draw_canaries(task: SweTask, paths: Sequence[str], random: Random) -> Canaries:
+    """Canaries for a task; none if its test runner runs no plain functions.
+
+    Args:
+        task: the words of its tests make up the new names.
+        paths: its test files; canaries are written beside them.
+        random: a source that the code under test cannot guess.
+    """
+    if "runtests.py" in task.test_command:
+        return Canaries({}, {})
+    tests = (*task.fail_to_pass, *task.pass_to_pass)
+    taken = {re.split(r"[\[ (]", test)[0].rpartition("::")[2] for test in tests}
+    words = sorted({w for name in taken for w in name.split("_")} - {"test", ""})
+    words = [w for w in words if re.fullmatch("[a-z]+", w)] or ["value", "order", "empty"]
+    folders = sorted({str(PurePosixPath(path).parent) for path in paths if path.endswith(".py")})
+    files: dict[str, bytes] = {}
+    outcomes: dict[str, bool] = {}
+    for folder in random.sample(folders, min(_FOLDERS, len(folders))):
+        plan = [True] * random.randint(2, 4) + [False] * random.randint(2, 4)
+        random.shuffle(plan)
+        functions = []
+        for passes in plan:
+            name = _new_name(words, taken | set(outcomes), random)
+            outcomes[name] = passes
+            functions.append(f"def {name}():\n    {_body(passes, words, random)}\n")
+        path = PurePosixPath(folder) / f"{_new_name(words, set(), random)}.py"
+        files[str(path)] = "\n\n".join(functions).encode()
+    return Canaries(files, outcomes)
+
+
+def _new_name(words: Sequence[str], taken: set[str], random: Random) -> str:
+    while True:
+        number = random.randint(2, 9999)
+        name = f"test_{random.choice(words)}_{random.choice(words)}_{number}"
+        if name not in taken:
+            return name
+
+
+def _body(passes: bool, words: Sequence[str], random: Random) -> str:
+    word = random.choice(words)
+    a, b = random.randint(2, 99), random.randint(2, 99)
+    text = random.choice(_PASSING if passes else _FAILING)
+    return text.format(a=a, b=b, sum=a + b, w=word, n=len(word))
+
+
 @dataclass(frozen=True, slots=True)
 class TestRun:
-    """What a run of the tests came to."""
+    """The result of a run of the tests."""
 
     __test__ = False
 
     statuses: Mapping[str, Status]
     reason: str = ""
-    """Why it is not to be believed."""
-    output: str = ""
+    """Why it cannot be trusted; empty if it can."""
 
 
 def run_tests(sandbox: Sandbox, task: SweTask, canaries: Canaries, folder: str) -> TestRun:
@@ -46,7 +252,7 @@ def run_tests(sandbox: Sandbox, task: SweTask, canaries: Canaries, folder: str) 
         sandbox: with patch, hidden tests and canaries in place.
         task: has the command.
         canaries: their files are appended to the command.
-        folder: is made, for the report; its name is not to be guessed beforehand.
+        folder: is created for the report; its name must not be guessable.
 
     Raises:
         SandboxError: the sandbox failed, not the tests.
@@ -55,13 +261,13 @@ def run_tests(sandbox: Sandbox, task: SweTask, canaries: Canaries, folder: str) 
     command = f"mkdir -m 700 {folder} && cd {WORKDIR} && {_command(task, canaries, report)}"
     ran = sandbox.execute(["/bin/bash", "-c", command], task.timeout, user=AGENT)
     if ran.timed_out:
-        return TestRun({}, f"the tests gave no result in {task.timeout:g} s", ran.output)
-    sandbox.kill_agent()  # what the tests left running does not write the report
+        return TestRun({}, f"the tests gave no result in {task.timeout:g} s")
+    sandbox.kill_agent()  # so that processes the tests left running cannot write the report
     try:
         statuses = _read(sandbox, task, ran, report)
     except (ReportError, OSError) as error:
-        return TestRun({}, f"the tests left no report ({error}; {end_of(ran)})", ran.output)
-    return TestRun(statuses, _doubt(ran, statuses, canaries), ran.output)
+        return TestRun({}, f"the tests left no report ({error}; {end_of(ran)})")
+    return TestRun(statuses, _doubt(ran, statuses, canaries))
 
 
 def passes(test: str, statuses: Mapping[str, Status]) -> bool:
@@ -88,7 +294,7 @@ def _read(sandbox: Sandbox, task: SweTask, ran: CommandResult, report: str) -> M
 
 
 def _doubt(ran: CommandResult, statuses: Mapping[str, Status], canaries: Canaries) -> str:
-    """Why a report is not to be believed; empty: it is."""
+    """Why a report cannot be trusted; empty if it can."""
     wrong = canaries.wrong(statuses)
     if not statuses or (canaries.files and len(wrong) == len(canaries.outcomes)):
         return f"the tests did not run to their end ({end_of(ran)})"

@@ -1,1 +1,1 @@
-"""Tasks: repositories with something to mend, and the tests that tell whether it was."""
+"""Tasks: repositories with an issue, and the hidden tests that decide whether it is resolved."""

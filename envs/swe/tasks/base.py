@@ -1,4 +1,4 @@
-"""A task: a repository, an issue, and the hidden tests that tell whether it is mended."""
+"""A task: a repository, an issue, and the hidden tests that decide whether it is resolved."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aem_gym.envs.swe.sandbox.base import ImagePlan
+
+SPLITS = ("train", "eval", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,7 @@ class SweTask:
     problem: str
     """The issue."""
     image: ImagePlan | str
-    """Whose `/testbed` is the repository without its future; a name is pulled, a plan is built."""
+    """Its `/testbed` holds the repository. A name is pulled, a plan is built."""
     fail_to_pass: tuple[str, ...]
     """Tests (pytest node ids, or names of the row's own test runner) that fail and have to pass."""
     pass_to_pass: tuple[str, ...]
@@ -26,37 +28,37 @@ class SweTask:
     test_command: str
     """One command that runs the test files; grading appends files and options of its own to it.
 
-    `{report}` stands for where pytest's junit XML goes; without it the output is read.
+    `{report}` is the path of pytest's junit XML; without it the output is read.
     """
     hidden: Mapping[str, bytes] = field(default_factory=dict)
-    """Path in the repository -> content of test files, put in place for grading only."""
+    """Path in the repository -> content of a test file, written for grading only."""
     test_patch: str = ""
-    """The hidden tests as a diff instead, for repositories whose files only the image holds."""
+    """The hidden tests as a diff, for repositories whose files only the image holds."""
     overlay: Mapping[str, bytes] = field(default_factory=dict)
-    """Path in the repository -> content laid over the image before the agent sees it.
+    """Path in the repository -> content that replaces the image's before the agent sees it.
 
-    An image with an overlay has no `.git`: the first commit is made after it, so that what was
-    there before cannot be looked up.
+    An image with an overlay has no `.git`: the first commit is made after the overlay, so that
+    the agent cannot look up what was there before.
     """
     removed: tuple[str, ...] = ()
-    """Paths taken away with the overlay (hidden tests)."""
+    """Paths that are deleted with the overlay (hidden tests)."""
     gold: str = ""
-    """The patch that mends it (unified diff)."""
+    """The patch that resolves the issue (unified diff)."""
     split: str = "train"
     timeout: float = 300.0
-    """Seconds of grading."""
+    """Seconds that grading may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What grading came to."""
+    """The result of grading."""
 
     resolved: bool
     failed: tuple[str, ...] = ()
     """Tests of either list that did not pass."""
     reason: str = ""
-    """Why a patch was not even tested: it does not apply, it is empty, it is too large."""
+    """Why a patch was not tested: it does not apply, it is empty, it is too large."""
     patch: str = ""
-    """The patch as graded: without what a patch may not touch."""
+    """The patch as graded: without changes that do not count."""
     ignored: tuple[str, ...] = ()
-    """Paths that were left out of it."""
+    """Paths whose changes did not count."""

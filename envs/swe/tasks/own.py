@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 import re
-import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import Any
 import msgspec
 import yaml
 
-from aem_gym.envs.swe.sandbox.base import ImagePlan
-from aem_gym.envs.swe.tasks.base import SweTask
-from aem_gym.envs.swe.tasks.mirrors import checkout
-from aem_gym.envs.swe.tasks.split import SPLITS
+from aem_gym.envs.swe.sandbox.base import ImagePlan, SandboxError
+from aem_gym.envs.swe.tasks.base import SPLITS, SweTask
+from aem_gym.envs.swe.tasks.git import checkout, git
 from aem_gym.envs.swe.workspace import is_inside
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.io import cache_folder
@@ -38,15 +36,10 @@ class OwnTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     test_patch: str = ""
     """The hidden tests as a diff instead: its file."""
     gold: str = ""
-    """The file of the patch that mends it; without one there is no oracle."""
+    """The file of the patch that resolves it; without one there is no oracle."""
     commit: str = "HEAD"
     split: str = ""
     timeout: float = 300.0
-
-    @property
-    def task_id(self) -> str:
-        """The same as `id`."""
-        return self.id
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,6 +91,18 @@ class OwnTasks:
             split=own.split or "test",
             timeout=own.timeout,
         )
+
+    def content(self) -> str:
+        """All that the tasks depend on: this file, the files it names, the commits."""
+        repo = (self.folder / self.settings.repo).resolve()
+        parts: list[object] = [self.settings]
+        for own in self.tasks:
+            for file in (*own.tests.values(), own.test_patch, own.gold):
+                path = self.folder / file
+                parts.append((file, path.read_bytes() if path.is_file() else b""))
+            with contextlib.suppress(ConfigError):
+                parts.append(_commit(repo, own.commit))
+        return repr(parts)
 
     def _image(self, own: OwnTask) -> ImagePlan:
         settings, repo = self.settings, (self.folder / self.settings.repo).resolve()
@@ -170,17 +175,11 @@ def _check(path: Path, own: OwnTask) -> None:
 
 def _commit(repo: Path, name: str) -> str:
     """The full hash of a commit."""
-    command = ["git", "-c", "safe.directory=*", "-C", str(repo), "rev-parse", "--verify", "-q"]
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
-        done = subprocess.run(
-            [*command, f"{name}^{{commit}}"], env=clean, capture_output=True, text=True, timeout=60
-        )
-    except FileNotFoundError as error:
-        raise ConfigError("git is not installed: apt-get install git") from error
-    if done.returncode != 0:
+        done = git(repo, "rev-parse", "--verify", "-q", f"{name}^{{commit}}")
+    except SandboxError as error:
         raise ConfigError(
             f"expected a commit {name} in a git repository at {repo}, got none. "
             f"See: git -C {repo} log --oneline"
-        )
-    return done.stdout.strip()
+        ) from error
+    return done.stdout.decode().strip()

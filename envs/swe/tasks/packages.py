@@ -1,20 +1,17 @@
-"""Packages that generated tasks are about: the source of a release, or a folder of the user's."""
+"""The packages of generated tasks: the source of a release, or a folder of the user's."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from email.parser import HeaderParser
 from pathlib import Path
 
-from aem_gym.envs.swe.sandbox.base import ImagePlan
 from aem_gym.errors import AemGymError
 from aem_gym.io import cache_folder
 
@@ -22,19 +19,13 @@ _LEFT_OUT = (
     *(".git", ".hg", ".svn", ".tox", ".nox", ".venv", "node_modules"),
     *("__pycache__", "*.pyc", "*.pyo", ".*_cache", "*.egg-info", "*.egg", ".coverage"),
 )
-"""What is made from the source, may hold older versions of it, or the past of the repository."""
+"""Build products and repositories, which may hold older versions of the source."""
 _LEFT_OUT_ON_TOP = ("build", "dist", "venv")
-"""The same; deeper down, a package of the source may be called so."""
-
-_TIDY = (
-    "rm -rf build dist",
-    "find . -name __pycache__ -prune -exec rm -rf {} +",
-)
-"""Installing may compile or copy the source: that would show it as it was before a slip."""
+"""The same, in the top folder alone: deeper down these may be names of packages."""
 
 
 class PackageError(AemGymError, RuntimeError):
-    """The source of a package cannot be had."""
+    """The source of a package is not available."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,99 +38,49 @@ class Package:
     """Of the source archive; of all files of a user's folder."""
     licence: str = ""
     requires: tuple[str, ...] = ()
-    """What its tests need beside the package and its dependencies, pinned."""
+    """Pinned requirements of its tests, besides the package and its dependencies."""
     folder: str = ""
-    """Of a user's own package: where it lies. Empty: an archive from the package index."""
-
-
-def release(spec: str, requires: Sequence[str] = ()) -> Package:
-    """The package that `NAME==VERSION` or a folder names; fetched if it is not in the cache.
-
-    Raises:
-        PackageError: the name is neither, or the source cannot be had.
-    """
-    folder = Path(spec).expanduser()
-    if folder.is_dir():
-        folder = folder.resolve()
-        sha256 = _folder_hash(folder)
-        name = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-") or "package"
-        package = Package(name, sha256[:8], sha256, "", tuple(requires), str(folder))
-        source(package)
-        return package
-    match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.!+-]+)", spec)
-    if not match:
-        raise PackageError(
-            f"expected --package NAME==VERSION or a folder that is there, got {spec!r}"
-        )
-    name, version = re.sub(r"[-_.]+", "-", match[1].lower()), match[2]
-    known = sorted(_sources().glob(f"{name}-{version}-{'?' * 64}"))
-    sha256 = known[0].name[-64:] if known else _download(name, version, "")
-    found = Package(name, version, sha256)
-    return Package(name, version, sha256, _licence(source(found)), tuple(requires))
+    """The folder of a user's own package. Empty: an archive from the package index."""
 
 
 def source(package: Package) -> Path:
-    """The folder with a package's source; fetched if it is not in the cache. Not to be changed.
+    """The folder with a package's source, fetched if it is not in the cache. Do not change it.
 
     Raises:
-        PackageError: it cannot be had, or is another than the one that was meant.
+        PackageError: it cannot be fetched, or its hash is not the expected one.
     """
     place = _place(package)
     if place.is_dir():
         return place
     if not package.folder:
-        _download(package.name, package.version, package.sha256)
+        download(package.name, package.version, package.sha256)
         return place
     folder = Path(package.folder)
-    sha256 = _folder_hash(folder) if folder.is_dir() else "no folder"
+    sha256 = folder_hash(folder) if folder.is_dir() else "no folder"
     if sha256 != package.sha256:
         raise PackageError(
             f"{folder}: expected the files that the suite was made from (SHA-256 "
-            f"{package.sha256[:16]}...), got {sha256[:16]}. Go back to them, or make the suite "
-            f"anew: python -m aem_gym.envs.swe.tasks.generate --package {folder}"
+            f"{package.sha256[:16]}...), got {sha256[:16]}. Restore them, or make the suite again: "
+            f"aem-gym swe generate --package {folder}"
         )
     with _workbench() as bench:
         _settle(folder, Path(bench), place)
     return place
 
 
-def image_plan(package: Package) -> ImagePlan:
-    """The image in which a package is installed from `/testbed` itself, so that edits count.
-
-    No cache of pip's is kept, and no compiled file: the only copy of the source is the one that a
-    task's overlay replaces.
-    """
-    install = install_commands("python3", package)
-    depends = "\n".join((package.sha256, *install))
-    tag = f"{package.version}-{hashlib.sha256(depends.encode()).hexdigest()[:12]}"
-    name = f"aem-swe/{package.name}:{tag.replace('+', '_').replace('!', '_')}"
-    return ImagePlan(name, source(package), install)
-
-
-def install_commands(python: str, package: Package) -> tuple[str, ...]:
-    """Shell commands that install a package from the current folder, and what its tests need."""
-    pip = f"{python} -m pip install --quiet --no-cache-dir --no-compile"
-    needs = (f"{pip} {' '.join(package.requires)}",) if package.requires else ()
-    return (f"{pip} --editable .", *needs, *_TIDY)
-
-
-def import_root(folder: Path) -> Path:
-    """The folder that is to be on the path of Python: `src` where there is one."""
-    return folder / "src" if (folder / "src").is_dir() else folder
-
-
-def _sources() -> Path:
+def sources_folder() -> Path:
+    """Where the sources of packages are kept."""
     return cache_folder() / "swe" / "sources"
 
 
 def _place(package: Package) -> Path:
-    return _sources() / f"{package.name}-{package.version}-{package.sha256}"
+    return sources_folder() / f"{package.name}-{package.version}-{package.sha256}"
 
 
 def _workbench() -> tempfile.TemporaryDirectory[str]:
-    """A folder beside the finished ones: what is ready in it is moved in one go."""
-    _sources().mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=_sources(), prefix=".part-")
+    """A folder beside the finished ones, so that a complete source is moved in one step."""
+    sources_folder().mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=sources_folder(), prefix=".part-")
 
 
 def _settle(folder: Path, bench: Path, place: Path) -> None:
@@ -152,7 +93,7 @@ def _settle(folder: Path, bench: Path, place: Path) -> None:
             raise
 
 
-def _download(name: str, version: str, sha256: str) -> str:
+def download(name: str, version: str, sha256: str) -> str:
     """Fetch an archive, unpack it into the cache; its SHA-256."""
     with _workbench() as temporary:
         bench = Path(temporary)
@@ -190,7 +131,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
         raise PackageError(f"{archive.name}: expected a source archive, got {error}") from error
     tops = list(folder.iterdir())
     if len(tops) != 1 or not tops[0].is_dir():
-        raise PackageError(f"{archive.name}: expected one folder in it, got {len(tops)} things")
+        raise PackageError(f"{archive.name}: expected one folder in it, got {len(tops)} entries")
     return tops[0]
 
 
@@ -200,7 +141,7 @@ def _last_line(text: str) -> str:
 
 
 def _leave_out(top: Path) -> Callable[[str, list[str]], set[str]]:
-    """What `copytree` is to ignore."""
+    """The function that `copytree` takes as `ignore`."""
     everywhere = shutil.ignore_patterns(*_LEFT_OUT)
 
     def ignored(folder: str, names: list[str]) -> set[str]:
@@ -220,22 +161,11 @@ def _files(folder: Path, ignored: Callable[[str, list[str]], set[str]]) -> Itera
             yield path
 
 
-def _folder_hash(folder: Path) -> str:
+def folder_hash(folder: Path) -> str:
+    """SHA-256 of the names and contents of a package's files."""
     total = hashlib.sha256()
     for path in _files(folder, _leave_out(folder)):
         content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
         name = path.relative_to(folder).as_posix()
         total.update(f"{name}\0{len(content)}\0".encode() + content)
     return total.hexdigest()
-
-
-def _licence(folder: Path) -> str:
-    """What the package says of itself, in one line."""
-    try:
-        headers = HeaderParser().parsestr((folder / "PKG-INFO").read_text("utf-8", "replace"))
-    except OSError:
-        return ""
-    said = str(headers.get("License-Expression") or headers.get("License") or "")
-    kinds = [str(value) for value in headers.get_all("Classifier") or ()]
-    kinds = [value.split(" :: ")[-1] for value in kinds if value.startswith("License")]
-    return said if said and "\n" not in said else ", ".join(kinds)

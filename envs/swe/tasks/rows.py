@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
-from aem_gym.envs.swe.grading.patches import touched
-from aem_gym.envs.swe.tasks.records import MAX_RECORD, records
+from aem_gym.envs.swe.tasks.git import touched
 from aem_gym.envs.swe.workspace import is_inside
-from aem_gym.errors import ConfigError
+from aem_gym.errors import ConfigError, MissingDependencyError
 
+MAX_RECORD = 64_000_000
+"""Most bytes of one record; SWE-bench's largest has less than one million."""
+_KINDS = (".jsonl", ".parquet", ".json")
+"""In a folder, only files of the first of these kinds are read."""
 _COLUMNS = {
     "instance_id": "instance_id",
     "repo": "repo",
@@ -26,8 +31,8 @@ _COLUMNS = {
     "fail_to_pass": "FAIL_TO_PASS",
     "pass_to_pass": "PASS_TO_PASS",
 }
-_MEND = "Take the row from SWE-bench anew"
-# What ends up in names of images, in paths and in a shell.
+_FETCH_AGAIN = "Take the row from SWE-bench again"
+# These end up in names of images, in paths and in a shell.
 _FORMS = {
     "instance_id": (r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", "letters, digits, -_."),
     "repo": (r"[A-Za-z0-9][A-Za-z0-9_-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*", "owner/name"),
@@ -37,12 +42,12 @@ _FORMS = {
 
 
 class RowError(ConfigError):
-    """A row is not what SWE-bench's rows are."""
+    """A row is not in the schema of SWE-bench."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row; the names of its columns are in the official schema's."""
+    """One row, with the columns of the official schema."""
 
     instance_id: str
     repo: str
@@ -58,17 +63,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a source holds."""
+    """The rows of a source."""
 
     rows: tuple[Row, ...]
     incomplete: tuple[str, ...] = ()
-    """Ids of rows without hidden tests: nothing can be graded by them."""
+    """Ids of rows without hidden tests, which cannot be graded."""
     malformed: tuple[str, ...] = ()
-    """Of each row that was skipped: where it is, what was expected, what came, the mend."""
+    """A message for each row that was skipped: where it is, what was expected, what came."""
 
 
 def read_rows(source: str | Path, *, split: str = "test", strict: bool = False) -> Rows:
-    """The rows of a source. Of rows with the same id the first complete one counts.
+    """The rows of a source; of several with one id, the first complete one.
 
     Args:
         source: a `.jsonl` file, a `.json` list, a folder of such files or of a dataset's parquet
@@ -107,11 +112,11 @@ def read_rows(source: str | Path, *, split: str = "test", strict: bool = False) 
 
 
 def read_row(content: object, place: str) -> Row | str:
-    """One row; the id alone of one that has no hidden tests.
+    """One row, or the id of a row without hidden tests.
 
     Args:
         content: a decoded record, or its JSON text.
-        place: where it stands, for messages.
+        place: its file and line, for messages.
 
     Raises:
         RowError: a column is missing, of another type, or malformed.
@@ -127,10 +132,10 @@ def read_row(content: object, place: str) -> Row | str:
     for column in ("patch", "test_patch"):
         paths = touched(str(values[column]))
         if not paths or not all(map(is_inside, paths)):
-            told = f"one of {reprlib.repr(sorted(paths))}" if paths else _short(values[column])
+            got = f"one of {reprlib.repr(sorted(paths))}" if paths else _short(values[column])
             raise RowError(
                 f"{place}, column {column}: expected a diff of files in the repository, got "
-                f"{told}. {_MEND}"
+                f"{got}. {_FETCH_AGAIN}"
             )
     return Row(**values)  # type: ignore[arg-type]
 
@@ -138,22 +143,25 @@ def read_row(content: object, place: str) -> Row | str:
 def _decode(content: object, place: str) -> Mapping[str, object]:
     if isinstance(content, str | bytes):
         if len(content) > MAX_RECORD:
-            raise RowError(f"{place}: expected at most {MAX_RECORD:,} bytes, got more. {_MEND}")
+            raise RowError(
+                f"{place}: expected at most {MAX_RECORD:,} bytes, got more. {_FETCH_AGAIN}"
+            )
         try:
             content = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise RowError(
-                f"{place}: expected a JSON object a line, got {_short(content)} ({error}). {_MEND}"
+                f"{place}: expected a JSON object a line, got {_short(content)} ({error}). "
+                f"{_FETCH_AGAIN}"
             ) from error
     if not isinstance(content, dict):
         raise RowError(
-            f"{place}: expected a JSON object a line, got {type(content).__name__}. {_MEND}"
+            f"{place}: expected a JSON object a line, got {type(content).__name__}. {_FETCH_AGAIN}"
         )
     return cast("dict[str, object]", content)
 
 
 def _is_empty(value: object) -> bool:
-    """Whether a column says nothing, as in rows whose hidden tests are not published."""
+    """Whether a column is empty, as in rows whose hidden tests are not published."""
     return value is None or value == [] or (isinstance(value, str) and value.strip() in ("", "[]"))
 
 
@@ -161,15 +169,17 @@ def _text(record: Mapping[str, object], column: str, place: str) -> str:
     value = record.get(column)
     if not isinstance(value, str) or not value.strip() or not _is_plain(value):
         came = "nothing" if column not in record else _short(value)
-        raise RowError(f"{place}, column {column}: expected a text, got {came}. {_MEND}")
-    form, told = _FORMS.get(column, ("", ""))
+        raise RowError(f"{place}, column {column}: expected a text, got {came}. {_FETCH_AGAIN}")
+    form, expected = _FORMS.get(column, ("", ""))
     if form and not re.fullmatch(form, value):
-        raise RowError(f"{place}, column {column}: expected {told}, got {_short(value)}. {_MEND}")
+        raise RowError(
+            f"{place}, column {column}: expected {expected}, got {_short(value)}. {_FETCH_AGAIN}"
+        )
     return value
 
 
 def _tests(record: Mapping[str, object], column: str, place: str) -> tuple[str, ...]:
-    """A list of tests; the official files hold it as JSON in a text."""
+    """A list of tests, which the official files hold as a JSON string."""
     value = record.get(column)
     if isinstance(value, str):
         try:
@@ -180,10 +190,12 @@ def _tests(record: Mapping[str, object], column: str, place: str) -> tuple[str, 
         came = "nothing" if column not in record else _short(value)
         raise RowError(
             f"{place}, column {column}: expected a list of tests (or JSON of one), got "
-            f"{came}. {_MEND}"
+            f"{came}. {_FETCH_AGAIN}"
         )
     if not value and column == "FAIL_TO_PASS":
-        raise RowError(f"{place}, column {column}: expected at least one test, got none. {_MEND}")
+        raise RowError(
+            f"{place}, column {column}: expected at least one test, got none. {_FETCH_AGAIN}"
+        )
     return tuple(dict.fromkeys(value))
 
 
@@ -192,9 +204,120 @@ def _is_test(value: object) -> bool:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a text can be written to a file that is read again: no NUL, no half characters."""
+    """Whether a text survives being written to a file: no NUL, no lone surrogates."""
     return "\0" not in text and not re.search("[\ud800-\udfff]", text)
 
 
 def _short(value: object) -> str:
     return reprlib.repr(value)
+
+
+def records(source: str | Path, split: str) -> Iterator[tuple[str, object]]:
+    """(place, decoded record or its bytes) of a file, a folder, or a dataset of the hub.
+
+    A record that is too long is cut off after `MAX_RECORD`.
+
+    Raises:
+        ConfigError: there is no such file, folder or dataset, or it cannot be read.
+        MissingDependencyError: it needs a package that is not installed.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        for file in _files(path, split):
+            yield from _from_file(file)
+    elif path.exists():
+        yield from _from_file(path)
+    else:
+        yield from _from_hub(str(source), split)
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    for kind in _KINDS:
+        files = sorted(path for path in folder.rglob(f"*{kind}") if path.is_file())
+        if files:
+            # A copy of a dataset of the hub: `data/test-00000-of-00001.parquet`.
+            of_split = [path for path in files if path.name.startswith(f"{split}-")]
+            return of_split if kind == ".parquet" and of_split else files
+    raise ConfigError(
+        f"expected a folder with files of rows (*{', *'.join(_KINDS)}), got none in {folder}. "
+        "Give the file itself: --tasks FILE.jsonl"
+    )
+
+
+def _from_file(file: Path) -> Iterator[tuple[str, object]]:
+    try:
+        if file.suffix == ".parquet":
+            yield from _from_parquet(file)
+        elif _is_list(file):
+            yield from _from_list(file)
+        else:
+            yield from _from_lines(file)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def _from_lines(file: Path) -> Iterator[tuple[str, object]]:
+    with file.open("rb") as stream:
+        number = 0
+        while line := stream.readline(MAX_RECORD + 1):
+            number += 1
+            rest = line
+            while len(rest) > MAX_RECORD and not rest.endswith(b"\n"):
+                rest = stream.readline(MAX_RECORD + 1)
+            if line.strip():
+                yield f"{file}, line {number}", line
+
+
+def _is_list(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+
+
+def _from_list(file: Path) -> Iterator[tuple[str, object]]:
+    """The records of one JSON list."""
+    try:
+        found = cast("list[object]", json.loads(file.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"expected a JSON list of rows, or a JSON object a line, in {file}, got {error}"
+        ) from error
+    for number, record in enumerate(found, 1):
+        yield f"{file}, row {number}", record
+
+
+def _from_parquet(file: Path) -> Iterator[tuple[str, object]]:
+    parquet = _package("pyarrow.parquet", f"the file {file.name} (--tasks FILE.jsonl needs none)")
+    try:
+        found = parquet.read_table(file).to_pylist()
+    except OSError:
+        raise
+    except Exception as error:  # of Arrow
+        raise ConfigError(f"expected a parquet file of rows in {file}, got {error}") from error
+    for number, record in enumerate(cast("list[object]", found), 1):
+        yield f"{file}, row {number}", record
+
+
+def _from_hub(source: str, split: str) -> Iterator[tuple[str, object]]:
+    if source.count("/") != 1 or source.endswith(_KINDS) or not source[:1].isalnum():
+        raise ConfigError(
+            f"expected a .jsonl file, a folder, or a dataset's id (owner/name), got {source!r}: "
+            "there is no such file. Give one with --tasks FILE.jsonl"
+        )
+    purpose = f"the dataset {source!r} of the hub (--tasks FILE.jsonl needs no download)"
+    datasets = _package("datasets", purpose)
+    try:
+        table = datasets.load_dataset(source, split=split)
+    except Exception as error:  # of many libraries
+        raise ConfigError(
+            f"the dataset {source!r} (split {split!r}) cannot be loaded: {error}. "
+            "Without a network give a file of its rows: --tasks FILE.jsonl"
+        ) from error
+    for number, record in enumerate(cast("list[Mapping[str, object]]", table), 1):
+        yield f"{source}, row {number}", dict(record)
+
+
+def _package(name: str, purpose: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependencyError(name.partition(".")[0], "swebench", purpose) from error

@@ -1,32 +1,73 @@
-"""Rows of SWE-bench as tasks: images from local mirrors, or the prebuilt ones."""
+"""Rows of SWE-bench as tasks: images from local mirrors, or the prebuilt ones.
+
+pytest, sympy and flask can be built (`recipes.yaml`). For the others the extra `swebench` has the
+test command, and their prebuilt images need no installation.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 
-from aem_gym.envs.swe.grading.patches import touched
+import msgspec
+import yaml
+
 from aem_gym.envs.swe.sandbox.base import ImagePlan
 from aem_gym.envs.swe.tasks.base import SweTask
-from aem_gym.envs.swe.tasks.mirrors import checkout, find_mirror, lacking
+from aem_gym.envs.swe.tasks.git import checkout, find_mirror, lacking, touched
 from aem_gym.envs.swe.tasks.rows import Row
-from aem_gym.envs.swe.tasks.specs import RECIPES, find_recipe, official_command
-from aem_gym.errors import ConfigError
+from aem_gym.errors import ConfigError, MissingDependencyError
 from aem_gym.io import cache_folder
 
 _PREBUILT = "swebench/sweb.eval.x86_64.{}:latest"
-# Where prebuilt images keep the Python that belongs to the repository.
+# Prebuilt images keep the Python of the repository there.
 _ACTIVATE = ". /opt/miniconda3/bin/activate testbed && "
 _NO_TEST = (
     *(".json", ".png", "csv", ".txt", ".md", ".jpg", ".jpeg", ".pkl", ".yml", ".yaml", ".toml"),
 )
 """Files of a hidden patch that hold no tests, by their end."""
 _TIMEOUT = 1800.0
+
+
+class InstallSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How some versions of a repository are installed and tested."""
+
+    versions: tuple[str, ...]
+    python: str
+    test_command: str
+    """Test files are appended; `{report}` as in `SweTask.test_command`."""
+    pins: tuple[str, ...]
+    """Requirements as of the time of these versions."""
+    before: tuple[str, ...] = ()
+    """Shell commands before the installation."""
+    scm_version: bool = False
+    """The version comes from tags, which a checkout of one commit lacks."""
+
+    def install(self, version: str) -> tuple[str, ...]:
+        """The shell commands that install the repository in its folder."""
+        setting = f"SETUPTOOLS_SCM_PRETEND_VERSION={version}.0 " if self.scm_version else ""
+        pins = " ".join(f"'{pin}'" for pin in self.pins)
+        return (
+            *self.before,
+            f"{setting}python -m pip install -e .",
+            f"python -m pip install {pins}",
+        )
+
+
+@lru_cache(maxsize=1)
+def recipes() -> Mapping[str, Mapping[str, InstallSpec]]:
+    """Repository -> version -> how it is installed, of the repositories that can be built."""
+    text = (files(__package__) / "recipes.yaml").read_text("utf-8")
+    content = msgspec.convert(yaml.safe_load(text), dict[str, tuple[InstallSpec, ...]])
+    return {repo: {v: s for s in specs for v in s.versions} for repo, specs in content.items()}
 
 
 def make_task(row: Row, mirrors: Path | None = None) -> SweTask:
@@ -37,8 +78,8 @@ def make_task(row: Row, mirrors: Path | None = None) -> SweTask:
         mirrors: folder of bare clones that images are built from; without it, prebuilt images.
 
     Raises:
-        ConfigError: no mirror, commit or recipe for it.
-        MissingDependencyError: a repository whose test command only the extra knows.
+        ConfigError: it has no mirror, commit or recipe.
+        MissingDependencyError: only the extra has the test command of its repository.
     """
     task = SweTask(
         task_id=row.instance_id,
@@ -78,8 +119,8 @@ def buildable(rows: Iterable[Row], mirrors: Path) -> tuple[tuple[Row, ...], dict
 
 
 def _lost(repo: str, rows: Sequence[Row], mirrors: Path) -> dict[str, str]:
-    """Why rows of a repository cannot be built, by id."""
-    known = RECIPES.get(repo, {})
+    """Why rows of one repository cannot be built, by id."""
+    known = recipes().get(repo, {})
     if not known:
         return dict.fromkeys((row.instance_id for row in rows), "no recipe for the repository")
     try:
@@ -108,26 +149,61 @@ def _plan(row: Row, mirrors: Path) -> ImagePlan:
 
 def _command(row: Row) -> str:
     """The test command with the files of the row's hidden tests."""
-    if row.repo in RECIPES:
+    if row.repo in recipes():
         command = find_recipe(row.repo, row.version).test_command
     else:
         command = official_command(row.repo, row.version)
         if re.match(r"pytest\b", command):
             command = f"python -m {command} --junitxml={{report}}"
-    files = test_files(row.test_patch)
+    paths = test_files(row.test_patch)
     if row.repo == "django/django":
-        files = [f.removeprefix("tests/").removesuffix(".py").replace("/", ".") for f in files]
-    return " ".join([command, *map(shlex.quote, files)])
+        paths = [p.removeprefix("tests/").removesuffix(".py").replace("/", ".") for p in paths]
+    return " ".join([command, *map(shlex.quote, paths)])
 
 
 def test_files(patch: str) -> list[str]:
-    """The files of a hidden patch that the tests are run with: in its order, as SWE-bench does."""
+    """The test files of a hidden patch in its order, as SWE-bench runs them."""
     named = re.findall(r"^diff --git a/.* b/(.*)$", patch, re.M) or sorted(touched(patch))
     return [path for path in dict.fromkeys(named) if not path.endswith(_NO_TEST)]
 
 
 def _real_tests(row: Row) -> tuple[str, ...]:
-    """Tests that have to go on passing, without what a log's reader once took for one."""
+    """PASS_TO_PASS without entries that a reader of logs took for tests by mistake."""
     if "::" not in row.fail_to_pass[0]:
         return row.pass_to_pass
     return tuple(test for test in row.pass_to_pass if "::" in test)
+
+
+def find_recipe(repo: str, version: str) -> InstallSpec:
+    """The recipe of a version of a repository.
+
+    Raises:
+        ConfigError: there is none; the message lists the known ones.
+    """
+    versions = recipes().get(repo)
+    if versions is None:
+        known = ", ".join(sorted(recipes()))
+        raise ConfigError(
+            f"expected a repository with a recipe ({known}), got {repo}. Leave out "
+            "--mirrors to use SWE-bench's prebuilt images"
+        )
+    if version not in versions:
+        known = ", ".join(versions)
+        raise ConfigError(f"expected a version of {repo} among {known}, got {version!r}")
+    return versions[version]
+
+
+def official_command(repo: str, version: str) -> str:
+    """The test command of a repository from the extra `swebench`; empty if it has none.
+
+    Raises:
+        MissingDependencyError: the extra is not installed.
+    """
+    try:
+        constants = importlib.import_module("swebench.harness.constants")
+    except ImportError as error:
+        purpose = f"the test command of {repo} {version}"
+        raise MissingDependencyError("swebench", "swebench", purpose) from error
+    specs = constants.MAP_REPO_VERSION_TO_SPECS
+    command = specs.get(repo, {}).get(version, {}).get("test_cmd", "")
+    return str(command[-1] if isinstance(command, list) else command)

@@ -1,7 +1,7 @@
 """Files of a sandbox, read and written with the agent's own rights.
 
-Through its shell, which is fast; where that cannot say (the agent has bent it), through a process
-of its own. Content travels as base64, so that every byte comes as it is.
+Through its shell, which is fast; if the agent has made that unusable, through a new process.
+Content travels as base64, so that every byte is preserved.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from aem_gym.envs.swe.sandbox.base import AGENT, WORKDIR, Sandbox
 
-# The control characters are written out in numbers: a shell that prints what it reads
-# (`set -x`) does not print them.
+# The control characters are written as numbers: a shell that prints its input (`set -x`) does not
+# print them.
 _SAY = r"""
 say() { printf '\002%s\003' "$1"; exit 0; }
 """
@@ -29,7 +29,7 @@ size=$(stat -L -c %s -- "$1")
 [ "$size" -le "$2" ] || say "has $size bytes, too many: use the shell (head, sed -n, grep)"
 printf '\002='; base64 -w 0 < "$1"; printf '\003'
 """
-# The new content is made beside the old one and takes its place whole.
+# The new content is written beside the old file, which it then replaces in one step.
 _WRITE = rf"""{_SAY}
 [ ! -d "$1" ] || say "is a folder"
 [ ! -e "$1" ] || [ "$2" != new ] || say "is there already: change it with str_replace or insert, \
@@ -66,23 +66,23 @@ printf '\003'
 _ANSWER = re.compile("\x02([^\x02\x03]*)\x03")
 _SECONDS = 30.0
 _AS_ARGUMENT = 60_000
-"""Of text that is handed to a program in its arguments."""
+"""Most characters of text that is passed in a program's arguments."""
 
 
 class FileError(Exception):
-    """It cannot be done; the message goes on from the file's name."""
+    """The operation cannot be done; the message continues a sentence that starts with the name."""
 
 
 class IsFolder(FileError):
-    """A folder where a file was meant."""
+    """The path of a file leads to a folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgentFiles:
-    """The files of a sandbox as the agent has them.
+    """The files of a sandbox, with the rights of the agent.
 
     Args:
-        sandbox: where they lie.
+        sandbox: holds them.
         limit: most bytes of a file that is read.
     """
 
@@ -119,7 +119,7 @@ class AgentFiles:
         return [(match[1], int(match[2]), match[3]) for match in found if match]
 
     def _ask(self, script: str, *arguments: str, stdin: bytes = b"") -> str:
-        """What a script of ours says, run as the agent."""
+        """The answer of a script of this module, run as the agent."""
         words = shlex.join(["/bin/sh", "-c", script, "sh", *arguments])
         text = f"{words} <<'AEM'\n{stdin.decode('ascii')}\nAEM" if stdin else words
         said = _ANSWER.findall(self.sandbox.run(text, _SECONDS).output)
@@ -133,7 +133,7 @@ class AgentFiles:
 
 
 def absolute(path: str) -> str:
-    """A path that an agent names; what is relative lies in the repository."""
+    """An agent's path; a relative one starts in the repository."""
     return posixpath.normpath(posixpath.join(WORKDIR, path))
 
 

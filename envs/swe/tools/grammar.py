@@ -1,7 +1,7 @@
-"""What an agent may write: a shell command, or one of a few tools that are named by a first word.
+"""The grammar of actions: a shell command, or one of a few tools, chosen by the first word.
 
-A tool's short arguments stand on its line, quoted as in a shell. Its long ones stand below, each
-between tags of its own, as they are: nothing in them is escaped.
+A tool's short arguments are on its line, quoted as in a shell. The long ones follow below, each
+between its tags, without escapes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Bash:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ViewFile:
     """Show a file, or lines `first` to `last` of it, or a folder."""
 
     path: str
@@ -40,7 +40,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class StrReplace:
-    """Replace the only place where `old` stands."""
+    """Replace the only occurrence of `old`."""
 
     path: str
     old: str
@@ -66,17 +66,17 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """The work is done."""
+    """End the episode and have the work graded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """It was meant for a tool, but cannot be read."""
+    """A call of a tool that cannot be parsed."""
 
     why: str
 
 
-Call: TypeAlias = Bash | View | Create | StrReplace | Insert | Search | Submit | Malformed
+Call: TypeAlias = Bash | ViewFile | Create | StrReplace | Insert | Search | Submit | Malformed
 
 USAGE = {
     "view": "view PATH [FIRST LAST]",
@@ -89,13 +89,13 @@ USAGE = {
     "search": "search TEXT [PATH]",
     "submit": "submit",
 }
-"""How each tool is written."""
+"""The syntax of each tool."""
 
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)\n?```", re.DOTALL)
 
 
 def instructions(*, bash_only: bool) -> str:
-    """What an agent is told about its actions."""
+    """The instructions for an agent."""
     head = (
         f"A repository lies in {WORKDIR}, in a sandbox without network. Change it so that what the "
         "issue asks for holds. Hidden tests judge the result; changes of tests and of settings of "
@@ -122,9 +122,9 @@ def instructions(*, bash_only: bool) -> str:
 
 
 def parse(action: str, *, bash_only: bool = False) -> Call:
-    """What an action asks for. Never raises.
+    """The call that an action stands for. Never raises.
 
-    A fence of three backticks around the whole is taken off.
+    A fence of three backticks around the whole action is removed.
     """
     text = action.strip("\n")
     if fenced := _FENCE.fullmatch(text.strip()):
@@ -144,7 +144,7 @@ def parse(action: str, *, bash_only: bool = False) -> Call:
 
 
 def _tool(word: str, head: str, below: str) -> Call:
-    """The call of a tool. Raises ValueError: says what is wrong."""
+    """The call of a tool. Raises ValueError with the reason."""
     try:
         arguments = shlex.split(head)[1:]
     except ValueError as error:
@@ -175,11 +175,11 @@ def _tool(word: str, head: str, below: str) -> Call:
     return StrReplace(arguments[0], old, new)
 
 
-def _view(arguments: list[str]) -> View:
+def _view(arguments: list[str]) -> ViewFile:
     _count(arguments, 1, 3)
     if len(arguments) == 2:
         raise ValueError("expected two line numbers, FIRST and LAST, or none; got one")
-    return View(arguments[0], *map(_number, arguments[1:]))
+    return ViewFile(arguments[0], *map(_number, arguments[1:]))
 
 
 def _count(arguments: list[str], *counts: int) -> None:
@@ -214,5 +214,5 @@ def _two(below: str) -> tuple[str, str]:
 
 
 def _inner(text: str) -> str:
-    """The text between two tags: the ends of the lines on which they stand are not part of it."""
+    """The text between two tags, without the ends of the tags' own lines."""
     return text.removeprefix("\n").removesuffix("\n")

@@ -256,7 +256,7 @@ def test_same_actions_give_the_same_bytes(engine: SandboxEngine, tasks: str) -> 
     for warm in (False, True):
         env = SWEEnv(tasks=tasks, split="test")
         if warm:
-            env.expect(3, {"task_id": "add"})
+            env.prefetch(3, {"task_id": "add"})
         answers = [(begin(env, seed=3), {})]
         for action in actions:
             observation, _, _, _, info = env.step(action)
@@ -296,8 +296,8 @@ def test_closing_leaves_nothing(env: SWEEnv) -> None:
 @docker
 def test_a_reset_that_was_told_of_has_its_sandbox_waiting(env: SWEEnv) -> None:
     pool, before = shared_pool("auto"), len(shared_pool("auto")._waiting)
-    env.expect(7, {"task_id": "add"})
-    env.expect(7, {"task_id": "add"})  # the same one: no second sandbox
+    env.prefetch(7, {"task_id": "add"})
+    env.prefetch(7, {"task_id": "add"})  # the same one: no second sandbox
     assert len(pool._waiting) == before + 1
     waiting = pool._waiting[-1][1].result().sandbox.name
     begin(env, seed=7)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aem_gym.envs.swe.oracle import Oracle
+from aem_gym.envs.swe.oracle import PatchOracle
 from aem_gym.envs.swe.sandbox.base import Sandbox
 from aem_gym.envs.swe.tools.files import AgentFiles
 from aem_gym.envs.swe.tools.toolbox import Toolbox
@@ -105,7 +105,7 @@ def test_any_change_is_made(
     for name, content in before.items():
         sandbox.write(f"/testbed/{name}", content or b"")
     tools = Toolbox(sandbox, bash_only)
-    oracle = Oracle(replace(bench.task, gold=gold), AgentFiles(sandbox), bash_only)
+    oracle = PatchOracle(replace(bench.task, gold=gold), AgentFiles(sandbox), bash_only)
     for _ in range(20):
         thought, action = oracle.choose()
         answer = tools.use(action)
@@ -131,7 +131,7 @@ def test_it_goes_by_what_is_there_now(bench: Bench, sandbox: Sandbox, tmp_path: 
     for name, content in before.items():
         sandbox.write(f"/testbed/{name}", content or b"")
     tools = Toolbox(sandbox)
-    oracle = Oracle(replace(bench.task, gold=gold), AgentFiles(sandbox))
+    oracle = PatchOracle(replace(bench.task, gold=gold), AgentFiles(sandbox))
     oracle.choose()
     others = ("rm a", "create a\n<text>\nother\n</text>", "sed -i s/1/9/ d/b", "rm -r d")
     for other in others:
@@ -143,6 +143,6 @@ def test_it_goes_by_what_is_there_now(bench: Bench, sandbox: Sandbox, tmp_path: 
 
 
 def test_without_a_gold_patch_there_is_no_answer(bench: Bench, sandbox: Sandbox) -> None:
-    oracle = Oracle(replace(bench.task, gold=""), AgentFiles(sandbox))
+    oracle = PatchOracle(replace(bench.task, gold=""), AgentFiles(sandbox))
     with pytest.raises(NoExpertError, match="no gold patch"):
         oracle.choose()

@@ -45,7 +45,9 @@ def one_of_each_package() -> list[RolloutRequest]:
 
 
 def played(pool: EnvPool, agent: Agent, tickets: list[RolloutRequest]) -> list[Episode]:
-    episodes = Collector(pool, agent, CollectorSettings(PromptTemplate(), live=3)).run(tickets)
+    episodes = Collector(
+        pool, agent, CollectorSettings(PromptTemplate(), max_concurrent_episodes=3)
+    ).run(tickets)
     assert [e.task_id for e in episodes] == [(t.options or {})["task_id"] for t in tickets]
     assert [e.error for e in episodes] == [None] * len(tickets)
     return episodes

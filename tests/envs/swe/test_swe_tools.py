@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aem_gym.envs.swe.sandbox.base import Sandbox
-from aem_gym.envs.swe.tools.diffs import DiffError, applied, read_diff
 from aem_gym.envs.swe.tools.files import AgentFiles, FileError
 from aem_gym.envs.swe.tools.grammar import (
     USAGE,
@@ -22,12 +19,11 @@ from aem_gym.envs.swe.tools.grammar import (
     Search,
     StrReplace,
     Submit,
-    View,
+    ViewFile,
     instructions,
     parse,
 )
-from aem_gym.envs.swe.tools.texts import shortened, steady
-from aem_gym.envs.swe.tools.toolbox import Toolbox
+from aem_gym.envs.swe.tools.toolbox import Toolbox, shortened, steady
 from tests.envs.swe.swe_bench import Bench
 
 # Reading ----------------------------------------------------------------------------------------
@@ -40,8 +36,8 @@ READ = {
     "submit_job now": Bash("submit_job now"),
     "submit": Submit(),
     "  submit \n": Submit(),
-    "view a.py": View("a.py"),
-    "view 'a b.py' 3 9": View("a b.py", 3, 9),
+    "view a.py": ViewFile("a.py"),
+    "view 'a b.py' 3 9": ViewFile("a b.py", 3, 9),
     'search "def f(" src': Search("def f(", "src"),
     "create a.py\n<text>\nx = 1\n\n</text>": Create("a.py", "x = 1\n"),
     "create a.py\n<text></text>": Create("a.py", ""),
@@ -138,64 +134,6 @@ def test_times_of_test_runners_are_not_shown() -> None:
     assert steady("Ran 3 tests in 0.002s\n\nOK") == "Ran 3 tests\n\nOK"
     assert steady("/bin/bash: line 23: x: command not found") == "bash: x: command not found"
     assert steady("slept in 0.12s, then in 3.00s") == "slept in 0.12s, then in 3.00s"
-
-
-# Diffs ------------------------------------------------------------------------------------------
-
-lines = st.lists(
-    st.sampled_from(["a\n", "b\n", "\n", "c c\n", "d\r\n", "-- x\n", "++ y\n"]), max_size=12
-)
-ends = st.sampled_from(["", "last", "\r"])
-
-
-def git(folder: Path, *words: str) -> str:
-    options = ["-c", "core.autocrlf=false", "-c", "user.name=a", "-c", "user.email=a@b"]
-    done = subprocess.run(["git", *options, *words], cwd=folder, capture_output=True, check=False)
-    return done.stdout.decode()
-
-
-@settings(max_examples=60, deadline=None)
-@given(lines, ends, lines, ends, st.integers(0, 3))
-def test_diffs_of_git_are_applied_as_git_does(
-    tmp_path_factory: pytest.TempPathFactory,
-    old: list[str],
-    old_end: str,
-    new: list[str],
-    new_end: str,
-    context: int,
-) -> None:
-    before, after = "".join(old) + old_end, "".join(new) + new_end
-    if before == after:
-        return
-    folder = tmp_path_factory.mktemp("diff")
-    (folder / "a").write_bytes(before.encode())
-    (folder / "b").write_bytes(after.encode())
-    diff = git(folder, "diff", "--no-index", f"-U{context}", "a", "b")
-    (file,) = read_diff(diff)
-    assert applied(before, file.hunks) == after
-
-
-def test_what_a_diff_does_to_files(tmp_path: Path) -> None:
-    git(tmp_path, "init", "-q")
-    for name in ("changed", "gone", "moved", "binary"):
-        (tmp_path / name).write_text(f"{name}\n1\n2\n3\n4\n5\n")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-q", "-m", "x")
-    (tmp_path / "changed").write_text("other\n1\n2\n3\n4\n5\n-- a/changed\n++ b/changed\n")
-    (tmp_path / "gone").unlink()
-    (tmp_path / "moved").rename(tmp_path / "there")
-    (tmp_path / "binary").write_bytes(b"\0\1")
-    (tmp_path / "new").write_text("x\n")
-    git(tmp_path, "add", "-A")
-    files = {(f.before, f.after): f for f in read_diff(git(tmp_path, "diff", "--cached", "-M"))}
-    assert set(files) == {
-        *(("changed", "changed"), ("gone", ""), ("moved", "there")),
-        *(("binary", "binary"), ("", "new")),
-    }
-    assert not files["binary", "binary"].text and files["changed", "changed"].text
-    assert applied("", files["", "new"].hunks) == "x\n"
-    with pytest.raises(DiffError, match="line 1"):
-        applied("another\n", files["changed", "changed"].hunks)
 
 
 # In a sandbox -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aem_gym.envs.swe.tasks.mirrors import checkout, find_mirror, lacking
+from aem_gym.envs.swe.tasks.git import checkout, find_mirror, lacking
 from aem_gym.errors import ConfigError
 from tests.envs.swe.rows.swe_rows import write_mirror
 from tests.envs.swe.swe_bench import BROKEN

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.envs.swe.tasks import records
 from aem_gym.envs.swe.tasks.rows import Row, RowError, read_row, read_rows
 from aem_gym.errors import ConfigError
 from tests.envs.swe.rows.swe_rows import record, write_rows
@@ -54,7 +53,7 @@ def test_a_wrong_column_is_told(tmp_path: Path, column: str, kind: str) -> None:
     told = read_rows(file).malformed
     assert len(told) == 1
     assert f"{file}, line 2, column {column}: expected" in told[0]
-    assert "Take the row from SWE-bench anew" in told[0]
+    assert "Take the row from SWE-bench again" in told[0]
 
 
 @pytest.mark.parametrize("kind", LINES)
@@ -78,8 +77,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_a_line_of_any_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (records, __import__("aem_gym.envs.swe.tasks.rows", fromlist=["x"])):
-        monkeypatch.setattr(module, "MAX_RECORD", 5_000)
+    monkeypatch.setattr("aem_gym.envs.swe.tasks.rows.MAX_RECORD", 5_000)
     long = json.dumps(record(problem_statement="x" * 100_000))
     file = write_rows(tmp_path / "rows.jsonl", long, record())
     found = read_rows(file)
@@ -186,7 +184,7 @@ def test_whatever_a_column_holds_is_a_row_or_told(changes: dict[str, Any], as_te
         row = read_row(json.dumps(content) if as_text else content, "here")
     except RowError as error:
         assert str(error).startswith("here")
-        assert "expected" in str(error) and "SWE-bench anew" in str(error)
+        assert "expected" in str(error) and "SWE-bench again" in str(error)
         assert len(str(error)) < 600
     else:
         assert row if isinstance(row, str) else isinstance(row, Row) and row.fail_to_pass

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from aem_gym.envs.swe.authoring.validate import from_rows, main
 from aem_gym.envs.swe.sandbox.base import ImagePlan
 from aem_gym.envs.swe.sources import open_source
 from aem_gym.envs.swe.tasks.rows import Row, read_row, read_rows
-from aem_gym.envs.swe.tasks.specs import RECIPES, find_recipe
-from aem_gym.envs.swe.tasks.swebench import buildable, make_task, test_files
-from aem_gym.envs.swe.validate import from_rows, main
+from aem_gym.envs.swe.tasks.swebench import (
+    buildable,
+    find_recipe,
+    make_task,
+    recipes,
+    test_files,
+)
 from aem_gym.errors import ConfigError, MissingDependencyError
 from tests.envs.swe.rows.swe_rows import record, write_mirror, write_rows
 
@@ -117,7 +122,7 @@ def test_names_that_a_log_cut_out_of_nothing_are_no_tests() -> None:
 
 
 def test_every_recipe_is_reproducible() -> None:
-    for versions in RECIPES.values():
+    for versions in recipes().values():
         for recipe in versions.values():
             assert re.fullmatch(r"3\.\d+", recipe.python)
             assert all(re.fullmatch(r"[A-Za-z0-9-]+==[\d.]+", pin) for pin in recipe.pins)
@@ -140,7 +145,7 @@ def test_all_rows_as_the_official_harness_has_them(test_data: Path) -> None:
     pytest.importorskip("swebench", reason=EXTRA)
     from swebench.harness.test_spec.python import get_test_directives
 
-    from aem_gym.envs.swe.official import image_name
+    from aem_gym.envs.swe.authoring.swebench_grader import official_spec
 
     folder = test_data / "swebench_verified"
     if not folder.is_dir():
@@ -149,7 +154,7 @@ def test_all_rows_as_the_official_harness_has_them(test_data: Path) -> None:
     assert len(rows) > 100
     for row in rows:
         task = make_task(row)
-        assert task.image == image_name(row)
+        assert task.image == official_spec(row)[1].instance_image_key
         instance = json.loads(json.dumps({"repo": row.repo, "test_patch": row.test_patch}))
         files = list(dict.fromkeys(get_test_directives(instance)))
         assert task.test_command.endswith(" ".join(files)), row.instance_id

@@ -15,15 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from aem_gym.envs.swe.tasks.packages import (
-    Package,
-    PackageError,
+from aem_gym.envs.swe.authoring.packages import (
     image_plan,
     import_root,
     install_commands,
     release,
-    source,
 )
+from aem_gym.envs.swe.tasks.packages import Package, PackageError, source
 
 SETUP = "from setuptools import setup\nsetup(name='shelves', version='1.0', packages=['shelves'])\n"
 INFO = "Metadata-Version: 2.1\nName: shelves\nVersion: 1.0\nLicense: MIT\n"

@@ -1,104 +1,106 @@
-"""Specs of suites: small, complete, refused where they are wrong; diffs that git takes."""
+"""Suites: frozen rows, read without their generator, and refused where they are wrong."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
-import tempfile
-from collections import Counter
+import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
-from aem_gym.envs.swe.tasks.mutations import parse
-from aem_gym.envs.swe.tasks.packages import PackageError, source
-from aem_gym.envs.swe.tasks.split import SPLITS, split_of, test_packages
-from aem_gym.envs.swe.tasks.suites import SuiteError, git_diff, load_suite, read_suite
+from aem_gym.envs.swe.tasks.base import SPLITS, SweTask
+from aem_gym.envs.swe.tasks.git import apply_diff, touched
+from aem_gym.envs.swe.tasks.packages import PackageError, folder_hash, source
+from aem_gym.envs.swe.tasks.suites import SuiteError, load_suite, read_suite
 from aem_gym.errors import UnknownNameError
 
-held_out = test_packages
-del test_packages  # or pytest takes it for a test
+DIGESTS = Path(__file__).with_name("default_digests.json")
+"""Task of the suite `default` -> digest of all that an agent sees and that is graded."""
 
-LINES = st.text(st.sampled_from("ab \t\x0c\x0b\x85\u2028é"), max_size=4)
-TEXTS = st.lists(LINES, max_size=12).flatmap(
-    lambda lines: st.sampled_from(["\n", "\r\n", "\r"]).map(lambda end: end.join(lines))
-)
+WITHOUT_GENERATOR = """
+import json, sys
 
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("aem_gym.envs.swe.authoring"):
+            raise ImportError(f"{name} is blocked")
 
-@settings(max_examples=60)
-@given(TEXTS, TEXTS)
-def test_git_takes_every_diff(before: str, after: str) -> None:
-    assume(before != after and before and after)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "a.py")
-        path.write_bytes(before.encode())
-        patch = git_diff("a.py", before.encode(), after.encode()).encode()
-        done = subprocess.run(
-            ["git", "apply", "--whitespace=nowarn", "-"],
-            cwd=folder,
-            input=patch,
-            capture_output=True,
-        )
-        assert done.returncode == 0, done.stderr
-        assert path.read_bytes() == after.encode()
+sys.meta_path.insert(0, Blocked())
+sys.path.insert(0, sys.argv[1])
+from aem_gym.envs.swe.env import SWEEnv
+from test_suites import digest
+for split in ("train", "eval", "test"):
+    source = SWEEnv(split=split)._source
+print(json.dumps({name: digest(source.task(name)) for name in source.entries}))
+"""
 
 
-@given(st.sets(st.text(min_size=1, max_size=5), min_size=3, max_size=12), st.integers(0, 9))
-def test_packages_for_tests_are_for_nothing_else(packages: set[str], seed: int) -> None:
-    out = held_out(packages, seed)
-    assert out and out < packages
-    for package in packages:
-        splits = {split_of(package, "a.py", f"f{number}", seed, out) for number in range(50)}
-        assert splits == ({"test"} if package in out else {"train", "eval"})
-
-
-def test_few_packages_are_split_by_function() -> None:
-    assert held_out({"one", "two"}, 0) == frozenset()
-    drawn = Counter(split_of("one", "a.py", f"f{number}", 0, ()) for number in range(600))
-    assert set(drawn) == set(SPLITS) and drawn["train"] > 300
+def digest(task: SweTask) -> str:
+    """Of a task's bytes; where the source lies in the cache does not count."""
+    assert not isinstance(task.image, str)
+    parts = (
+        (task.task_id, task.repo, task.problem, task.split, task.timeout),
+        (task.image.name, task.image.install, task.image.python, task.image.packages),
+        (task.fail_to_pass, task.pass_to_pass, task.test_command),
+        (sorted(task.hidden.items()), task.test_patch),
+        (sorted(task.overlay.items()), task.removed),
+        task.gold,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def test_the_default_suite_holds_what_it_promises() -> None:
-    packages, tasks = read_suite("default")
-    assert len(tasks) >= 200 and len(packages) >= 3
-    functions = [(task.package, task.mutation.path, task.mutation.function) for task in tasks]
-    assert len(set(functions)) == len(tasks) == len({task.task_id for task in tasks})
-    of_split = {split: {t.package for t in tasks if t.split == split} for split in SPLITS}
+    packages, rows = read_suite("default")
+    assert len(rows) >= 200 and len(packages) >= 3
+    assert len(rows) == len({row.instance_id for row in rows})
+    of_split = {split: {row.repo for row in rows if row.split == split} for split in SPLITS}
     assert all(of_split.values())
     assert not of_split["test"] & (of_split["train"] | of_split["eval"])
-    sizes = sorted(len(json.dumps(task.mutation.replacement)) for task in tasks)
-    assert sizes[-1] < 700
-    assert all(len(spec.package.sha256) == 64 for spec in packages.values())
-    assert all("==" in need for spec in packages.values() for need in spec.package.requires)
-    assert not any(spec.package.folder for spec in packages.values())
+    for row in rows:
+        (path,) = touched(row.bug_patch)
+        assert touched(row.patch) == {path} and path not in touched(row.test_patch)
+        tests = packages[row.repo].tests
+        assert 0 < len(row.fail_to_pass) < len(tests) and {*row.fail_to_pass} <= {*tests}
+        names = {test.partition("[")[0].rpartition("::")[2] for test in row.fail_to_pass}
+        assert not any(name in row.problem_statement for name in names), row.instance_id
+        assert all(f"def {name}(" in row.test_patch for name in names), row.instance_id
+    specs = [package.package for package in packages.values()]
+    assert all(len(package.sha256) == 64 and not package.folder for package in specs)
+    assert all("==" in need for package in specs for need in package.requires)
 
 
 @pytest.mark.slow
-def test_every_task_of_the_default_suite_can_be_made() -> None:
-    packages, specs = read_suite("default")
+def test_no_code_of_the_generator_decides_what_a_task_is() -> None:
+    """The tasks are those of the digests, in a process that cannot import `authoring`."""
+    code = [sys.executable, "-c", WITHOUT_GENERATOR, str(Path(__file__).parent)]
+    done = subprocess.run(code, capture_output=True, text=True)
+    if "PackageError" in done.stderr:
+        pytest.skip(f"needs the package index once: {done.stderr[-300:]}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(DIGESTS.read_text())
+
+
+@pytest.mark.slow
+def test_every_task_of_the_default_suite_is_undone_by_its_patch() -> None:
+    packages, rows = read_suite("default")
     try:
         tasks = load_suite("default")
     except PackageError as error:
         pytest.skip(f"needs the package index once: {error}")
-    assert len(tasks) == len(specs)
-    for task, spec in zip(tasks, specs, strict=True):
-        pristine = source(packages[spec.package].package)
-        path = spec.mutation.path
+    assert len(tasks) == len(rows)
+    for task, row in zip(tasks, rows, strict=True):
+        pristine = source(packages[row.repo].package)
+        (path,) = touched(row.bug_patch)
         assert set(task.overlay) == {path, *task.hidden} and path not in task.hidden
-        assert task.fail_to_pass and task.pass_to_pass
         assert not set(task.fail_to_pass) & set(task.pass_to_pass)
-        assert parse(task.overlay[path]) is not None
-        with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder, path)
-            target.parent.mkdir(parents=True)
-            target.write_bytes(task.overlay[path])
-            command = ["git", "apply", "--whitespace=nowarn", "-"]
-            subprocess.run(command, cwd=folder, input=task.gold.encode(), check=True)
-            assert target.read_bytes() == (pristine / path).read_bytes(), task.task_id
-        names = {test.partition("[")[0].rpartition("::")[2] for test in task.fail_to_pass}
-        assert not any(name in task.problem for name in names), task.task_id
+        compile(task.overlay[path], path, "exec", dont_inherit=True)
+        mended = apply_diff({path: task.overlay[path]}, task.gold)
+        assert mended[path] == (pristine / path).read_bytes() != task.overlay[path]
+        visible = {name: task.overlay[name] for name in task.hidden}
+        assert apply_diff(visible, row.test_patch) == task.hidden
+        assert task.hidden == {name: (pristine / name).read_bytes() for name in task.hidden}
 
 
 def test_an_unknown_suite_says_what_there_is() -> None:
@@ -106,12 +108,45 @@ def test_an_unknown_suite_says_what_there_is() -> None:
         load_suite("defualt")
 
 
-ROW = '{"task_id": "a", "package": "p", "split": "train", "seed": 1}'
+ROW = '{"instance_id": "a", "repo": "p", "split": "train"}'
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", ROW, '{"tests": {}}'])
+@pytest.mark.parametrize("text", ["", "{", "[1]", ROW, '{"tests": []}'])
 def test_what_is_no_suite_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "suite.jsonl"
     path.write_text(text)
-    with pytest.raises(SuiteError, match=r"suite\.jsonl.*expected .*tasks\.generate"):
+    with pytest.raises(SuiteError, match=r"suite\.jsonl.*expected .*swe generate"):
+        load_suite(path)
+
+
+def test_rows_that_do_not_fit_the_source_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "library"
+    folder.mkdir()
+    (folder / "a.py").write_text("x = 1\n")
+    package = {"name": "library", "version": "1", "sha256": folder_hash(folder)}
+    head = {"package": {**package, "folder": str(folder)}, "image": "i", "install": []}
+    diff = "--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-x = 2\n+x = 3\n"
+    row = {"instance_id": "library-1", "repo": "library", "split": "train"}
+    row |= {"problem_statement": "x", "FAIL_TO_PASS": ["t"]}  # type: ignore[dict-item]
+    row |= {"patch": diff, "bug_patch": diff, "test_patch": diff}
+    path = tmp_path / "suite.jsonl"
+    lines = [{**head, "test_command": "c", "tests": ["t"]}, row]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(SuiteError, match="library-1: expected patches of library 1(?s:.*)generate"):
+        load_suite(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"package": {"name": "p"}, "tests": {"test_a.py": ["test_b"]}},
+        {"task_id": "p-1", "package": "p", "mutation": {"path": "a.py"}},
+    ],
+)
+def test_a_suite_of_the_older_format_says_how_to_make_it_again(
+    line: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "suite.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(SuiteError, match=r"line 1: .*older version.*again: aem-gym swe generate"):
         load_suite(path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aem_gym.envs.swe.tasks.problem import issue, read_failure, subject
-from aem_gym.envs.swe.tasks.snippets import snippet
+from aem_gym.envs.swe.authoring.problem import issue, read_failure, subject
+from aem_gym.envs.swe.authoring.snippets import snippet
 
 SOURCE = b'''
 class Shelf:

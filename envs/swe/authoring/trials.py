@@ -1,4 +1,4 @@
-"""Running a package's tests in a copy of its source, as often and as quickly as mutants need."""
+"""Runs a package's tests in a copy of its source, with some files replaced by mutants."""
 
 from __future__ import annotations
 
@@ -18,19 +18,14 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from aem_gym.envs.swe.grading.reports import ReportError, Status, read_junit
+from aem_gym.envs.swe.authoring.packages import import_root, install_commands
+from aem_gym.envs.swe.grading.testrun import ReportError, Status, read_junit
 from aem_gym.envs.swe.sandbox.base import ENVIRONMENT, WORKDIR
-from aem_gym.envs.swe.tasks.packages import (
-    Package,
-    PackageError,
-    import_root,
-    install_commands,
-    source,
-)
+from aem_gym.envs.swe.tasks.packages import Package, PackageError, source
 from aem_gym.io import cache_folder
 
 OPTIONS = "-p no:cacheprovider --color=no -q -o addopts= -o junit_family=xunit1"
-"""Of pytest: nothing of the repository's own choice, and ids that can be read back."""
+"""Options of pytest: without those of the repository, and with ids that can be parsed."""
 _MEMORY = 2 << 30
 _FILE = 64 << 20
 _LIMITED = (
@@ -41,21 +36,21 @@ _LIMITED = (
     "        r.setrlimit(kind, (most[kind], most[kind]))\n"
     "os.execv(sys.argv[1], sys.argv[1:])\n"
 )
-"""A mutant may fill memory or disk. Limits are set by a program in between: threads forbid more."""
+"""Sets limits, as a mutant may fill memory or disk; `preexec_fn` is not safe with threads."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a test run came to."""
+class TrialResult:
+    """The result of a test run."""
 
     statuses: Mapping[str, Status]
-    """By node id; empty if the run did not end, or reported nothing."""
+    """By node id; empty if the run did not end, or wrote no report."""
     messages: Mapping[str, str]
-    """What pytest says of each test that failed."""
+    """Pytest's message for each failing test."""
 
     @property
     def passed(self) -> frozenset[str]:
-        """Tests that passed; what fails or is skipped as expected is none of them."""
+        """Tests that passed, without skipped tests and expected failures."""
         return frozenset(name for name, how in self.statuses.items() if how is Status.PASSED)
 
     @property
@@ -65,12 +60,12 @@ class Outcome:
 
 
 def test_command(paths: Iterable[str]) -> str:
-    """Runs the tests of some files as a trial does; `{report}` stands for the report's path."""
+    """The command that runs some test files as a trial does; `{report}` is the report's path."""
     return f"python3 -m pytest {OPTIONS} --junitxml={{report}} {shlex.join(sorted(paths))}"
 
 
 def interpreter(package: Package) -> Path:
-    """A Python of its own in which the package is installed; made where it is not there yet.
+    """The Python of a virtual environment with the package installed; made if it is missing.
 
     Raises:
         PackageError: it cannot be installed.
@@ -91,12 +86,12 @@ def interpreter(package: Package) -> Path:
 
 
 class Trial:
-    """A copy of a package's source, in which one file at a time is broken and tests are run."""
+    """A copy of a package's source in which files are replaced and tests are run."""
 
     def __init__(self, package: Package, folder: Path, timeout: float, python: Path) -> None:
         self.timeout = timeout
         self.paths: tuple[str, ...] = ()
-        """The test files to run; none: what pytest finds."""
+        """The test files to run; if empty, those that pytest finds."""
         self._python = python
         self._folder = folder / "testbed"
         self._scratch = folder / "scratch"
@@ -106,13 +101,13 @@ class Trial:
 
     def run(
         self, overlay: Mapping[str, bytes], paths: Iterable[str] = (), *, frozen: bool = False
-    ) -> Outcome:
-        """How the tests go with some files replaced.
+    ) -> TrialResult:
+        """Run the tests with some files replaced.
 
         Args:
             overlay: path -> content.
             paths: test files to run; by default `self.paths`.
-            frozen: tests cannot write beside their files (as far as bubblewrap is installed).
+            frozen: tests cannot write beside their files (only where bubblewrap is installed).
         """
         for path, content in overlay.items():
             (self._folder / path).write_bytes(content)
@@ -126,9 +121,9 @@ class Trial:
                 shutil.copyfile(self._pristine / path, self._folder / path)
 
     def calls(self) -> Mapping[str, tuple[str, ...]]:
-        """Which test files call a function, by its path and qualified name, `a.py::C.f`.
+        """Function (path and qualified name, `a.py::C.f`) -> the test files that call it.
 
-        The name of a file is empty for calls while files are imported.
+        The name of a file is empty for calls during the import of files.
         """
         found = self._scratch / "calls.json"
         shutil.copyfile(Path(__file__).with_name("calls.py"), self._scratch / "calls.py")
@@ -165,9 +160,9 @@ class Trial:
             process.wait()
 
     def _walls(self, frozen: bool) -> list[str]:
-        """Where bubblewrap is installed a mutant can write in its own folder only.
+        """The command that restricts writes to the trial's folder, if bubblewrap is installed.
 
-        Broken code that renames and removes files would otherwise do so with the user's.
+        Without it, broken code that renames or removes files could do so with the user's files.
         """
         bwrap = shutil.which("bwrap")
         if bwrap is None:
@@ -180,33 +175,33 @@ class Trial:
 
 @contextlib.contextmanager
 def trial(package: Package, timeout: float, python: Path | None = None) -> Iterator[Trial]:
-    """A place to run tests in, removed at the end.
+    """A folder to run tests in, removed at the end.
 
     Args:
         package: what is tested.
         timeout: seconds for all tests.
-        python: has what the tests need; by default one is made.
+        python: an interpreter with all requirements; by default one is made.
     """
     python = python or interpreter(package)
     with tempfile.TemporaryDirectory(prefix="aem-trial-", ignore_cleanup_errors=True) as folder:
         yield Trial(package, Path(folder), timeout, python)
 
 
-def _read(report: Path, folder: str) -> Outcome:
+def _read(report: Path, folder: str) -> TrialResult:
     try:
         content = report.read_bytes()
         statuses = read_junit(content)
         root = ElementTree.fromstring(content)
     except (OSError, ReportError, ElementTree.ParseError):
-        return Outcome({}, {})
+        return TrialResult({}, {})
     messages: dict[str, str] = {}
     for case in root.iter("testcase"):
         failure = case.find("failure")
         if failure is not None:
             whole = ElementTree.tostring(_alone(case))
-            # As in a sandbox, and the same in every run.
+            # Paths as in a sandbox, and the same in every run.
             messages[next(iter(read_junit(whole)))] = (failure.text or "").replace(folder, WORKDIR)
-    return Outcome(statuses, messages)
+    return TrialResult(statuses, messages)
 
 
 def _alone(case: ElementTree.Element) -> ElementTree.Element:
@@ -222,5 +217,5 @@ def _call(command: list[str], folder: Path, package: Package) -> None:
     if done.returncode:
         raise PackageError(
             f"{package.name} {package.version}: expected to install it, got "
-            f"{done.stderr.strip()[-500:]!r}. See it yourself in {folder}: {' '.join(command)}"
+            f"{done.stderr.strip()[-500:]!r}. Reproduce it in {folder}: {' '.join(command)}"
         )

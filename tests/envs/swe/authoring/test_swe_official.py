@@ -12,19 +12,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aem_gym.envs.swe.authoring.predictions import main, read_predictions
+from aem_gym.envs.swe.authoring.swebench_grader import grade_officially, official_spec
 from aem_gym.envs.swe.grading.grader import grade
-from aem_gym.envs.swe.grading.reports import READERS
-from aem_gym.envs.swe.official import grade_officially, official_spec
-from aem_gym.envs.swe.predictions import main, read_predictions
+from aem_gym.envs.swe.grading.testrun import (
+    read_django_output,
+    read_pytest_output,
+    read_sympy_output,
+)
 from aem_gym.envs.swe.sandbox.base import ImagePlan, SandboxEngine
 from aem_gym.envs.swe.tasks.base import SweTask
-from aem_gym.envs.swe.tasks.mirrors import checkout
+from aem_gym.envs.swe.tasks.git import checkout
 from aem_gym.envs.swe.tasks.rows import Row, read_row
 from aem_gym.envs.swe.tasks.swebench import make_task
 from aem_gym.errors import ConfigError, MissingDependencyError
 from tests.envs.swe.rows.swe_rows import record, write_mirror, write_rows
 from tests.envs.swe.swe_bench import GOLD
 
+PARSERS = {
+    "pytest": read_pytest_output,
+    "sympy": read_sympy_output,
+    "django": read_django_output,
+}
 EXTRA = 'pip install "aem-gym[swebench]"'
 THERE = importlib.util.find_spec("swebench") is not None
 needs_extra = pytest.mark.skipif(not THERE, reason=f"needs SWE-bench's harness: {EXTRA}")
@@ -100,7 +109,9 @@ def test_only_theirs_is_fooled_by_a_hook(case: Case) -> None:
 def test_the_command_grades_a_file_of_predictions(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("aem_gym.envs.swe.predictions.make_task", lambda row, mirrors: case.task)
+    monkeypatch.setattr(
+        "aem_gym.envs.swe.authoring.predictions.make_task", lambda row, mirrors: case.task
+    )
     rows = write_rows(tmp_path / "rows.jsonl", record(case.row.base_commit))
     file = write_rows(
         tmp_path / "predictions.jsonl",
@@ -203,4 +214,4 @@ def test_readers_of_logs_agree(runner: str, data: st.DataObject) -> None:
     log = "\n".join([*noise, *lines, *noise])
     theirs = MAP_REPO_TO_PARSER[REPOS[runner]](log, None)
     passed = {test for test, status in theirs.items() if status in ("PASSED", "XFAIL")}
-    assert {t for t, status in READERS[runner](log).items() if status.passes} == passed
+    assert {t for t, status in PARSERS[runner](log).items() if status.passes} == passed

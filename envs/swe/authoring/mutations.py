@@ -1,4 +1,4 @@
-"""Mutations: slips in a function that still compile, and that a few hundred bytes describe."""
+"""Mutations: small errors in a function that still compiles."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import hashlib
 import tokenize
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from itertools import zip_longest
 
 import numpy as np
 
-from aem_gym.envs.swe.tasks.operators import Edit, Text, edits
+from aem_gym.envs.swe.authoring.operators import Edit, Text, edits
 from aem_gym.errors import AemGymError
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class MutationError(AemGymError, ValueError):
-    """A mutation does not belong to the source at hand."""
+    """A mutation was made for another file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One edit of one file, which can be made again wherever the same file is."""
+    """One edit of one file."""
 
     path: str
     """In the repository, with forward slashes."""
@@ -38,7 +38,7 @@ class Mutation:
     """The bytes from `start` to before `end` are replaced."""
     replacement: str
     source: str
-    """SHA-256 of the file as it was (16 digits)."""
+    """SHA-256 of the file before the edit (16 digits)."""
 
     def apply(self, source: bytes) -> bytes:
         """The file with the edit.
@@ -49,33 +49,22 @@ class Mutation:
         if digest(source) != self.source:
             raise MutationError(
                 f"{self.path}: expected the file with SHA-256 {self.source}..., got "
-                f"{digest(source)}...: this mutation was made for another version. Fetch the "
-                "version that the suite names, or make the suite anew with "
-                "python -m aem_gym.envs.swe.tasks.generate"
+                f"{digest(source)}...: the mutation was made for another version. Delete the "
+                "journal beside the suite, and run aem-gym swe generate again"
             )
         return source[: self.start] + self.replacement.encode() + source[self.end :]
 
-    def reverse(self, source: bytes) -> Mutation:
-        """The mutation that undoes this one, given the file as it was."""
-        mutated = self.apply(source)
-        return replace(
-            self,
-            end=self.start + len(self.replacement.encode()),
-            replacement=source[self.start : self.end].decode("utf-8"),
-            source=digest(mutated),
-        )
-
 
 def digest(source: bytes) -> str:
-    """What tells a file from every other: 16 digits of its SHA-256."""
+    """16 digits of a file's SHA-256."""
     return hashlib.sha256(source).hexdigest()[:16]
 
 
 def functions(tree: ast.Module) -> Iterator[tuple[str, FunctionNode]]:
     """Functions and methods with their qualified names; none that lie within a function.
 
-    A name that is defined twice (by version, by system) is left out: which one counts is not known
-    from the source.
+    A name that is defined twice (by version, by system) is left out, as the source does not tell
+    which definition counts.
     """
     found: dict[str, list[FunctionNode]] = {}
     waiting: list[tuple[str, ast.stmt]] = [("", node) for node in reversed(tree.body)]
@@ -93,7 +82,7 @@ def functions(tree: ast.Module) -> Iterator[tuple[str, FunctionNode]]:
 def mutants(
     source: bytes, path: str, rng: np.random.Generator, *, function: str | None = None
 ) -> Iterator[Mutation]:
-    """Every mutation of a file in a random order, in which kinds of slips take turns.
+    """All mutations of a file in a random order, in which the operators take turns.
 
     Args:
         source: a Python file in UTF-8; others have no mutants.
@@ -124,13 +113,13 @@ def mutants(
 def parse(source: bytes) -> ast.Module | None:
     """The tree of a file; None if it is not Python in UTF-8, or does not compile.
 
-    The tree is kept for the next who asks: it is not to be changed.
+    The tree is cached: do not change it.
     """
     try:
         if tokenize.detect_encoding(BytesIO(source).readline)[0] != "utf-8":
             return None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `"" is x` and old escapes are no business of ours
+            warnings.simplefilter("ignore")  # such as `"" is x` and old escapes
             tree = ast.parse(source)
             compile(tree, "<mutant>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Issue texts: what a user who met the failure would write, made by rules from a seed.
+"""Issue texts like those of a user who met the failure, made by rules from a seed.
 
-They say what was called, what came and what was expected. They name neither a test nor a line, and
-the function only where it is public.
+They contain what was called, the result and the expected result. They name neither a test nor a
+line, and name the function only if it is public.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from aem_gym.envs.swe.tasks.cuts import function_of
-from aem_gym.envs.swe.tasks.mutations import parse
-from aem_gym.envs.swe.tasks.snippets import Snippet, snippet
+from aem_gym.envs.swe.authoring.cuts import function_of
+from aem_gym.envs.swe.authoring.mutations import parse
+from aem_gym.envs.swe.authoring.snippets import Snippet, snippet
 
 _LINES = 6
 _WIDTH = 200
@@ -27,26 +27,26 @@ _OBJECT = re.compile(r"<(?:bound method|function|built-in function) ([\w.]+)[^<>
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _GIVEAWAY = re.compile(r"\.py\b|/tmp|/testbed|Use -v to|where (\w+) = [\w.]+\.\1$")
 _OWN = ("AssertionError", "assert", "Failed")
-"""What a test raises of itself."""
+"""Errors that tests raise themselves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What pytest says of a failing test."""
+    """Pytest's report about a failing test."""
 
     test: str
     """Its node id."""
     line: int
-    """Of the test's file, where it failed; 0 if it is not said."""
+    """Of the test's file, where it failed; 0 if unknown."""
     said: tuple[str, ...]
-    """The error and what pytest explains of it, without what would name the test."""
+    """The error and pytest's explanation, without lines that would name the test."""
     values: Mapping[str, str]
-    """The test's variables, as far as they are plain values."""
+    """The test's variables whose values are literals."""
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """What an issue is about."""
+class IssueSubject:
+    """The function that an issue is about."""
 
     module: str
     function: str
@@ -55,7 +55,7 @@ class Subject:
 
     @property
     def public(self) -> bool:
-        """Whether users know the function by name."""
+        """Whether the function is public, so that users know its name."""
         whole = f"{self.module}.{self.function}"
         return not any(part.startswith("_") for part in whole.split("."))
 
@@ -68,7 +68,7 @@ class Subject:
 def read_failure(test: str, message: str) -> Failure:
     """The failure in pytest's message (`--tb=short --showlocals`) about a test.
 
-    Of a chain of errors it is the last, which is the one that a user meets.
+    Of a chain of errors it is the last, which is the one that a user sees.
     """
     frames, errors = _read_trace(_CHAIN.split(message)[-1])
     file, whole = function_of(test)
@@ -77,7 +77,7 @@ def read_failure(test: str, message: str) -> Failure:
     said = [text[indent:] for text in errors if text.strip()]
     last = frames[-1] if frames else own
     if [text.strip() for text in said] == ["AssertionError"] and last is not own:
-        # Of a helper's claim pytest says nothing; what it was about does.
+        # Pytest does not explain an assert of a helper; its variables do.
         said += [f"{name} = {value}" for name, value in last.values.items()]
     name = whole.rpartition(".")[2]
     clean = [_clean(text)[:_WIDTH] for text in said]
@@ -96,7 +96,7 @@ class _Frame:
 
 
 def _read_trace(message: str) -> tuple[list[_Frame], list[str]]:
-    """The frames of a trace, outer ones first, and what the error says."""
+    """The frames of a trace, outer ones first, and the lines of the error."""
     frames: list[_Frame] = []
     errors: list[str] = []
     for text in message.splitlines():
@@ -109,8 +109,8 @@ def _read_trace(message: str) -> tuple[list[_Frame], list[str]]:
     return frames, errors
 
 
-def subject(source: bytes, path: str, function: str) -> Subject:
-    """What an issue about a function of a file is about."""
+def subject(source: bytes, path: str, function: str) -> IssueSubject:
+    """The subject of an issue about a function of a file."""
     parts = list(PurePosixPath(path).with_suffix("").parts)
     parts = parts[1:] if parts[0] == "src" else parts
     parts = parts[:-1] if parts[-1] == "__init__" else parts
@@ -123,15 +123,15 @@ def subject(source: bytes, path: str, function: str) -> Subject:
         if node is None:
             break
         docstring, body = ast.get_docstring(node) or "", node.body
-    return Subject(".".join(parts), function, docstring)
+    return IssueSubject(".".join(parts), function, docstring)
 
 
-def issue(about: Subject, failure: Failure, tests: bytes, rng: np.random.Generator) -> str:
+def issue(about: IssueSubject, failure: Failure, tests: bytes, rng: np.random.Generator) -> str:
     """The text of an issue.
 
     Args:
-        about: what was broken.
-        failure: what shows it.
+        about: the broken function.
+        failure: a failing test.
         tests: the file of the failing test.
         rng: decides the words, and whether the function is named.
     """
@@ -174,14 +174,14 @@ def _title(name: str, failure: Failure, rng: np.random.Generator) -> str:
 
 
 def _error(failure: Failure) -> str:
-    """The exception's name where it is none of a test's own."""
+    """The name of the exception, unless the test raised it itself."""
     name = failure.said[0].partition(":")[0] if failure.said else ""
     own = name in _OWN or not re.fullmatch(r"[A-Za-z_][\w.]+", name)
     return "" if own else name.rpartition(".")[2]
 
 
 def _evidence(code: Snippet | None, failure: Failure, rng: np.random.Generator) -> str:
-    """What was run, what came and what was expected."""
+    """The code that was run, the result and the expected result."""
     if code is None:
         return f"What I see:\n\n{_block(failure.said)}" if failure.said else ""
     compared = _compared(code, failure)
@@ -207,7 +207,7 @@ class _Compared:
 
 
 def _compared(code: Snippet, failure: Failure) -> _Compared | None:
-    """The two values where exactly one of the sides is a call: that one is what came."""
+    """The two values, if exactly one side is a call: its value is the actual one."""
     said = failure.said[0].removeprefix("AssertionError: ") if failure.said else ""
     values = _sides(said) if said.startswith("assert ") else None
     if values is None and (found := re.fullmatch(r"(.+) != (.+)", said)):
@@ -224,7 +224,7 @@ def _block(lines: Sequence[str]) -> str:
 
 
 def _sides(statement: str) -> tuple[str, str] | None:
-    """The two sides of a claim of equality, as an assert or in the manner of unittest."""
+    """The two sides of an assertion of equality, as an assert or of unittest."""
     try:
         body = ast.parse(statement).body
     except (SyntaxError, ValueError):

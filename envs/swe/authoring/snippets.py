@@ -1,4 +1,4 @@
-"""What a failing test did, as a few lines of code that a user could have run."""
+"""The code of a failing test as a few lines that a user could have run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from aem_gym.envs.swe.tasks.cuts import function_of
-from aem_gym.envs.swe.tasks.mutations import FunctionNode, functions, parse
+from aem_gym.envs.swe.authoring.cuts import function_of
+from aem_gym.envs.swe.authoring.mutations import FunctionNode, functions, parse
 
 _MOST_LINES = 15
 _DEFINITION = FunctionNode | ast.ClassDef
@@ -22,19 +22,19 @@ class Snippet:
     setup: tuple[str, ...]
     """Lines that come before it."""
     statement: str
-    """Which failed."""
+    """The statement that failed."""
     unknown: frozenset[str] = frozenset()
-    """Names in it that neither it nor the test's file defines: fixtures and parameters."""
+    """Names that neither the snippet nor the test's file defines: fixtures and parameters."""
 
 
 def snippet(source: bytes, test: str, line: int, values: Mapping[str, str]) -> Snippet | None:
-    """The statement of a test at a line, and what of the test's own it builds on.
+    """The statement of a test at a line, and the statements that it depends on.
 
     Args:
         source: the test's file.
         test: its node id.
         line: where it failed.
-        values: of its variables; for those that the test does not set itself.
+        values: of its variables, for those that the test does not set.
 
     Returns:
         None if there is no statement at that line.
@@ -46,7 +46,7 @@ def snippet(source: bytes, test: str, line: int, values: Mapping[str, str]) -> S
     around = [node for node in _statements(function) if _holds(node, line)]
     if not around:
         return None
-    # What is caught, and the claims about it, belong together.
+    # A `try` is shown with the assertions in its handlers.
     caught = [node for node in around if isinstance(node, ast.Try)]
     shown = caught[-1] if caught and _in_handler(caught[-1], line) else around[-1]
     before = list(_before(function, shown))
@@ -67,7 +67,7 @@ def snippet(source: bytes, test: str, line: int, values: Mapping[str, str]) -> S
 
 
 def _setup(shown: ast.stmt, before: Sequence[ast.stmt]) -> tuple[list[ast.stmt], set[str]]:
-    """The statements that set what one needs, and all names that these need."""
+    """The statements that set the names a statement needs, and all names that these need."""
     needed = _read(shown)
     setup: list[ast.stmt] = []
     for node in reversed(before):
@@ -116,7 +116,7 @@ def _parameters(node: ast.AST) -> set[str]:
 
 
 def _is_helper(node: ast.stmt) -> bool:
-    """Whether a statement of a test's file is something that tests use, and no test."""
+    """Whether a statement of a test's file is a helper of tests, not a test."""
     if isinstance(node, _DEFINITION):
         return not node.name.lower().startswith("test") and not node.decorator_list
     return isinstance(node, ast.Assign | ast.AnnAssign)
@@ -143,7 +143,7 @@ def _lines(source: bytes, node: ast.stmt) -> list[str]:
 
 
 def _read(node: ast.AST) -> set[str]:
-    """Names that code takes from around it."""
+    """Names that code reads from its surroundings."""
     names = [part for part in ast.walk(node) if isinstance(part, ast.Name)]
     read = {name.id for name in names if isinstance(name.ctx, ast.Load)}
     if not isinstance(node, _DEFINITION):
@@ -154,7 +154,7 @@ def _read(node: ast.AST) -> set[str]:
 
 @lru_cache(maxsize=4)
 def _known(source: bytes) -> frozenset[str]:
-    """Names that a file's statements set, import or define, and those of Python itself."""
+    """Names that a file sets, imports or defines, and the builtins."""
     tree = parse(source)
     found = {"self", *dir(builtins)}
     for node in tree.body if tree else ():
@@ -169,7 +169,7 @@ def _stored(node: ast.AST) -> set[str]:
 
 
 def _written(node: ast.stmt) -> set[str]:
-    """Names that a statement sets, or changes: an item, an attribute, by a method of theirs."""
+    """Names that a statement sets or changes: by an item, an attribute or a method."""
     if isinstance(node, _DEFINITION):
         return {node.name}
     found = _stored(node)

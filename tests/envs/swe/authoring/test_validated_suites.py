@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from swe_library import write_library
 
+from aem_gym.envs.swe.authoring import generate
+from aem_gym.envs.swe.authoring.suites import one_hunk_diff
+from aem_gym.envs.swe.authoring.validate import from_suite, main, sample, validate
 from aem_gym.envs.swe.sandbox.base import SandboxEngine
-from aem_gym.envs.swe.tasks import generate
+from aem_gym.envs.swe.tasks.git import touched
 from aem_gym.envs.swe.tasks.packages import PackageError
 from aem_gym.envs.swe.tasks.suites import load_suite, read_suite
-from aem_gym.envs.swe.validate import from_suite, main, sample, validate
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -57,7 +59,9 @@ def test_some_tasks_of_the_default_suite_hold(engine: SandboxEngine) -> None:
 def test_tests_that_fail_in_a_sandbox_are_none_of_a_suites(suite: Path) -> None:
     packages, tasks = read_suite(suite)
     assert len(tasks) >= 4
-    assert set(packages["library"].tests) == {"tests/test_shelf.py"}
+    assert {test.partition("::")[0] for test in packages["library"].tests} == {
+        "tests/test_shelf.py"
+    }
 
 
 def test_a_suite_that_was_made_is_valid(
@@ -79,12 +83,14 @@ def test_what_is_not_valid_is_dropped(
     suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     package, good, bad = map(json.loads, suite.read_text().splitlines()[:3])
-    bad["mutation"] |= {"end": bad["mutation"]["start"], "replacement": ""}  # breaks nothing
+    (path,) = touched(bad["bug_patch"])
+    content = (suite.parent / "library" / path).read_bytes()
+    bad["bug_patch"] = one_hunk_diff(path, content, b"# breaks nothing\n" + content)
     spoiled, kept = tmp_path / "spoiled.jsonl", tmp_path / "kept.jsonl"
     spoiled.write_text("".join(json.dumps(row) + "\n" for row in (package, good, bad)))
     out = tmp_path / "validated.json"
     assert main(["--suite", str(spoiled), "--out", str(out), "--keep-valid", str(kept)]) == 1
     said = capsys.readouterr().out
     assert (last_line(said)["tasks"], last_line(said)["valid"]) == (2, 1)
-    assert f"{bad['task_id']}: " in said
-    assert [task.task_id for task in load_suite(kept)] == [good["task_id"]]
+    assert f"{bad['instance_id']}: " in said
+    assert [task.task_id for task in load_suite(kept)] == [good["instance_id"]]

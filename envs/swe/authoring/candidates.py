@@ -1,4 +1,4 @@
-"""Looking for the mutant of a function that makes a task."""
+"""Searches the mutants of a function for one that makes a valid task."""
 
 from __future__ import annotations
 
@@ -11,24 +11,19 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from aem_gym.envs.swe.authoring.cuts import cut, function_of, names
+from aem_gym.envs.swe.authoring.mutations import Mutation, functions, mutants, parse
+from aem_gym.envs.swe.authoring.packages import image_plan, import_root
+from aem_gym.envs.swe.authoring.problem import Failure, read_failure
+from aem_gym.envs.swe.authoring.snippets import snippet
+from aem_gym.envs.swe.authoring.trials import Trial, TrialResult, test_command
 from aem_gym.envs.swe.grading.grader import grade
 from aem_gym.envs.swe.sandbox.base import SandboxEngine
 from aem_gym.envs.swe.tasks.base import SweTask
-from aem_gym.envs.swe.tasks.cuts import cut, function_of, names
-from aem_gym.envs.swe.tasks.mutations import Mutation, functions, mutants, parse
-from aem_gym.envs.swe.tasks.packages import (
-    Package,
-    PackageError,
-    image_plan,
-    import_root,
-    source,
-)
-from aem_gym.envs.swe.tasks.problem import Failure, read_failure
-from aem_gym.envs.swe.tasks.snippets import snippet
-from aem_gym.envs.swe.tasks.trials import Outcome, Trial, test_command
+from aem_gym.envs.swe.tasks.packages import Package, PackageError, source
 
 MOST_FAIL = 0.2
-"""A slip that more of the tests notice is too easy to find, and too unlike an issue."""
+"""Largest share of failing tests: mutants that break more are easy to find and unlike an issue."""
 _NO_SOURCE = re.compile(
     r"(^|/)(tests?|testing|docs?|benchmarks?|examples?|scripts?|setup\.py|conftest\.py|noxfile\.py"
     r"|test_[^/]*|[^/]*_test\.py)(/|$)"
@@ -37,28 +32,28 @@ _NO_SOURCE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """How a package's tests go when nothing is broken."""
+    """The results of a package's tests before anything is broken."""
 
     tests: frozenset[str]
-    """Those that count: they pass, three times, and their functions can be found and cut out."""
+    """Tests that count: they pass three times, and their functions can be cut out."""
     others: frozenset[str]
-    """Others that pass. A mutant that fails one could not be hidden.
+    """Other tests that pass. A mutant that one of them notices cannot be hidden.
 
-    Among them are those that write beside their files: in grading these belong to root.
+    Tests that write beside their files are among them: in grading those folders belong to root.
     """
     failing: frozenset[str]
-    """Those that fail anyway."""
+    """Tests that fail before anything is broken."""
     files: Mapping[str, bytes]
     """The test files, by path."""
     calls: Mapping[str, tuple[str, ...]]
-    """Test files that call a function, as `Trial.calls` gives them."""
+    """Function -> the test files that call it, as in `Trial.calls`."""
     seconds: float
-    """That all tests take."""
+    """Duration of all tests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A mutant that some tests notice."""
+    """A valid mutant, and the tests that notice it."""
 
     mutation: Mutation
     fail_to_pass: tuple[str, ...]
@@ -66,10 +61,10 @@ class Candidate:
 
 
 def baseline(package: Package, trial: Trial) -> Baseline:
-    """How the tests go before anything is broken.
+    """Run the tests of a package three times, the last time without write access to its folder.
 
     Raises:
-        PackageError: none of them pass.
+        PackageError: no test passes.
     """
     first = trial.run({})
     trial.paths = tuple(sorted({function_of(test)[0] for test in first.passed}))
@@ -95,10 +90,10 @@ def baseline(package: Package, trial: Trial) -> Baseline:
 
 
 def graded(engine: SandboxEngine, package: Package, before: Baseline) -> Baseline:
-    """The same without tests that fail in grading, where they and their folders belong to root.
+    """The baseline without tests that fail in grading, where their folders belong to root.
 
     Raises:
-        PackageError: none of them pass there.
+        PackageError: no test passes there.
         SandboxError: the engine fails.
     """
     probe = SweTask(
@@ -126,7 +121,7 @@ def graded(engine: SandboxEngine, package: Package, before: Baseline) -> Baselin
 
 
 def places(package: Package) -> Iterator[tuple[str, str]]:
-    """Every function of a package that may be broken: its path and qualified name."""
+    """The path and qualified name of each function of a package that may be broken."""
     folder = source(package)
     root = import_root(folder)
     for path in sorted(root.rglob("*.py")):
@@ -150,7 +145,7 @@ def search(
     rng: np.random.Generator,
     tries: int,
 ) -> Candidate | None:
-    """The first of some mutants of a function that makes a valid task; None if none does."""
+    """The first valid mutant among `tries` mutants of a function; None if there is none."""
     path, function = place
     callers = before.calls.get(f"{path}::{function}", ())
     paths = trial.paths if "" in callers else [file for file in callers if file in before.files]
@@ -167,17 +162,17 @@ def search(
 def judge(
     trial: Trial, before: Baseline, mutation: Mutation, mutated: bytes, paths: Collection[str]
 ) -> Candidate | None:
-    """The candidate that a mutant makes.
+    """The candidate of a mutant; None if it is not valid.
 
-    Some tests notice it, but not too many; again the same ones, and no others; and once these are
-    cut out, all that an agent can see passes.
+    It is valid if some tests fail but not too many, if the same tests fail in a second run, and if
+    everything that the agent can see passes once the failing tests are cut out.
 
     Args:
-        trial: where tests run.
-        before: how they go without it.
-        mutation: of a file that is no test.
-        mutated: the file.
-        paths: test files that can notice it; the others run in the second round only.
+        trial: runs the tests.
+        before: their results without the mutation.
+        mutation: of a file that is not a test.
+        mutated: the content of that file with the mutation.
+        paths: test files that can notice it; the others run in the second run only.
     """
     outcome = trial.run({mutation.path: mutated}, paths)
     able = {test for test in before.tests if function_of(test)[0] in paths}
@@ -199,7 +194,7 @@ def judge(
 
 
 def hide(files: Mapping[str, bytes], tests: frozenset[str]) -> dict[str, bytes] | None:
-    """The test files that change when the functions of some tests are cut out of them."""
+    """The test files without the functions of some tests; None if these cannot be cut out."""
     gone: dict[str, set[str]] = {}
     for file, function in map(function_of, tests):
         gone.setdefault(file, set()).add(function)
@@ -212,8 +207,8 @@ def hide(files: Mapping[str, bytes], tests: frozenset[str]) -> dict[str, bytes] 
     return visible
 
 
-def _clearest(before: Baseline, outcome: Outcome, failing: frozenset[str]) -> Failure:
-    """The failure that says most in few words, with no more variables than it takes to show it."""
+def _clearest(before: Baseline, outcome: TrialResult, failing: frozenset[str]) -> Failure:
+    """The failure that is shown best by few words, with only the variables that its code needs."""
     found = [read_failure(test, outcome.messages.get(test, "")) for test in sorted(failing)]
     codes = {
         failure.test: snippet(

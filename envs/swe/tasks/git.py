@@ -1,12 +1,12 @@
-"""A repository at one commit, from a local mirror: without its past, and without its future."""
+"""Git on this machine: mirrors, checkouts of one commit, and diffs applied to contents."""
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from aem_gym.envs.swe.images.host import lock_file
@@ -14,28 +14,79 @@ from aem_gym.envs.swe.sandbox.base import SandboxError
 from aem_gym.errors import ConfigError
 from aem_gym.io import atomic_folder, exclusive
 
-logger = logging.getLogger(__name__)
-
 _SECONDS = 600
 _ENDS = ("", "repo", "repo.git", ".git")
 """Where the git directory is, in the folder of a mirror."""
 _DEPTH = 3
 _MOST = 2000
-"""Folders that are looked at for a mirror of an unusual name."""
-# The mirror may belong to another user: only its objects are read. A fetch starts a program of
-# its own in it, which does not hear of our settings.
+"""Folders that are searched for a mirror of an unusual name."""
+# The mirror may belong to another user: only its objects are read. A fetch starts a second program
+# in it, which needs the setting again.
 _SAFE = ("-c", "safe.directory=*")
+_BARE_HUNK = re.compile(r"^@@ -\d+(,0 \+|\S* \+\d+,0 )", re.MULTILINE)
+"""A hunk without context, whose offset git reports wrongly."""
 _UPLOAD = "git -c 'safe.directory=*' upload-pack"
+
+
+class DiffError(ValueError):
+    """A diff is malformed, or does not apply exactly."""
+
+
+def apply_diff(files: Mapping[str, bytes], diff: str, *, reverse: bool = False) -> dict[str, bytes]:
+    """The contents after a trusted diff: `files` with its changes, by path.
+
+    Args:
+        files: path -> content, of all files that the diff changes.
+        diff: as git writes it.
+        reverse: undo it instead.
+
+    Raises:
+        DiffError: it does not apply at the very lines that it names.
+    """
+    with tempfile.TemporaryDirectory(prefix="aem-diff-") as temporary:
+        folder = Path(temporary)
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        options = ["--verbose", "--whitespace=nowarn", "--unidiff-zero"]
+        data = diff.encode("utf-8", "surrogateescape")
+        try:
+            said = git(folder, "apply", *options, *["-R"] * reverse, "-", stdin=data).stderr
+        except SandboxError as error:
+            raise DiffError(str(error)) from error
+        found = [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
+        moved = b"(offset " in said and not _BARE_HUNK.search(diff)
+        if moved or any(path.is_symlink() for path in found):
+            raise DiffError("it does not apply at the lines that it names")
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def touched(patch: str) -> frozenset[str]:
+    """The paths that a trusted diff (gold, or of hidden tests) names."""
+    named: set[str] = set()
+    for line in patch.splitlines():
+        if line.startswith(("--- ", "+++ ", "rename from ", "rename to ")):
+            path = unquote(line.split(" ", 2 if line.startswith("rename") else 1)[-1].strip())
+            named.add(path if line.startswith("rename") else path.partition("/")[2])
+    return frozenset(named - {"dev/null", "null", ""})
+
+
+def unquote(path: str) -> str:
+    """The path that git prints in quotes, with escapes, if it is unusual."""
+    if len(path) < 2 or path[0] != '"' or path[-1] != '"':
+        return path
+    raw = path[1:-1].encode("ascii", "replace").decode("unicode_escape")
+    return raw.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
 
 
 def find_mirror(mirrors: Path, repo: str) -> Path:
     """The git directory of `owner/name` below a folder of mirrors.
 
-    Looked for by the usual names (`owner__name.git`, `owner/name`, `owner-name`, `name`, ...), then
-    by the address that a mirror was cloned from, then by its name's letters alone.
+    The usual names (`owner__name.git`, `owner/name`, `owner-name`, `name`, ...) are tried first,
+    then the address that a mirror was cloned from, then the letters of its name.
 
     Raises:
-        ConfigError: it is not there; says where it would be found, and how to make it.
+        ConfigError: there is none; the message says how to make it.
     """
     if not mirrors.is_dir():
         raise ConfigError(f"--mirrors: expected a folder of bare clones, got {mirrors}: it is none")
@@ -56,15 +107,15 @@ def find_mirror(mirrors: Path, repo: str) -> Path:
 
 
 def lacking(mirror: Path, commits: Iterable[str]) -> frozenset[str]:
-    """Those of the commits that a mirror does not hold.
+    """The commits that a mirror does not hold.
 
     Raises:
         SandboxError: git cannot read it.
     """
     wanted = sorted(set(commits))
     asked = "".join(f"{commit}^{{commit}}\n" for commit in wanted).encode()
-    told = _git(mirror, f"--git-dir={mirror}", "cat-file", "--batch-check", stdin=asked)
-    lines = told.decode(errors="replace").splitlines()
+    said = git(mirror, f"--git-dir={mirror}", "cat-file", "--batch-check", stdin=asked)
+    lines = said.stdout.decode(errors="replace").splitlines()
     return frozenset(c for c, line in zip(wanted, lines, strict=True) if " commit " not in line)
 
 
@@ -77,7 +128,6 @@ def checkout(mirror: Path, commit: str, folder: Path) -> Path:
     """
     if (folder / ".git").is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(lock_file(str(folder))):
         if not (folder / ".git").is_dir():
             _checkout(mirror, commit, folder)
@@ -86,18 +136,18 @@ def checkout(mirror: Path, commit: str, folder: Path) -> Path:
 
 def _checkout(mirror: Path, commit: str, folder: Path) -> None:
     with atomic_folder(folder) as part:
-        _git(part, "init", "-q", "-b", "main", "--template=")
+        git(part, "init", "-q", "-b", "main", "--template=")
         source = mirror.resolve().as_uri()
         try:
-            _git(part, "fetch", "-q", "--depth", "1", "--upload-pack", _UPLOAD, source, commit)
+            git(part, "fetch", "-q", "--depth", "1", "--upload-pack", _UPLOAD, source, commit)
         except SandboxError as error:
             raise ConfigError(
                 f"{mirror} does not hold the commit {commit}. Bring it up to date: "
                 f"git --git-dir {mirror} fetch --all ({error})"
             ) from error
-        _git(part, "checkout", "-q", "--detach", commit)
-        _git(part, "update-ref", "refs/heads/main", commit)
-        _git(part, "symbolic-ref", "HEAD", "refs/heads/main")
+        git(part, "checkout", "-q", "--detach", commit)
+        git(part, "update-ref", "refs/heads/main", commit)
+        git(part, "symbolic-ref", "HEAD", "refs/heads/main")
         (part / ".git" / "FETCH_HEAD").unlink(missing_ok=True)
 
 
@@ -117,8 +167,8 @@ def _git_directory(folder: Path) -> Path | None:
 def _pointed(file: Path) -> Path:
     """Where a `.git` file points to."""
     try:
-        told = file.read_text("utf-8", "replace")
-        place = file.parent / told.partition("gitdir:")[2].strip()
+        said = file.read_text("utf-8", "replace")
+        place = file.parent / said.partition("gitdir:")[2].strip()
         common = place / "commondir"
         return place / common.read_text("utf-8").strip() if common.is_file() else place
     except OSError:
@@ -126,7 +176,7 @@ def _pointed(file: Path) -> Path:
 
 
 def _search(mirrors: Path, owner: str, name: str) -> Path | None:
-    """A mirror of an unusual name; the surest sign counts."""
+    """A mirror of an unusual name: by its address, else its whole name, else its last part."""
     address = re.compile(rf"[/:]{re.escape(owner)}/{re.escape(name)}(\.git)?/?$", re.I | re.M)
     whole, short = _letters(owner + name), _letters(name)
     by_name: dict[int, Path] = {}
@@ -140,7 +190,7 @@ def _search(mirrors: Path, owner: str, name: str) -> Path | None:
 
 
 def _mirrors_below(mirrors: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Git directories below a folder, each with the names of the folders that lead to it."""
+    """Git directories below a folder, each with the names of the folders above it."""
     waiting: list[tuple[Path, tuple[str, ...]]] = [(mirrors, (mirrors.resolve().name,))]
     for folder, words in waiting:  # grows on the way
         if found := _git_directory(folder):
@@ -168,16 +218,22 @@ def _settings(place: Path) -> str:
         return ""
 
 
-def _git(folder: Path, *argv: str, stdin: bytes = b"") -> bytes:
-    """Run git without the settings of the user or the machine."""
+def git(folder: Path, *argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run git in a folder, without the settings of the user or the machine.
+
+    Raises:
+        ConfigError: git is not installed.
+        SandboxError: it failed, or did not end in time.
+    """
     clean = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     clean |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C"}
     clean |= {"GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1"}
+    clean["GIT_CEILING_DIRECTORIES"] = str(folder.resolve().parent)
     command = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.autocrlf=false", *_SAFE]
+    command += ["-c", "protocol.version=2", "-C", str(folder)]
     try:
-        done = subprocess.run(
-            [*command, "-c", "protocol.version=2", *argv],
-            cwd=folder,
+        return subprocess.run(
+            [*command, *argv],
             env=clean,
             input=stdin,
             check=True,
@@ -187,8 +243,7 @@ def _git(folder: Path, *argv: str, stdin: bytes = b"") -> bytes:
     except FileNotFoundError as error:
         raise ConfigError("git is not installed: apt-get install git") from error
     except subprocess.CalledProcessError as error:
-        told = error.stderr.decode(errors="replace").strip()
-        raise SandboxError(f"git {argv[0]}: {told}") from error
+        said = error.stderr.decode(errors="replace").strip()
+        raise SandboxError(f"git {argv[0]}: {said}") from error
     except subprocess.TimeoutExpired as error:
         raise SandboxError(f"git {argv[0]} did not end in {_SECONDS} s") from error
-    return done.stdout

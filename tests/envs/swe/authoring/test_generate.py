@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from swe_library import write_library
 
+from aem_gym.envs.swe.authoring.generate import main
+from aem_gym.envs.swe.authoring.packages import release
+from aem_gym.envs.swe.authoring.trials import trial
 from aem_gym.envs.swe.tasks.base import SweTask
-from aem_gym.envs.swe.tasks.generate import main
-from aem_gym.envs.swe.tasks.packages import release, source
+from aem_gym.envs.swe.tasks.git import touched
+from aem_gym.envs.swe.tasks.packages import source
 from aem_gym.envs.swe.tasks.suites import load_suite
-from aem_gym.envs.swe.tasks.trials import trial
 
 PYTHON = Path(sys.executable)
 
@@ -45,13 +47,9 @@ def tasks(suite: Path) -> list[SweTask]:
 
 def test_one_task_for_each_function_that_tests_notice(suite: Path, tasks: list[SweTask]) -> None:
     rows = [json.loads(line) for line in suite.read_text().splitlines()]
-    functions = [row["mutation"]["function"] for row in rows if "mutation" in row]
-    assert len(functions) == len(set(functions)) == len(tasks) >= 4
-    assert set(functions) <= {"Shelf.__init__", "Shelf.add", "Shelf.used"} | {
-        "longest",
-        "_initials",
-        "sign",
-    }
+    changed = [row["bug_patch"] for row in rows if "bug_patch" in row]
+    assert len(changed) == len(set(changed)) == len(tasks) >= 4
+    assert all(touched(patch) == {"library/shelf.py"} for patch in changed)
     assert not suite.with_name(f"{suite.name}.journal").exists()
 
 

@@ -1,8 +1,8 @@
-"""The ways of breaking a function: each finds places in its tree, and what to write there instead.
+"""Operators of mutations: each finds places in the tree of a function, and their replacements.
 
-Every edit is local: it replaces the bytes of one node or of one sign, so that layout and comments
-around it stay as their author left them. No brackets are added, which would show where the slip is:
-an operator may come to bind otherwise, which is a slip like any other.
+Every edit replaces the bytes of one node or one sign, so the layout and the comments around it stay
+as they are. No brackets are added, as they would show the place; an operator may therefore bind
+differently, which is an error like any other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 LONGEST = 600
-"""Bytes that one edit may take away: larger losses are rewrites, not slips."""
+"""Most bytes that an edit may remove."""
 
 _COMPARE: Mapping[type[ast.cmpop], tuple[str, str]] = {
     ast.Lt: ("<", "<="),

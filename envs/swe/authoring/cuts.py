@@ -1,11 +1,11 @@
-"""Hiding tests: a test file without some of its functions."""
+"""Cuts functions out of test files, to hide tests."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Iterator
 
-from aem_gym.envs.swe.tasks.mutations import functions, parse
+from aem_gym.envs.swe.authoring.mutations import functions, parse
 
 
 def function_of(test: str) -> tuple[str, str]:
@@ -23,7 +23,7 @@ def names(source: bytes) -> frozenset[str]:
 def cut(source: bytes, gone: Collection[str]) -> bytes | None:
     """A file without some functions, by qualified names; None if that cannot be done.
 
-    Whole lines go, decorators included. A class that has nothing left keeps a `pass`.
+    Whole lines are removed, decorators included. A class without a body gets a `pass`.
     """
     tree = parse(source)
     nodes = dict(functions(tree)) if tree else {}

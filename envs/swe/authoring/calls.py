@@ -1,8 +1,8 @@
-"""A plugin of pytest that writes down which functions the tests of each file call.
+"""A plugin of pytest that records which functions the tests of each file call.
 
-It is copied beside the tests and loaded there (`-p calls`); it needs nothing but pytest. The
-variable `CALLS` names the file that it writes: JSON, path and qualified name -> test files. Calls
-while files are imported are kept under the empty name.
+It is copied beside the tests and loaded there (`-p calls`); it imports nothing but pytest. The
+variable `CALLS` is the file that it writes: JSON, path and qualified name -> test files. Calls
+during the import of files have the empty name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 
 
 class Calls:
-    """Counts a function once for each test file."""
+    """Records each function once for each test file."""
 
     def __init__(self, root: Path, out: Path) -> None:
         self._root, self._out = root, out

@@ -1,0 +1,288 @@
+"""Makes a suite of tasks from packages that ship tests: `aem-gym swe generate`.
+
+Functions are broken one at a time (`mutations.py`); a mutant becomes a task if some tests notice it
+(`candidates.py`). A journal beside the suite records what was tried, so that the same command
+continues a run that was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from pathlib import Path
+from queue import SimpleQueue
+
+import msgspec
+from tqdm.auto import tqdm
+
+from aem_gym.envs.swe.authoring.candidates import (
+    Baseline,
+    Candidate,
+    baseline,
+    graded,
+    places,
+    search,
+)
+from aem_gym.envs.swe.authoring.packages import release
+from aem_gym.envs.swe.authoring.suites import (
+    package_line,
+    split_of,
+    suite_lines,
+    task_row,
+    test_packages,
+)
+from aem_gym.envs.swe.authoring.trials import Trial, trial
+from aem_gym.envs.swe.sandbox.base import SandboxEngine, SandboxError
+from aem_gym.envs.swe.sandbox.engines import open_engine
+from aem_gym.envs.swe.tasks.base import SPLITS
+from aem_gym.envs.swe.tasks.packages import Package, PackageError
+from aem_gym.errors import AemGymError, OutputError
+from aem_gym.io import replace_file
+from aem_gym.seeding import generator
+
+logger = logging.getLogger(__name__)
+
+PYTEST = "pytest==9.2.0"
+"""A pinned test runner: node ids and messages differ between versions."""
+TRIES = 6
+"""Mutants of one function."""
+_FIRST = 120.0
+"""Seconds for the tests before anything is broken."""
+_LEAST = 5.0
+_SLOWER = 3.0
+"""A mutant's tests may take this factor longer, and `_LEAST` seconds more."""
+
+_LOOKAHEAD = 8
+"""Functions that are tried before their turn, for each job: some take long."""
+
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class PackageWorkspace:
+    """A package with copies to run its tests in, one for each job."""
+
+    package: Package
+    before: Baseline
+    trials: SimpleQueue[Trial]
+
+    def search(self, place: Place, seed: int) -> Candidate | None:
+        """The first valid mutant of a function; None if there is none."""
+        rng = generator("swe", "mutants", seed, self.package.name, *place)
+        bench = self.trials.get()
+        try:
+            return search(self.package, bench, self.before, place, rng, TRIES)
+        finally:
+            self.trials.put(bench)
+
+
+class Journal:
+    """The result of each function, kept in a file from run to run."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key = path, key
+        self.known: dict[tuple[str, str, str], Candidate | None] = {}
+        with contextlib.suppress(FileNotFoundError):
+            lines = path.read_text("utf-8").splitlines()
+            for line in lines[1:] if lines and lines[0] == key else ():
+                with contextlib.suppress(msgspec.DecodeError):  # cut off as it was written
+                    *place, found = msgspec.json.decode(
+                        line, type=tuple[str, str, str, Candidate | None]
+                    )
+                    self.known[place[0], place[1], place[2]] = found
+        if not self.known:
+            replace_file(path, f"{key}\n".encode())
+
+    def add(self, package: str, place: Place, found: Candidate | None) -> None:
+        """Record the result of a function."""
+        self.known[package, *place] = found
+        row = [package, *place, None if found is None else asdict(found)]
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """Remove the file: the suite is complete."""
+        self._path.unlink(missing_ok=True)
+
+
+def generate(
+    packages: Sequence[Package],
+    tasks: int,
+    seed: int,
+    out: Path,
+    jobs: int,
+    python: Path | None = None,
+    engine: SandboxEngine | None = None,
+) -> Counter[str]:
+    """Make a suite; returns the number of tasks in each split.
+
+    Args:
+        packages: their functions take turns.
+        tasks: most tasks, with at most one for a function.
+        seed: of the mutants, the splits and the words of the issues.
+        out: the file.
+        jobs: tests that run at the same time. The suite does not depend on it.
+        python: an interpreter with all requirements; by default one is made for each package.
+        engine: tests that do not pass in its sandboxes do not count.
+
+    Raises:
+        PackageError: a package cannot be installed, or its tests do not pass.
+        SandboxError: the engine fails.
+    """
+    graded_in = engine.name if engine else "none"
+    known = [[p.name, p.sha256, p.requires] for p in packages]
+    key = json.dumps([*known, seed, TRIES, graded_in])
+    journal = Journal(out.with_name(f"{out.name}.journal"), key)
+    found: list[tuple[PackageWorkspace, Candidate]] = []
+    with contextlib.ExitStack() as stack:
+        workspaces = [
+            open_workspace(package, jobs, python, engine, stack)
+            for package in tqdm(packages, desc="packages", unit="package", disable=None)
+        ]
+        progress = stack.enter_context(tqdm(desc="tasks", total=tasks, unit="task", disable=None))
+        pool = ThreadPoolExecutor(jobs)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        for workspace, candidate in _candidates(workspaces, seed, journal, pool, jobs):
+            found.append((workspace, candidate))
+            progress.update()
+            if len(found) == tasks:
+                break
+    content, splits = _suite(workspaces, found, seed)
+    replace_file(out, content)
+    journal.close()
+    return splits
+
+
+def _suite(
+    workspaces: Sequence[PackageWorkspace],
+    found: Sequence[tuple[PackageWorkspace, Candidate]],
+    seed: int,
+) -> tuple[bytes, Counter[str]]:
+    """The content of the suite's file, and the number of tasks in each split."""
+    used = [workspace for workspace in workspaces if any(owner is workspace for owner, _ in found)]
+    held_out = test_packages([workspace.package.name for workspace in used], seed)
+    rows = []
+    for workspace, candidate in found:
+        name, broken = workspace.package.name, candidate.mutation
+        split = split_of(name, broken.path, broken.function, seed, held_out)
+        rows.append(task_row(workspace.package, workspace.before, candidate, split, seed))
+    lines = [package_line(workspace.package, workspace.before) for workspace in used]
+    return suite_lines(lines, rows), Counter(row.split for row in rows)
+
+
+def open_workspace(
+    package: Package,
+    jobs: int,
+    python: Path | None,
+    engine: SandboxEngine | None,
+    stack: contextlib.ExitStack,
+) -> PackageWorkspace:
+    """Install a package and run its tests; the stack removes its files."""
+    benches = [stack.enter_context(trial(package, _FIRST, python)) for _ in range(jobs)]
+    before = baseline(package, benches[0])
+    if engine is not None:
+        before = graded(engine, package, before)
+    trials: SimpleQueue[Trial] = SimpleQueue()
+    for bench in benches:
+        bench.paths = benches[0].paths
+        bench.timeout = _LEAST + _SLOWER * before.seconds
+        trials.put(bench)
+    return PackageWorkspace(package, before, trials)
+
+
+def _candidates(
+    workspaces: Sequence[PackageWorkspace],
+    seed: int,
+    journal: Journal,
+    pool: ThreadPoolExecutor,
+    jobs: int,
+) -> Iterator[tuple[PackageWorkspace, Candidate]]:
+    """Candidates of packages and functions in turn; the order does not depend on the jobs."""
+    orders = []
+    for workspace in workspaces:
+        found = list(places(workspace.package))
+        order = generator("swe", "functions", seed, workspace.package.name).permutation(len(found))
+        orders.append([(workspace, found[index]) for index in order])
+    turns = [turn for row in zip_longest(*orders) for turn in row if turn is not None]
+    ahead: deque[Future[Candidate | None] | None] = deque()
+    for number, (workspace, place) in enumerate(turns):
+        for other, next_place in turns[number + len(ahead) : number + _LOOKAHEAD * jobs]:
+            known = (other.package.name, *next_place) in journal.known
+            ahead.append(None if known else pool.submit(other.search, next_place, seed))
+        future = ahead.popleft()
+        if future is not None:
+            journal.add(workspace.package.name, place, future.result())
+        candidate = journal.known[workspace.package.name, *place]
+        if candidate is not None:
+            yield workspace, candidate
+
+
+def _engine(name: str, stack: contextlib.ExitStack) -> SandboxEngine | None:
+    """An engine that the stack closes; None if none is wanted or none answers."""
+    if name == "none":
+        return None
+    try:
+        engine = open_engine(name)
+    except SandboxError as error:
+        if name != "auto":
+            raise
+        logger.warning(
+            "no sandbox to try the tests in: some may fail in grading. Validate the suite where "
+            "there is one, or see: aem-gym doctor (%s)",
+            error,
+        )
+        return None
+    stack.callback(engine.close)
+    return engine
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add(
+        "--package",
+        action="extend",
+        nargs="+",
+        required=True,
+        metavar="NAME==VERSION|DIR",
+        help="a release from the package index, or a folder",
+    )
+    add("--tasks", type=int, default=50, help="how many at most (50)")
+    add("--seed", type=int, default=0, help="of mutants, splits and words (0)")
+    add("--out", type=Path, required=True, help="the suite's file (.jsonl)")
+    add("--jobs", type=int, default=os.cpu_count() or 1, help="tests at a time (all cores)")
+    add("--require", action="extend", nargs="+", default=[], help="what tests need, pinned")
+    add("--engine", default="auto", help="of sandboxes to try the tests in (auto); or: none")
+    add("--python", type=Path, help="has all that is needed installed (one is made)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.out.suffix != ".jsonl" or not arguments.out.parent.is_dir():
+            raise OutputError(f"expected --out FILE.jsonl in a folder, got {arguments.out}")
+        requires = sorted({PYTEST, *arguments.require})
+        packages = [release(spec, requires) for spec in arguments.package]
+        if len({package.name for package in packages}) < len(packages):
+            raise PackageError("expected each --package once, got one of them twice")
+        jobs, python, seed = max(1, arguments.jobs), arguments.python, arguments.seed
+        with contextlib.ExitStack() as stack:
+            engine = _engine(arguments.engine, stack)
+            out, most = arguments.out, arguments.tasks
+            splits = generate(packages, most, seed, out, jobs, python, engine)
+    except AemGymError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps({"tasks": splits.total(), **{name: splits[name] for name in SPLITS}}))
+    return 0 if splits else 1
