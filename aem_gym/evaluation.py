@@ -246,7 +246,8 @@ def evaluate(
         raise ConfigError("evaluate: env is missing: which environment shall the agent play in?")
     base = settle({"env": env}).config if run is None else run_config(run)
     base = base if run is not None else replace(base, env_args={})
-    config = _changed(base, episodes, split, temperature, seed, env, env_args)
+    given = {"episodes": episodes, "split": split, "temperature": temperature, "seed": seed}
+    config = _changed(base, env=env, env_args=env_args, **given)
     context = getattr(getattr(found, "builder", None), "kind", config.context)
     config = replace(config, context=context)
     with open_pool(config, config.eval_split) as pool:
@@ -267,29 +268,19 @@ class Evaluation:
 def evaluate_run(
     run: str | Path,
     *,
-    episodes: int | None = None,
-    split: str | None = None,
-    temperature: float | None = None,
-    seed: int | None = None,
     baselines: bool = True,
-    env: str | None = None,
-    env_args: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     device: str = "auto",
+    **changes: Any,
 ) -> Evaluation:
     """Evaluate a run, with random agent and expert on the same tasks beside it.
 
     Args:
         run: the run's folder.
-        episodes: see `evaluate`, as all that is not named here.
-        split: see `evaluate`.
-        temperature: see `evaluate`.
-        seed: see `evaluate`.
         baselines: also run the random agent, and the expert where there is one.
-        env: another environment.
-        env_args: its arguments.
         out: where the scores go as JSON; default: `eval-SPLIT-tTEMPERATURE.json` in the run.
         device: where the model goes.
+        changes: env, env_args, episodes, split, temperature and seed, as for `evaluate`.
 
     Raises:
         CheckpointError: the folder is not a run, or holds no adapter yet.
@@ -297,7 +288,7 @@ def evaluate_run(
         OutputError: the scores cannot be written (checked before any episode runs).
     """
     folder = Path(run)
-    config = _changed(run_config(folder), episodes, split, temperature, seed, env, env_args)
+    config = _changed(run_config(folder), **changes)
     template = run_template(folder)
     target = folder / f"eval-{config.eval_split}-t{config.eval_temperature:g}.json"
     target = _writable(Path(out).expanduser() if out else target)
@@ -305,10 +296,9 @@ def evaluate_run(
     with open_pool(config, config.eval_split) as pool:
         spec = eval_spec(config, template, pool.describe())
         agents |= _baselines(pool) if baselines else {}
+        live = config.max_concurrent_episodes
         results = {
-            name: evaluate_agent(
-                who, pool, spec, template, label=name, live=config.max_concurrent_episodes
-            )
+            name: evaluate_agent(who, pool, spec, template, label=name, live=live)
             for name, who in agents.items()
         }
     evaluation = Evaluation(spec, results)
@@ -381,28 +371,15 @@ def _label(folder: Path) -> str:
     return f"{name} (run)" if name in BASELINES else name
 
 
-def _changed(
-    config: Config,
-    episodes: int | None,
-    split: str | None,
-    temperature: float | None,
-    seed: int | None,
-    env: Any,
-    env_args: Mapping[str, Any] | None,
-) -> Config:
-    """The configuration with what was given in place of the run's own."""
+def _changed(config: Config, *, env: Any = None, **changes: Any) -> Config:
+    """The configuration with what was given (not None) in place of the run's own."""
     env = env_name(env)
     if env is not None and env != config.env:
         # The run's arguments and splits belong to its own environment.
         other = settle({"env": env}).config
         config = replace(config, env=other.env, env_args={}, eval_split=other.eval_split)
-    changes: dict[str, Any] = {
-        "eval_episodes": episodes,
-        "eval_split": split,
-        "eval_temperature": temperature,
-        "eval_seed": seed,
-        "env_args": None if env_args is None else dict(env_args),
-    }
-    changed = replace(config, **{k: v for k, v in changes.items() if v is not None})
+    given = {name: value for name, value in changes.items() if value is not None}
+    names = {name: name if name == "env_args" else f"eval_{name}" for name in given}
+    changed = replace(config, **{names[name]: value for name, value in given.items()})
     check_ranges(vars(changed))
     return changed

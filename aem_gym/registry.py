@@ -284,6 +284,6 @@ def _import_env_module(name: str, module: str) -> Any:
     except Exception as error:  # another package's code: anything may happen in it
         raise ConfigError(
             f"environment {name!r}: the module {module!r} cannot be imported: "
-            f"{type(error).__name__}: {error}. Install it, run the command in its folder, or correct "
-            "its name or its code"
+            f"{type(error).__name__}: {error}. Install it, run the command in its folder, or "
+            "correct its name or its code"
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,15 +27,11 @@ if TYPE_CHECKING:
 @click.option("--out", help="JSON file for the scores [eval-SPLIT-tTEMPERATURE.json in the run].")
 def evaluate(
     run: str,
-    episodes: int | None,
-    split: str | None,
-    temperature: float | None,
-    seed: int | None,
     no_baselines: bool,
-    env: str | None,
     env_arg: tuple[str, ...],
     device: str,
     out: str | None,
+    **changes: Any,
 ) -> None:
     """Evaluate the trained agent in the folder RUN on fixed held-out tasks.
 
@@ -43,18 +39,9 @@ def evaluate(
     """
     from aem_gym.evaluation import evaluate_run
 
-    evaluation = evaluate_run(
-        run,
-        episodes=episodes,
-        split=split,
-        temperature=temperature,
-        seed=seed,
-        baselines=not no_baselines,
-        env=env,
-        env_args=parse_env_args(env_arg) if env_arg else None,
-        out=out,
-        device=device,
-    )
+    changes["env_args"] = parse_env_args(env_arg) if env_arg else None
+    baselines = not no_baselines
+    evaluation = evaluate_run(run, baselines=baselines, out=out, device=device, **changes)
     click.echo(report(evaluation))
 
 
