@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -145,14 +145,6 @@ class Episode:
     def reward(self) -> float:
         """The episode's return: the sum of the environment's rewards."""
         return sum(turn.reward for turn in self.turns)
-
-    def strip_tokens(self) -> Episode:
-        """The same episode without its token-level arrays (what `episodes.jsonl` mostly holds)."""
-        bare = tuple(
-            replace(t, prompt_ids=(), response_ids=(), logprobs=(), entropies=())
-            for t in self.turns
-        )
-        return replace(self, turns=bare)
 
     def to_json(self) -> bytes:
         """One line of JSON, without the newline."""
