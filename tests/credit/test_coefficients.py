@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from credit_cases import dtypes, reference_alpha, tolerance
+from tests.credit.cases import dtypes, reference_alpha, tolerance
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
