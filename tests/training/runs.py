@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
     "lr_schedule": "constant",
     "threads": 1,
     "device": "cpu",
-    "tensorboard": False,
+    "loggers": [],
 }
 """A whole run in a few seconds. All runs of a test session share its warm start."""
 
@@ -43,10 +43,9 @@ GUESS: dict[str, Any] = {
 
 def run(out: Path, settings: dict[str, Any] = SMALL, **changes: Any) -> dict[str, Any]:
     """A run in this process; its summary."""
-    from aem_gym.training.config import Config
-    from aem_gym.training.trainer import train
+    from aem_gym.training.loop import train
 
-    return train(Config(**{**settings, "out": str(out), **changes}))
+    return train(**{**settings, "out": str(out), **changes})
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
