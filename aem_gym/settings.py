@@ -41,7 +41,8 @@ _RENAMED = {
 }
 OLD_NAMES = (*_RENAMED, "updates_per_batch", "save_tokens", "tensorboard")
 """Old spellings of settings, which stay valid."""
-_ONCE_UNSET_BY_NULL = ("drop_equal_groups", "mini_batch")
+_ONCE_NULL = ("mini_batch", "drop_equal_groups")
+"""Settings whose null in older files leaves them to the other layers."""
 _OF_THE_ENV = ("env_args", "warmstart_env_args", "train_split", "eval_split")
 """What a file says of its environment, and what does not hold for another one."""
 
@@ -202,14 +203,12 @@ def _renamed(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     renamed: dict[str, Any] = {}
     for key, value in values.items():
         name, dot, rest = str(key).partition(".")
-        if value is None and name in _ONCE_UNSET_BY_NULL:
-            continue
-        if name == "updates_per_batch" and values.get("mini_batch") is not None:
-            continue  # which it gave way to
         if name in OLD_NAMES:
             new = _converted(name, value)
             logger.warning("%s: %s is now %s", source, name, " ".join(new) or "the default")
-            renamed |= new
+            renamed = new | renamed  # where a layer has both spellings, the present one holds
+            continue
+        if key in _ONCE_NULL and value is None:
             continue
         if name not in field_types():
             raise UnknownNameError("configuration key", name, field_types(), f"(In {source}.)")
@@ -232,9 +231,9 @@ def _converted(name: str, value: Any) -> dict[str, Any]:
 
 
 def _typed(key: str, value: Any, source: str) -> Any:
-    """`value` as the type of the field `key`."""
+    """`value` as the type of the field `key`; a path is a text."""
     try:
-        return msgspec.convert(value, field_types()[key])
+        return msgspec.convert(str(value) if isinstance(value, Path) else value, field_types()[key])
     except msgspec.ValidationError as error:
         raise ConfigError(
             f"{source}: {key}: expected {type_text(field_types()[key])}, got {value!r}. "
