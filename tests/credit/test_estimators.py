@@ -6,7 +6,6 @@ import statistics
 
 import pytest
 import torch
-from tests.credit.cases import Row, dtypes, make_rows, row_lists, to_batch, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from aem_gym.credit.estimators import EstimatorNeeds, estimator, gae, gigpo_part
 from aem_gym.credit.losses import AGGREGATIONS
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.registry import ESTIMATORS, LOSSES
+from tests.credit.cases import Row, dtypes, make_rows, row_lists, to_batch, tolerance
 
 GROUP_ESTIMATORS = ["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
 

@@ -10,11 +10,11 @@ import sys
 
 import pytest
 import torch
-from tests.credit.cases import make_rows, row_lists, to_batch
 from hypothesis import given, settings
 
 from aem_gym.credit import aem
 from aem_gym.credit.metrics import credit_metrics
+from tests.credit.cases import make_rows, row_lists, to_batch
 
 
 def reference(rows, alpha, advantages, won) -> dict[str, float]:

@@ -7,7 +7,6 @@ import statistics
 
 import pytest
 import torch
-from tests.credit.cases import Row, dtypes, make_rows, reference_alpha, row_lists, to_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from aem_gym.credit import aem, aem_coefficients
 from aem_gym.credit.modulators import empg, entropy_shaping, identity
 from aem_gym.errors import UnknownNameError
 from aem_gym.registry import ESTIMATORS, MODULATORS
+from tests.credit.cases import Row, dtypes, make_rows, reference_alpha, row_lists, to_batch
 
 
 def test_no_gradient_flows_through_alpha():

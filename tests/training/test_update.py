@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from aem_gym.errors import ConfigError, SamplerMismatchError, UnknownNameError
 from aem_gym.config import Config
+from aem_gym.errors import ConfigError, SamplerMismatchError, UnknownNameError
 from aem_gym.settings import settle
 from aem_gym.training.batch import Rewards, TrainBatch, make_batch
 from aem_gym.training.credit import Credit, CreditRule
