@@ -15,7 +15,7 @@ from aem_gym.config import Config
 from aem_gym.credit import LossOutput, Modulated
 from aem_gym.errors import ConfigError, ModelError, UnknownNameError
 from aem_gym.rollout.envs import EnvDescription
-from aem_gym.rollout.pool import env_kwargs, open_pool
+from aem_gym.rollout.pool import env_kwargs, env_parameters, open_pool
 from aem_gym.settings import settle
 from aem_gym.text_env import TextEnv
 from aem_gym.training.setup import check_run, choose_template
@@ -181,6 +181,52 @@ def test_what_an_environment_runs_on_is_asked_for_once() -> None:
     with pytest.raises(ConfigError, match="the engine does not answer: start it"):
         check_run(settled(env=f"{HERE}:NeedsEngine"))
     assert len(asked) == 1
+
+
+class Handing(NeedsEngine):
+    """Hands its further arguments on."""
+
+    tools = {}
+
+    def __init__(self, *, size: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+class Swallowing(NeedsEngine):
+    """Takes any argument for itself."""
+
+    tools = {}
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+
+
+class Bare(NeedsEngine):
+    """No constructor of its own."""
+
+    tools = {}
+
+
+@pytest.mark.parametrize(("name", "own"), [("Handing", ["size"]), ("Bare", [])])
+def test_a_text_environment_takes_the_limit_however_it_is_written(name: str, own: list) -> None:
+    env = f"{HERE}:{name}"
+    names, takes_any = env_parameters(env)
+    assert names == sorted(["max_episode_steps", "max_turns", "render_mode", *own])
+    assert takes_any == (name == "Handing")
+    config = settled(env=env, max_turns=77)
+    check_run(config)
+    with open_pool(config, "train") as pool:
+        assert pool.describe().max_turns == 77
+
+
+def test_arguments_that_an_environment_keeps_for_itself() -> None:
+    env = f"{HERE}:Swallowing"
+    check_run(settled(env=env, env_args={"anything": 1}))
+    with pytest.raises(ConfigError, match="max_turns: 77 is above the limit"):
+        check_run(settled(env=env, max_turns=77))
+    with pytest.raises(UnknownNameError, match="argument of .*Bare.*'anything'"):
+        check_run(settled(env=f"{HERE}:Bare", env_args={"anything": 1}))
+    assert env_parameters("CartPole-v1")[1] is False
 
 
 # Templates ---------------------------------------------------------------------------------------
