@@ -306,7 +306,10 @@ def test_null_in_older_files_leaves_a_setting_to_the_other_layers(tmp_path: Path
     file.write_text("updates_per_batch: 4\nmini_batch: null\ndrop_equal_groups: null\n")
     config = settle(file=file, flags={"estimator": "dapo"}).config
     assert (config.mini_batch, config.drop_equal_groups) == ("1/4", True)
-    for text in ("updates_per_batch: 4\nmini_batch: 32\n", "mini_batch: 32\nupdates_per_batch: 4\n"):
+    for text in (
+        "updates_per_batch: 4\nmini_batch: 32\n",
+        "mini_batch: 32\nupdates_per_batch: 4\n",
+    ):
         file.write_text(text)
         assert settle(file=file).config.mini_batch == 32
 
