@@ -41,8 +41,7 @@ _RENAMED = {
 }
 OLD_NAMES = (*_RENAMED, "updates_per_batch", "save_tokens", "tensorboard")
 """Old spellings of settings, which stay valid."""
-_ONCE_NULL = ("mini_batch", "drop_equal_groups")
-"""Settings whose null in older files leaves them to the other layers."""
+_ONCE_UNSET_BY_NULL = ("drop_equal_groups", "mini_batch")
 _OF_THE_ENV = ("env_args", "warmstart_env_args", "train_split", "eval_split")
 """What a file says of its environment, and what does not hold for another one."""
 
@@ -203,12 +202,14 @@ def _renamed(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     renamed: dict[str, Any] = {}
     for key, value in values.items():
         name, dot, rest = str(key).partition(".")
+        if value is None and name in _ONCE_UNSET_BY_NULL:
+            continue
+        if name == "updates_per_batch" and values.get("mini_batch") is not None:
+            continue  # which it gave way to
         if name in OLD_NAMES:
             new = _converted(name, value)
             logger.warning("%s: %s is now %s", source, name, " ".join(new) or "the default")
-            renamed = new | renamed  # where a layer has both spellings, the present one holds
-            continue
-        if key in _ONCE_NULL and value is None:
+            renamed |= new
             continue
         if name not in field_types():
             raise UnknownNameError("configuration key", name, field_types(), f"(In {source}.)")

@@ -97,11 +97,6 @@ def test_possible_settings_are_accepted(tmp_path: Path) -> None:
     check_run(settled(estimator="aem_gym.credit.estimators:grpo"))
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
-def test_presets_are_valid(file: Path) -> None:
-    check_run(settle(file=file).config)
-
-
 def test_checking_a_configuration_needs_no_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
