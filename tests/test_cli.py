@@ -16,10 +16,10 @@ import pytest
 
 from aem_gym import cli
 from aem_gym.commands.flags import EVERYDAY
-from aem_gym.training.checkpoint import CheckpointStore
-from aem_gym.training.config import Config
-from aem_gym.training.config_io import field_names, field_types, from_dict
-from aem_gym.training.config_yaml import load_yaml
+from aem_gym.config import Config, field_types, is_options
+from aem_gym.runs import CheckpointStore
+from aem_gym.settings import settle
+from aem_gym.yaml_io import load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,13 +45,13 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
 def resolved(capsys: pytest.CaptureFixture[str], *args: str) -> Config:
     status, out, err = run(capsys, "train", "--dry-run", *args)
     assert status == 0, err
-    return from_dict(load_yaml(out, "stdout"))
+    return settle(load_yaml(out, "stdout")).config
 
 
 def test_dry_run_prints_the_settings_and_starts_nothing(tmp_path: Path) -> None:
     done = train("--dry-run", "--steps", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert from_dict(load_yaml(done.stdout, "stdout")) == Config(steps=3)
+    assert settle(load_yaml(done.stdout, "stdout")).config == settle({"steps": 3}).config
     assert list(tmp_path.iterdir()) == []
 
 
@@ -61,7 +61,10 @@ def test_dry_run_prints_the_settings_and_starts_nothing(tmp_path: Path) -> None:
         ([], {}),
         (["--lr", "1e-4", "--groups", "4", "--group-size", "2"], None),
         (["--modulator", "none", "--context", "window"], None),
-        (["--resume", "--no-tensorboard"], {"resume": True, "tensorboard": False}),
+        (["--resume", "--loggers", "[]"], {"resume": True, "loggers": []}),
+        (["--loggers", "tensorboard"], {"loggers": ["tensorboard"]}),
+        (["--mini-batch", "1/4", "--token-samples", "all"], None),
+        (["--mini-batch", "32"], {"mini_batch": 32}),
         (["--kl-coef", "null"], {"kl_coef": None}),
         (["--lora-targets", "[q_proj, v_proj]"], {"lora_targets": ["q_proj", "v_proj"]}),
         (["--lora-targets", "all-linear"], {}),
@@ -79,7 +82,7 @@ def test_flags_become_settings(
             flag[2:].replace("-", "_"): load_yaml(value, "test")
             for flag, value in zip(args[::2], args[1::2], strict=True)
         }
-    assert resolved(capsys, *args) == Config(**changes)
+    assert resolved(capsys, *args) == settle(changes).config
 
 
 def test_a_file_is_overruled_by_flags(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -92,8 +95,8 @@ def test_a_file_is_overruled_by_flags(capsys: pytest.CaptureFixture[str], tmp_pa
 def test_every_setting_has_a_flag_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "train", "--help")
     assert status == 0
-    for name in field_names():
-        if getattr(field_types()[name], "__origin__", None) is not dict:
+    for name in field_types():
+        if not is_options(name):
             assert f"--{name.replace('_', '-')}" in out
     everyday, _, rest = out.partition("All other settings")
     for name in EVERYDAY:
@@ -120,7 +123,7 @@ def test_every_setting_has_a_flag_and_help(capsys: pytest.CaptureFixture[str]) -
         (["evla", "x"], ["'evla'", "'eval'"]),
     ],
 )
-def test_bad_input_is_two_and_names_the_mend(
+def test_bad_input_is_two_and_names_the_fix(
     capsys: pytest.CaptureFixture[str], args: list[str], words: list[str]
 ) -> None:
     status, out, err = run(capsys, *args)
@@ -237,7 +240,7 @@ def test_doctor_reports_and_never_fails(
 SMALL = (
     *("--groups", "2", "--group-size", "2", "--eval-episodes", "2"),
     *("--warmstart-steps", "2", "--warmstart-episodes", "10", "--max-new-tokens", "4"),
-    *("--threads", "1", "--no-tensorboard"),
+    *("--threads", "1", "--loggers", "[]"),
 )
 
 

@@ -55,7 +55,7 @@ def test_found_made_and_clean(site: Path, name: str, env_id: str) -> None:
 import json, sys
 import aem_gym, gymnasium as gym
 from aem_gym.registry import find_env
-from aem_gym.testing import check_text_env
+from aem_gym.env_checks import check_text_env
 short = find_env({env_id.split("/")[1].split("-")[0].lower()!r})
 loaded = {name!r} in sys.modules
 env = gym.make(find_env({env_id!r}))
@@ -83,9 +83,10 @@ def play(site: Path, agent: str, env_id: str, episodes: int) -> list[list[Any]]:
 import json
 from aem_gym.registry import AGENTS
 from aem_gym.rollout.collector import Collector, CollectorSettings, requests_for
-from aem_gym.rollout.pool import EnvPool, EnvSpec
+from aem_gym.rollout.envs import EnvSpec
+from aem_gym.rollout.pool import EnvPool
 with EnvPool(EnvSpec({env_id!r})) as pool:
-    settings = CollectorSettings(recipe=pool.describe().prompt_templates["default"])
+    settings = CollectorSettings(pool.describe().prompt_templates["default"])
     collector = Collector(pool, AGENTS.load({agent!r})(), settings)
     played = collector.run(requests_for(range({episodes}), 1, 0))
 print(json.dumps([[e.won, len(e.turns), e.error] for e in played]))
@@ -129,28 +130,26 @@ print(json.dumps(won / 200))
 
 def test_both_train_unchanged(site: Path, tmp_path: Path) -> None:
     """By `train()`, warm start included: from the expert, or from what random play won."""
-    pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
     code = f"""
 import contextlib, json, sys
 from pathlib import Path
-from aem_gym.training.config import Config
-from aem_gym.training.trainer import train
-told = {{}}
+from aem_gym import train
+found = {{}}
 for name, env in {IDS!r}.items():
     out = Path({str(tmp_path)!r}) / name
-    config = Config(
+    config = dict(
         env=env, out=str(out), steps=2, groups=6, group_size=4, response_format="short",
         warmstart_episodes=60, warmstart_steps=60, warmstart_batch=8, eval_every=2,
-        eval_episodes=10, device="cpu", threads=1, tensorboard=False,
+        eval_episodes=10, device="cpu", threads=1, loggers=[],
     )
     with contextlib.redirect_stdout(sys.stderr):
-        summary = train(config)
-    told[name] = [summary["steps"], summary["success_before"], summary["success_after"]]
-print(json.dumps(told))
+        summary = train(**config)
+    found[name] = [summary["steps"], summary["success_before"], summary["success_after"]]
+print(json.dumps(found))
 """
-    told = run(site, code)
+    found = run(site, code)
     for name in IDS:
-        steps, before, after = told[name]
+        steps, before, after = found[name]
         assert steps == 2 and 0 <= before <= 1 and 0 <= after <= 1
         lines = (tmp_path / name / "episodes.jsonl").read_text().splitlines()
         episodes = [json.loads(line) for line in lines]

@@ -17,8 +17,7 @@ import pytest
 
 import aem_gym
 from aem_gym.errors import ConfigError, UnknownNameError
-from aem_gym.rollout.checked import CheckedStep
-from aem_gym.rollout.envs import PREFETCHED, EnvSpec
+from aem_gym.rollout.envs import PREFETCHED, CheckedStep, EnvSpec
 from aem_gym.rollout.pool import EnvPool
 from aem_gym.types import INFO_DEFAULTS, PromptTemplate, StopReason
 from tests.rollout import pool_envs

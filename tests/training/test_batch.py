@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aem_gym.training.batch import Rewards, TrainBatch, make_batch, usable
+from aem_gym.training.credit import Rewards, TrainBatch, make_batch, usable
 from aem_gym.types import Episode, Group, Turn
 
 number = st.floats(-5, 5, width=32)

@@ -16,8 +16,7 @@ from aem_gym.errors import ConfigError
 from aem_gym.protocols import Logger
 from aem_gym.runs import EPISODES, EVALUATIONS, METRICS
 from aem_gym.settings import settle
-from aem_gym.training.batch import Rewards, make_batch
-from aem_gym.training.credit import CreditRule
+from aem_gym.training.credit import CreditRule, Rewards, make_batch
 from aem_gym.training.records import (
     Recorder,
     episode_record,

@@ -12,8 +12,7 @@ import torch
 from aem_gym.config import Config
 from aem_gym.errors import ConfigError, SamplerMismatchError, UnknownNameError
 from aem_gym.settings import settle
-from aem_gym.training.batch import Rewards, TrainBatch, make_batch
-from aem_gym.training.credit import Credit, CreditRule
+from aem_gym.training.credit import Credit, CreditRule, Rewards, TrainBatch, make_batch
 from aem_gym.training.update import LossSettings, Updater, check_loss
 from tests.tiny import Tiny
 from tests.weights import base_weights_hash

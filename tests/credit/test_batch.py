@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 
 from aem_gym.credit import aem
-from aem_gym.credit.metrics import credit_metrics
+from aem_gym.credit.batch import credit_metrics
 from tests.credit.cases import make_rows, row_lists, to_batch
 
 
