@@ -37,6 +37,7 @@ SMALL: dict[str, Any] = {
 GUESS: dict[str, Any] = {
     **SMALL,
     "env": "tests.training.guess_env:guess-test/Guess-v0",
+    "max_turns": 5,
     "group_size": 4,
     "warmstart_steps": 80,
     "warmstart_batch": 16,
