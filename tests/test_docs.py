@@ -1,4 +1,4 @@
-"""What the pages say is true: their code runs, their commands parse, their tables are the code's."""
+"""What the pages say is true: their code runs, their commands parse, their tables fit the code."""
 
 from __future__ import annotations
 
