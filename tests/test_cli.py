@@ -19,8 +19,9 @@ import pytest
 from aem_gym import cli
 from aem_gym.commands.flags import EVERYDAY
 from aem_gym.config import Config, field_types, is_options
+from aem_gym.registry import COMMANDS
 from aem_gym.runs import CheckpointStore
-from aem_gym.settings import settle
+from aem_gym.settings import OLD_NAMES, settle
 from aem_gym.yaml_io import load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -242,11 +243,27 @@ def test_without_torch_the_install_command_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_line_loads_no_torch() -> None:
+    """A dry run does: it tries estimator and loss. What prints a text must not wait for it."""
     code = (
-        "import sys; from aem_gym import cli; cli.run(cli.app, ['train', '--dry-run'], 'x');"
-        "cli.run(cli.app, ['envs'], 'x'); assert 'torch' not in sys.modules"
+        "import sys; from aem_gym import cli; cli.run(cli.app, ['--help'], 'x');"
+        "cli.run(cli.app, ['train', '--help'], 'x'); cli.run(cli.app, ['envs'], 'x');"
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_command_of_another_package_that_is_broken_breaks_no_other(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "guest-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guest\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[aem_gym.commands]\nguest = no_such_guest:command\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    status, out, err = run(capsys, "--help")
+    assert status == 0 and "guest" in out and "cannot be imported" in out, err
+    status, out, err = run(capsys, "guest", "--flag", "x")
+    assert status == 2 and out == "" and "No module named 'no_such_guest'" in err
 
 
 def test_the_package_is_a_command(tmp_path: Path) -> None:
@@ -331,6 +348,13 @@ def test_replay_shows_text_and_credit(capsys: pytest.CaptureFixture[str], tmp_pa
     assert status == 2 and "steps 1 to 2" in err
     status, _, err = run(capsys, "replay", str(tmp_path), "--episode", "9")
     assert status == 2 and "episodes 0 to 1" in err
+
+
+def extras() -> dict[str, list[str]]:
+    """The optional dependencies of the package."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found: dict[str, list[str]] = project["optional-dependencies"]
+    return found
 
 
 def test_doctor_reports_and_never_fails(

@@ -16,20 +16,29 @@ import aem_gym
 ROOT = Path(aem_gym.__file__).parents[1]
 IDS = {"lockbox": "lockbox/Lockbox-v0", "wordle_like": "wordle_like/WordleLike-v0"}
 
+PACKAGES = (*IDS, "own_parts")
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which pip has installed both examples, without a network."""
+    """A folder into which pip has installed the examples, without a network."""
     site = tmp_path_factory.mktemp("site")
     copies = tmp_path_factory.mktemp("examples")  # setuptools builds beside the sources
-    for name in IDS:
+    for name in PACKAGES:
         (copies / name).mkdir()
         for path in (ROOT / "examples" / name).iterdir():
             if path.is_file():
                 (copies / name / path.name).write_bytes(path.read_bytes())
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--target", str(site)]
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, *(str(copies / name) for name in IDS)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            *options,
+            *(str(copies / name) for name in PACKAGES),
+        ],
         check=True,
         timeout=120,
     )
@@ -163,3 +172,54 @@ print(json.dumps(found))
 @pytest.mark.parametrize("name", IDS)
 def test_the_environment_fits_on_a_page(name: str) -> None:
     assert len((ROOT / "examples" / name / f"{name}.py").read_text().splitlines()) < 50
+
+
+PARTS = {
+    "sampler": "PlainPolicy",
+    "estimator": "value_baseline",
+    "modulator": "surest",
+    "loss": "cispo",
+    "response_format": "Arrow",
+}
+OWN = {
+    "sampler": "plain",
+    "estimator": "value_baseline",
+    "modulator": "surest",
+    "loss": "auto",
+    "response_format": "arrow",
+    "loggers": ["csv"],
+}
+
+
+@pytest.mark.parametrize("how", ["entry points", "module:attribute"])
+def test_own_parts_train_together(site: Path, tmp_path: Path, how: str) -> None:
+    """Sampler, estimator with needs, modulator, loss, format and logger of another package."""
+    own: dict[str, Any] = dict(OWN)
+    if how == "module:attribute":
+        own = {kind: f"own_parts:{name}" for kind, name in PARTS.items()}
+        own["loggers"] = ["own_parts:CsvLogger"]
+    code = f"""
+import contextlib, json, sys
+from aem_gym import train
+from aem_gym.settings import load_config
+with contextlib.redirect_stdout(sys.stderr):
+    summary = train(
+        env={IDS["lockbox"]!r}, out={str(tmp_path / "run")!r}, steps=2, groups=2, group_size=3,
+        warmstart_episodes=40, warmstart_steps=30, warmstart_batch=8, eval_every=0,
+        modulator_options={{"part": 0.25}}, estimator_options={{"weight": 0.5}},
+        device="cpu", threads=1, max_new_tokens=12, max_rounds=2, **{own!r},
+    )
+config = load_config({str(tmp_path / "run")!r})
+print(json.dumps([summary["steps"], config.drop_equal_groups]))
+"""
+    assert run(site, code) == [2, True]  # the estimator asks for dynamic sampling
+    folder = tmp_path / "run"
+    rows = (folder / "success.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["1", "2"]
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    trained = [m for m in metrics if "surest_limit" in m]
+    assert trained and all(m["ratio"] > 0 for m in trained)
+    assert (folder / "adapter" / "value_head.safetensors").exists()
+    episodes = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    responses = [turn["response"] for e in episodes for turn in e["turns"]]
+    assert sum(" -> " in text for text in responses) > len(responses) / 2
