@@ -233,3 +233,21 @@ def read_tags(folder: Path) -> dict[str, set[str]]:
     events = EventAccumulator(str(folder))
     events.Reload()
     return {kind: set(found) for kind, found in events.Tags().items() if isinstance(found, list)}
+
+
+def test_loggers_of_train_are_objects_or_names(tmp_path: Path) -> None:
+    """Objects come beside the settings' loggers; names and an empty list replace those."""
+    from aem_gym.settings import load_config
+    from aem_gym.training.loop import train
+
+    short = {**GUESS, "steps": 0, "eval_every": 0, "loggers": [f"{HERE}:nothing"]}
+    mine = Notes()
+    for name, loggers, wanted in (
+        ("none", None, [f"{HERE}:nothing"]),
+        ("objects", [mine], [f"{HERE}:nothing"]),
+        ("names", ["tensorboard", mine], ["tensorboard"]),
+        ("empty", [], []),
+    ):
+        train(Config(**short, out=str(tmp_path / name)), loggers=loggers)  # type: ignore[arg-type]
+        assert load_config(tmp_path / name).loggers == wanted
+    assert mine.closed == 2
