@@ -1,8 +1,4 @@
-# make train [ARGS="--steps 20"]   train the default job, or what ARGS say
-# make test  [ARGS="tests/credit"] run the tests
-# make lint                        ruff and mypy
-#
-# Each makes the virtual environment if there is none and installs what it needs.
+# Each target makes the virtual environment if there is none and installs what it needs.
 # TORCH chooses the torch requirement (TORCH=torch==2.13.0), PYTHON the interpreter.
 
 PYTHON ?= python3
@@ -13,18 +9,32 @@ ARGS ?=
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 
-.PHONY: train test lint
+.DEFAULT_GOAL := help
+.PHONY: help train test lint format docs bench
 
-train: $(VENV)/.train
+help:  ## list the targets
+	@sed -nE 's/^([a-z]+):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+train: $(VENV)/.train  ## train the default job; ARGS="--steps 20" changes it
 	@$(PY) train.py $(ARGS)
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev  ## run the tests; ARGS="tests/credit" chooses some
 	$(PY) -m pytest $(ARGS)
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev  ## check style and types: ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+format: $(VENV)/.dev  ## format the code
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+docs: $(VENV)/.dev  ## write the parts of docs/ that follow from the code
+	$(PY) docs/generate.py
+
+bench: $(VENV)/.dev  ## run a benchmark; ARGS="alfworld speed" names it
+	$(PY) -m benchmarks.$(ARGS)
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d: make PYTHON=python3.11 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'

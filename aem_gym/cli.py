@@ -23,7 +23,7 @@ from aem_gym.commands.play import play
 from aem_gym.commands.replay import replay
 from aem_gym.commands.train import train
 from aem_gym.console import REPEATS, ConsoleHandler
-from aem_gym.errors import AemGymError
+from aem_gym.errors import AemGymError, ConfigError
 from aem_gym.registry import COMMANDS
 
 DEBUG = "AEM_GYM_DEBUG"
@@ -38,9 +38,24 @@ class _App(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         found = super().get_command(ctx, cmd_name)
         if found is None and cmd_name in COMMANDS.names():
-            loaded: click.Command = COMMANDS.load(cmd_name)
-            return loaded
+            try:
+                loaded: click.Command = COMMANDS.load(cmd_name)
+                return loaded
+            except ConfigError as error:
+                return _broken(cmd_name, error)
         return found
+
+
+def _broken(name: str, error: ConfigError) -> click.Command:
+    """Stands in `--help` for a command that cannot be imported, and raises why when it is run."""
+
+    def refuse(rest: tuple[str, ...]) -> None:
+        raise error
+
+    rest = click.Argument(["rest"], nargs=-1)
+    settings = {"ignore_unknown_options": True}
+    text = "(cannot be imported; run it to see why)"
+    return click.Command(name, settings, refuse, [rest], short_help=text)
 
 
 @click.group(

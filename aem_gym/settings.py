@@ -232,9 +232,9 @@ def _converted(name: str, value: Any) -> dict[str, Any]:
 
 
 def _typed(key: str, value: Any, source: str) -> Any:
-    """`value` as the type of the field `key`."""
+    """`value` as the type of the field `key`; a path is a text."""
     try:
-        return msgspec.convert(value, field_types()[key])
+        return msgspec.convert(str(value) if isinstance(value, Path) else value, field_types()[key])
     except msgspec.ValidationError as error:
         raise ConfigError(
             f"{source}: {key}: expected {type_text(field_types()[key])}, got {value!r}. "

@@ -7,6 +7,7 @@ observation; only the part after the longest common prefix with what is cached i
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from itertools import compress
 from typing import Any
@@ -97,6 +98,9 @@ class HFPolicy:
         model: Any = trained if self.merged is None else self.merged
         self.model, self.decoder = model, model.get_decoder()
         self.head = model.get_output_embeddings()
+        # Newer transformers call it `cache`, and warn about the older name.
+        named = "cache" in inspect.signature(self.decoder.forward).parameters
+        self._cache_name = "cache" if named else "past_key_values"
 
     def _read_prompts(self, requests: Sequence[GenerationRequest]) -> Tensor:
         """Bring every row's cache up to its prompt; the hidden state of each last token (R, D)."""
@@ -139,7 +143,7 @@ class HFPolicy:
         mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
         mask.masked_fill_(~seen, torch.finfo(self.dtype).min)
         inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
-        output = self.decoder(**inputs, past_key_values=cache.cache, use_cache=True)
+        output = self.decoder(**inputs, **{self._cache_name: cache.cache}, use_cache=True)
         last: Tensor = output.last_hidden_state[:, -1]
         return last
 
@@ -297,7 +301,7 @@ class RaggedCache:
     common prefix is one assignment in the mask and no copy.
 
     Attributes:
-        cache: for the model, as `past_key_values`.
+        cache: for the model.
         visible: (rows, columns) bool, which physical columns belong to a row's sequence.
         ids: per row, the token ids whose keys are held, in order.
         slots: per row, its conversation; None once that is dropped.

@@ -1,7 +1,11 @@
-"""What holds for all tests: no network, one thread, a cache of their own."""
+"""What holds for all tests: no network, one thread, a cache of their own.
+
+Modules that need an optional package are skipped as a whole where it is missing.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +33,40 @@ _CACHE = None
 if "AEM_GYM_CACHE" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="aem-gym-tests-")
     os.environ["AEM_GYM_CACHE"] = _CACHE.name
+
+
+ROOT = Path(__file__).parent
+_TRAIN = 'pip install "aem-gym[train]"'
+NEEDS = {
+    "torch": (
+        _TRAIN,
+        ("agents", "credit", "training", "test_bad_input.py", "test_docs.py")
+        + ("test_evaluation.py", "test_logprobs.py", "test_presets.py", "test_public.py"),
+    ),
+}
+"""Optional package -> the command that installs it, and the folders and files that need it."""
+
+
+class _Skipped(pytest.Module):
+    """A module that is not imported, because a package is missing that it needs."""
+
+    reason = ""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        pytest.skip(self.reason, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> pytest.Module | None:
+    """Skip a module as a whole where an optional package is missing, naming the fix."""
+    for package, (fix, places) in NEEDS.items():
+        here = any(module_path.is_relative_to(ROOT / place) for place in places)
+        if here and importlib.util.find_spec(package) is None:
+            module = _Skipped.from_parent(parent, path=module_path)
+            module.reason = f"needs {package}: {fix}"
+            return module
+    return None
 
 
 @cache
@@ -71,7 +109,6 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished uninterrupted run, made by train.py; do not write into it."""
-    pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
     folder = tmp_path_factory.mktemp("runs") / "finished"
     process = train_process(flags(folder), cwd=folder.parent)
     stdout, stderr = process.communicate(timeout=200)
@@ -83,5 +120,4 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """A tiny policy cloned from a few demonstrations (tests/tiny.py)."""
-    pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
     return make_tiny_policy(tmp_path_factory.mktemp("tiny") / "model")

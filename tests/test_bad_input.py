@@ -1,4 +1,4 @@
-"""What goes wrong for a user ends in one line that names the mend, and leaves nothing behind."""
+"""What goes wrong for a user ends in one line that names the fix, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from aem_gym import cli
 from aem_gym.errors import OutputError
 from aem_gym.io import explained
-from aem_gym.training.checkpoint import CheckpointStore
+from aem_gym.runs import CheckpointStore
 from tests.training.runs import flags, result_files, train_process
 from tests.training.runs import run as train
 
@@ -56,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--warmstart", "none"], ["--warmstart", "auto"]),
     ],
 )
-def test_a_wrong_setting_is_told_at_once_and_leaves_no_folder(
+def test_a_wrong_setting_is_reported_at_once_and_leaves_no_folder(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -74,7 +74,7 @@ def test_a_wrong_setting_is_told_at_once_and_leaves_no_folder(
     assert not run.exists(), "the corrected command must find the folder free"
 
 
-def test_a_device_that_is_not_there_is_told_before_anything_is_played(
+def test_a_device_that_is_not_there_is_reported_before_anything_is_played(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     import torch
@@ -113,7 +113,7 @@ def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(finished: Path, tmp_
     def bound() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    changes: dict[str, Any] = {"eval_every": 0, "steps": 40, "save_tokens": True}
+    changes: dict[str, Any] = {"eval_every": 0, "steps": 40, "token_samples": "all"}
     with train_process(flags(run, **changes), preexec_fn=bound) as child:
         out, err = child.communicate(timeout=200)
     assert (child.returncode, out) == (2, ""), err

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ import pytest
 
 from aem_gym import cli
 from aem_gym.commands.flags import EVERYDAY
-from aem_gym.training.checkpoint import CheckpointStore
-from aem_gym.training.config import Config
-from aem_gym.training.config_io import field_names, field_types, from_dict
-from aem_gym.training.config_yaml import load_yaml
+from aem_gym.config import Config, field_types, is_options
+from aem_gym.registry import COMMANDS
+from aem_gym.runs import CheckpointStore
+from aem_gym.settings import OLD_NAMES, settle
+from aem_gym.yaml_io import load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,13 +48,13 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
 def resolved(capsys: pytest.CaptureFixture[str], *args: str) -> Config:
     status, out, err = run(capsys, "train", "--dry-run", *args)
     assert status == 0, err
-    return from_dict(load_yaml(out, "stdout"))
+    return settle(load_yaml(out, "stdout")).config
 
 
 def test_dry_run_prints_the_settings_and_starts_nothing(tmp_path: Path) -> None:
     done = train("--dry-run", "--steps", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert from_dict(load_yaml(done.stdout, "stdout")) == Config(steps=3)
+    assert settle(load_yaml(done.stdout, "stdout")).config == settle({"steps": 3}).config
     assert list(tmp_path.iterdir()) == []
 
 
@@ -61,7 +64,10 @@ def test_dry_run_prints_the_settings_and_starts_nothing(tmp_path: Path) -> None:
         ([], {}),
         (["--lr", "1e-4", "--groups", "4", "--group-size", "2"], None),
         (["--modulator", "none", "--context", "window"], None),
-        (["--resume", "--no-tensorboard"], {"resume": True, "tensorboard": False}),
+        (["--resume", "--loggers", "[]"], {"resume": True, "loggers": []}),
+        (["--loggers", "tensorboard"], {"loggers": ["tensorboard"]}),
+        (["--mini-batch", "1/4", "--token-samples", "all"], None),
+        (["--mini-batch", "32"], {"mini_batch": 32}),
         (["--kl-coef", "null"], {"kl_coef": None}),
         (["--lora-targets", "[q_proj, v_proj]"], {"lora_targets": ["q_proj", "v_proj"]}),
         (["--lora-targets", "all-linear"], {}),
@@ -79,7 +85,80 @@ def test_flags_become_settings(
             flag[2:].replace("-", "_"): load_yaml(value, "test")
             for flag, value in zip(args[::2], args[1::2], strict=True)
         }
-    assert resolved(capsys, *args) == Config(**changes)
+    assert resolved(capsys, *args) == settle(changes).config
+
+
+OLD_FLAGS: list[tuple[list[str], list[str]]] = [
+    (["--recipe", "compact"], ["--prompt-template", "compact"]),
+    (["--invalid-means", "inadmissible"], ["--penalize", "inadmissible"]),
+    (["--max-live", "5"], ["--max-concurrent-episodes", "5"]),
+    (["--updates-per-batch", "4"], ["--mini-batch", "1/4"]),
+    (["--save-tokens"], ["--token-samples", "all"]),
+    (["--no-save-tokens"], []),
+    (["--no-tensorboard"], ["--loggers", "[]"]),
+    (["--tensorboard"], []),
+    (["--set", "recipe=compact"], ["--prompt-template", "compact"]),
+    (["updates_per_batch=4"], ["--mini-batch", "1/4"]),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_FLAGS, ids=lambda args: " ".join(args) or "-")
+def test_old_flags_stay_valid(
+    capsys: pytest.CaptureFixture[str], old: list[str], new: list[str]
+) -> None:
+    assert resolved(capsys, *old) == resolved(capsys, *new)
+
+
+def test_every_old_flag_is_tested_and_hidden(capsys: pytest.CaptureFixture[str]) -> None:
+    tested = {flag for old, _ in OLD_FLAGS for flag in old if flag.startswith("--")}
+    _, out, _ = run(capsys, "train", "--help")
+    for name in OLD_NAMES:
+        flag = f"--{name.replace('_', '-')}"
+        assert flag in tested and f"{flag} " not in out
+
+
+def test_explain_shows_the_layer_of_each_value(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("groups: 4\n")
+    args = ["--config", str(file), "--steps", "3", "--env-arg", "dialect='0.3'"]
+    status, out, err = run(capsys, "train", "--explain", *args)
+    assert status == 0, err
+    assert settle(load_yaml(out, "stdout")).config == resolved(capsys, *args)
+    where = {line.split(":")[0]: line for line in out.splitlines()}
+    assert where["groups"].endswith(f"# {file}")
+    assert where["steps"].endswith("# flag") and where["epochs"].endswith("# built-in")
+    assert where["lr"].endswith("# model")
+    assert where["env_args"].endswith("# environment, dialect: flag")
+    assert where["max_new_tokens"].endswith("# environment x model")
+
+
+def test_a_limit_of_turns_that_is_set_is_the_one_that_holds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert resolved(capsys, "--max-turns", "30").max_turns == 30
+    status, out, err = run(
+        capsys, "train", "--dry-run", "--max-turns", "30", "--env-arg", "max_turns=9"
+    )
+    assert status == 2 and "max_turns: 30 and env_args.max_turns: 9 differ" in err and out == ""
+
+
+def test_an_environment_is_named_by_module_and_class(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hotter_game.py").write_text(
+        "from aem_gym import StepResult, Task, TextEnv\n"
+        "class Hotter(TextEnv):\n"
+        "    def start(self, options): return Task('t'), StepResult('Warm.')\n"
+        "    def act(self, action): return StepResult('Hot.', 1.0, True, won=True)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert resolved(capsys, "--env", "hotter_game:Hotter").env == "hotter_game:Hotter"
+    status, out, _ = run(capsys, "play", "hotter_game:Hotter", "--agent", "random")
+    assert status == 0 and out.splitlines()[-1].startswith("[won: 1 turns")
+    status, _, err = run(capsys, "train", "--dry-run", "--env", "hotter_game:Hoter")
+    assert status == 2 and "hotter_game:Hoter" in err and "module:Class" in err
 
 
 def test_a_file_is_overruled_by_flags(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -92,8 +171,8 @@ def test_a_file_is_overruled_by_flags(capsys: pytest.CaptureFixture[str], tmp_pa
 def test_every_setting_has_a_flag_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "train", "--help")
     assert status == 0
-    for name in field_names():
-        if getattr(field_types()[name], "__origin__", None) is not dict:
+    for name in field_types():
+        if not is_options(name):
             assert f"--{name.replace('_', '-')}" in out
     everyday, _, rest = out.partition("All other settings")
     for name in EVERYDAY:
@@ -118,9 +197,15 @@ def test_every_setting_has_a_flag_and_help(capsys: pytest.CaptureFixture[str]) -
         (["replay", "nowhere"], ["nowhere/episodes.jsonl"]),
         (["eval", "nowhere"], ["nowhere is not a run"]),
         (["evla", "x"], ["'evla'", "'eval'"]),
+        # What only the run itself used to refuse:
+        (["train", "--dry-run", "--set", "modulator_options.lambda=0.5"], ["lambda", "lam"]),
+        (["train", "--dry-run", "--env-arg", "difficulty=medium"], ["difficulty", "medium"]),
+        (["train", "--dry-run", "--eval-split", "foo"], ["foo", "valid_unseen"]),
+        (["train", "--dry-run", "--env", "CartPole-v1"], ["text observation_space"]),
+        (["train", "--dry-run", "--estimator", "nowhere:f"], ["nowhere"]),
     ],
 )
-def test_bad_input_is_two_and_names_the_mend(
+def test_bad_input_is_two_and_names_the_fix(
     capsys: pytest.CaptureFixture[str], args: list[str], words: list[str]
 ) -> None:
     status, out, err = run(capsys, *args)
@@ -158,11 +243,56 @@ def test_without_torch_the_install_command_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_line_loads_no_torch() -> None:
+    """A dry run does: it tries estimator and loss. What prints a text must not wait for it."""
     code = (
-        "import sys; from aem_gym import cli; cli.run(cli.app, ['train', '--dry-run'], 'x');"
-        "cli.run(cli.app, ['envs'], 'x'); assert 'torch' not in sys.modules"
+        "import sys; from aem_gym import cli; cli.run(cli.app, ['--help'], 'x');"
+        "cli.run(cli.app, ['train', '--help'], 'x'); cli.run(cli.app, ['envs'], 'x');"
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_command_of_another_package_that_is_broken_breaks_no_other(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "guest-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guest\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[aem_gym.commands]\nguest = no_such_guest:command\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    status, out, err = run(capsys, "--help")
+    assert status == 0 and "guest" in out and "cannot be imported" in out, err
+    status, out, err = run(capsys, "guest", "--flag", "x")
+    assert status == 2 and out == "" and "No module named 'no_such_guest'" in err
+
+
+def test_the_package_is_a_command(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "aem_gym", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in ("train", "eval", "play", "replay", "envs", "data", "export", "doctor"):
+        assert f"\n  {name} " in done.stdout
+    assert set(COMMANDS.names()) <= set(done.stdout.split())
+
+
+@pytest.mark.parametrize("goal", [[], ["help"]])
+def test_make_alone_lists_its_targets(goal: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", "-f", str(ROOT / "Makefile"), *goal],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shown = {line.split()[1] for line in done.stdout.splitlines()}
+    phony = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[0].split()
+    assert shown == set(phony) > {"train", "test", "lint"}
+    assert list(tmp_path.iterdir()) == [], "nothing is made"
 
 
 def test_envs_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,6 +350,13 @@ def test_replay_shows_text_and_credit(capsys: pytest.CaptureFixture[str], tmp_pa
     assert status == 2 and "episodes 0 to 1" in err
 
 
+def extras() -> dict[str, list[str]]:
+    """The optional dependencies of the package."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found: dict[str, list[str]] = project["optional-dependencies"]
+    return found
+
+
 def test_doctor_reports_and_never_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Path
 ) -> None:
@@ -232,12 +369,31 @@ def test_doctor_reports_and_never_fails(
     assert found["gymnasium"].startswith("ok")
     assert found["cache"].startswith("--") and "AEM_GYM_CACHE" in found["cache"]
     assert found["docker"].startswith("--")
+    advised = {
+        extra for line in out.splitlines() for extra in re.findall(r"aem-gym\[(\w+)\]", line)
+    }
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert advised <= set(extras), "advice is for what works"
+
+
+def test_doctor_looks_for_what_an_extra_installs() -> None:
+    """What it calls missing is what its advice would install."""
+    from aem_gym.commands.doctor import _EXTRAS
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for extra, packages in _EXTRAS.items():
+        installed = {re.split(r"[^\w-]", requirement)[0] for requirement in extras[extra]}
+        assert set(packages) <= installed, extra
 
 
 SMALL = (
     *("--groups", "2", "--group-size", "2", "--eval-episodes", "2"),
     *("--warmstart-steps", "2", "--warmstart-episodes", "10", "--max-new-tokens", "4"),
-    *("--threads", "1", "--no-tensorboard"),
+    *("--threads", "1", "--loggers", "[]"),
 )
 
 
@@ -293,7 +449,9 @@ def test_a_used_folder_needs_resume_and_a_finished_run_says_so(trained: tuple[Pa
     assert other.returncode == 2 and "groups (2 then, 3 now)" in other.stderr
 
 
-def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C, a scheduler, or a lost connection."""
     run = tmp_path / "run"
     with subprocess.Popen(
         [sys.executable, "train.py", *SMALL, "--steps", "500", "--out", str(run)],
@@ -308,7 +466,7 @@ def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
             while not (metrics.is_file() and metrics.stat().st_size):
                 assert child.poll() is None and time.monotonic() < deadline
                 time.sleep(0.05)
-            child.send_signal(signal.SIGINT)
+            child.send_signal(number)
             out, err = child.communicate(timeout=60)
         finally:
             child.kill()

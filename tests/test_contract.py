@@ -15,8 +15,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import aem_gym
-from aem_gym.rollout.pool import CheckedStep, EnvPool, EnvSpec
-from aem_gym.testing import check_text_env
+from aem_gym.env_checks import check_text_env
+from aem_gym.rollout.envs import CheckedStep, EnvSpec
+from aem_gym.rollout.pool import EnvPool
 
 ROOT = Path(aem_gym.__file__).parents[1]
 IDS = sorted(env_id for env_id in gym.registry if env_id.startswith("aem_gym/"))

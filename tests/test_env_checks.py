@@ -11,8 +11,8 @@ import gymnasium as gym
 import pytest
 
 from aem_gym.env_checks import RULES, ContractError, check_text_env
-from aem_gym.envs.base import TextEnv
 from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.text_env import TextEnv
 from aem_gym.types import StepResult, Task
 
 

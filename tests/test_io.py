@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,15 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aem_gym.errors import OutputError
-from aem_gym.io import (
-    JsonLines,
-    atomic_folder,
-    atomic_write,
-    claim_output,
-    tidy_folder,
-)
-
-ROOT = Path(__file__).resolve().parents[2]
+from aem_gym.io import JsonLines, atomic_folder, atomic_write, replace_file, tidy_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -50,35 +40,6 @@ def test_a_file_where_a_folder_belongs_is_explained(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     with pytest.raises(OutputError, match="not a folder.*--out"):
         atomic_write(tmp_path / "a" / "b", "x")
-    with pytest.raises(OutputError, match="not a folder.*--out"):
-        claim_output(tmp_path / "a", resume=False)
-    with pytest.raises(OutputError, match="not a folder.*--out"):
-        claim_output(tmp_path / "a" / "b", resume=False)
-
-
-def test_a_folder_without_permission_is_explained(tmp_path: Path) -> None:
-    """As another user where the tests run as root, whom no permission stops."""
-    (tmp_path / "locked").mkdir(mode=0o555)
-    code = (
-        "import os, sys\n"
-        "from aem_gym.errors import OutputError\n"
-        "from aem_gym.io import claim_output\n"
-        "if os.geteuid() == 0: os.seteuid(65534)\n"
-        "try: claim_output('locked/run', False)\n"
-        "except OutputError as error: print(error)\n"
-    )
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        if os.access(folder, os.W_OK) and folder.owner() == Path(tmp_path).owner():
-            folder.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "may not write there" in done.stdout and "--out" in done.stdout
 
 
 def test_atomic_folder_appears_only_after_success(tmp_path: Path) -> None:
@@ -105,60 +66,6 @@ def test_tidying_loses_no_whole_folder(tmp_path: Path, stood: str) -> None:
     tidy_folder(target)
     assert names(tmp_path) == ["f"]
     assert (target / "x").read_text() == (".f.old" if stood == "old" else "f")
-
-
-def test_a_used_folder_is_refused_without_resume(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    claim_output(run, resume=False).release()
-    claim_output(run, resume=False).release()  # only claimed, never used
-    (run / "config.yaml").write_text("")
-    with pytest.raises(OutputError, match="--resume.*--out"):
-        claim_output(run, resume=False)
-    (run / "checkpoints" / "step-000001").mkdir(parents=True)
-    claim = claim_output(run, resume=True)
-    assert claim.resuming
-    claim.release()
-
-
-def test_resume_without_a_checkpoint_starts_anew_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    claim = claim_output(tmp_path / "missing", resume=True)
-    assert not claim.resuming
-    assert "starting from the beginning" in caplog.text
-    claim.release()
-
-
-def test_resume_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
-    (tmp_path / "letters.txt").write_text("dear")
-    with pytest.raises(OutputError, match="not a run"):
-        claim_output(tmp_path, resume=True)
-
-
-def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from aem_gym.io import claim_output;"
-        "claim = claim_output(sys.argv[1], True); print('held', flush=True); time.sleep(60)"
-    )
-    run = tmp_path / "run"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(run)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        try:
-            with pytest.raises(OutputError, match="another process"):
-                claim_output(run, resume=True)
-        finally:
-            holder.send_signal(signal.SIGKILL)
-            holder.wait()
-    deadline = time.monotonic() + 10
-    while True:  # the system lets go of the lock when the process is gone
-        try:
-            claim_output(run, resume=True).release()
-            break
-        except OutputError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
 
 
 @given(st.lists(st.binary(max_size=20)), st.data())
@@ -190,5 +97,59 @@ def test_json_lines_on_a_full_disk_are_explained() -> None:
     file = JsonLines.__new__(JsonLines)
     file.path = Path("/dev/full")
     file._stream = open("/dev/full", "ab")  # noqa: SIM115
+    file.write(b"x")
     with pytest.raises(OutputError, match="disk is full"):
-        file.write(b"x")
+        file.sync()
+
+
+@given(st.binary(), st.binary(), st.booleans())
+def test_the_last_content_is_there_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, old: bytes, new: bytes, durable: bool
+) -> None:
+    path = tmp_path_factory.mktemp("files") / "a"
+    for content in (old, new):
+        replace_file(path, content, durable=durable)
+        assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_disk_that_refuses_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with pytest.raises(TypeError):  # in the middle of writing
+        replace_file(path, "no bytes")  # type: ignore[arg-type]
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_file(tmp_path / "folder", b"new")
+    with pytest.raises(NotADirectoryError):
+        replace_file(path / "b", b"new")
+    with pytest.raises(FileNotFoundError):
+        replace_file(tmp_path / "nowhere" / "b", b"new")
+    assert path.read_bytes() == b"old"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["a", "folder"]
+
+
+def test_whoever_reads_meanwhile_finds_one_whole_content(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    contents = [bytes([letter]) * 300_000 for letter in b"abcd"]
+    replace_file(path, contents[0])
+    with ThreadPoolExecutor(len(contents)) as pool:
+        writers = [
+            pool.submit(lambda content=content: [replace_file(path, content) for _ in range(20)])
+            for content in contents
+        ]
+        while not all(writer.done() for writer in writers):
+            assert path.read_bytes() in contents
+        for writer in writers:
+            writer.result()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_who_may_read_it_is_what_the_user_has_set(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        replace_file(tmp_path / "a", b"")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644

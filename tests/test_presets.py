@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
-
-from aem_gym.training.assignment import check_assignment  # noqa: E402
-from aem_gym.training.config_check import validate  # noqa: E402
-from aem_gym.training.config_io import load_config  # noqa: E402
-from aem_gym.training.policy_loss import check_loss  # noqa: E402
-from tests.weights import count_parameters_on_meta  # noqa: E402
+from aem_gym.settings import load_config
+from aem_gym.training.setup import check_run
+from tests.weights import count_parameters_on_meta
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -28,9 +24,7 @@ PROJECTIONS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj"
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_possible(preset: Path) -> None:
     config = load_config(preset)
-    validate(config)
-    check_assignment(config)
-    check_loss(config)
+    check_run(config)
     assert config.modulator == "aem"
 
 

@@ -1,3 +1,5 @@
+"""Names to components: built in, from other packages, or `module:attribute`."""
+
 from __future__ import annotations
 
 import sys
@@ -111,9 +113,7 @@ def test_other_gymnasium_ids_are_left_as_they_are() -> None:
 
 
 def test_unknown_environments() -> None:
-    with pytest.raises(
-        UnknownNameError, match=r"Did you mean 'aem_gym/ALFWorld-v0'.*--env package"
-    ):
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'aem_gym/ALFWorld-v0'.*module:Class"):
         find_env("aem_gym/ALFWrld-v0")
     with pytest.raises(ConfigError, match="no_such_package"):
         find_env("no_such_package:Thing-v0")

@@ -266,7 +266,7 @@ def gigpo_parts(
 
     A_E is GRPO's advantage, penalties included. A_S is the step's discounted return minus the mean
     over the rows of the group that saw the identical observation; a lone observation gives 0.
-    To modulate A_E only: `aem(batch, episode, unmodulated=step)`. Source: arXiv 2505.10978.
+    To modulate A_E only: the option `modulate: episode` of `gigpo`. Source: arXiv 2505.10978.
 
     Args:
         batch: the step's responses.

@@ -188,15 +188,28 @@ def open_pool(config: Config, split: str, extra: Mapping[str, Any] | None = None
 
 
 def env_parameters(env: str) -> tuple[list[str], bool]:
-    """Names of the arguments `gym.make(env, ...)` takes, and whether it takes any other."""
-    try:
-        parameters = inspect.signature(env_factory(env)).parameters.values()
-    except (TypeError, ValueError):
-        return [], True
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    names = {p.name for p in parameters if p.kind in kinds}
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return sorted(names | {"render_mode", "max_episode_steps"}), takes_any
+    """Names of the arguments `gym.make(env, ...)` takes, and whether it takes any other.
+
+    A constructor that takes `**kwargs` is expected to hand them on to the one it overrides.
+    """
+    factory = env_factory(env)
+    makers = [factory]
+    if isinstance(factory, type):  # `TextEnv.__new__` would hide the signature of `__init__`
+        bases = [base for base in factory.__mro__ if base is not object]
+        makers = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
+    names = {"render_mode", "max_episode_steps"}
+    open_ended: list[bool] = []
+    for maker in makers:
+        try:
+            parameters = list(inspect.signature(maker).parameters.values())
+        except (TypeError, ValueError):
+            return sorted(names), True
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names |= {p.name for p in parameters if p.kind in kinds and p.name != "self"}
+        open_ended.append(any(p.kind is p.VAR_KEYWORD for p in parameters))
+        if not open_ended[-1]:
+            break
+    return sorted(names), open_ended[:1] == [True]
 
 
 def env_kwargs(config: Config, split: str) -> dict[str, Any]:

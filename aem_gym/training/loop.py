@@ -54,7 +54,10 @@ _MAY_CHANGE = {
 
 
 def train(
-    config: Config | None = None, *, loggers: Sequence[Logger] = (), **settings: Any
+    config: Config | None = None,
+    *,
+    loggers: Sequence[Logger | str] | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Run a training job; the summary (the last line that `train.py` prints).
 
@@ -62,7 +65,7 @@ def train(
         config: settings of the run; those that are not given come from the environment, the model
             and the estimator, and last from the built-in defaults.
         loggers: objects that receive metrics, evaluations and episodes (`aem_gym.protocols.Logger`)
-            beside those named in the settings.
+            beside those named in the settings; names (or an empty list) replace those.
         settings: the same by name, over `config`: `train(env="aem_gym/WebShop-v0", steps=10)`.
             `env` may be an environment class.
 
@@ -77,6 +80,10 @@ def train(
         KeyboardInterrupt: Ctrl-C, after the state was saved.
     """
     started = time.perf_counter()
+    names = [each for each in loggers or () if isinstance(each, str)]
+    objects = [each for each in loggers or () if not isinstance(each, str)]
+    if names or (loggers is not None and not objects):
+        settings["loggers"] = names
     config = settle({**(config.given() if config else {}), **settings}).config
     check_run(config)
     run = Path(config.run_folder)
@@ -94,7 +101,7 @@ def train(
         _remove_results(run)
         prepare_torch(config)
         with open_components(config, run) as parts:
-            return Trainer(config, run, parts, store, checkpoint, started, loggers).run()
+            return Trainer(config, run, parts, store, checkpoint, started, objects).run()
     except BaseException as error:
         begun = (run / EPISODES).exists()
         if not begun:

@@ -35,7 +35,7 @@ from aem_gym.registry import (
     import_object,
 )
 from aem_gym.rollout.collector import Collector, CollectorSettings
-from aem_gym.rollout.envs import EnvDescription, EnvSpec
+from aem_gym.rollout.envs import EnvDescription
 from aem_gym.rollout.pool import env_kwargs, env_parameters, open_pool
 from aem_gym.runs import BASE, TEMPLATE
 from aem_gym.types import PromptTemplate
@@ -119,7 +119,7 @@ def _check_env(config: Config) -> None:
     preflight = env_tool(factory, "preflight")
     for split in dict.fromkeys((config.train_split, config.eval_split)):
         kwargs = env_kwargs(config, split)
-        EnvSpec(config.env, kwargs).make().close()
+        open_pool(replace(config, workers=0), split).close()
         if preflight is not None:
             preflight(kwargs)
             preflight = None

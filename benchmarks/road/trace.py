@@ -46,7 +46,9 @@ class Tracer:
     """
 
     def __init__(self, package: Path, metrics: Path | None = None) -> None:
-        self.package, self.metrics = f"{package}{os.sep}", metrics
+        # Environments and agents may be loaded by the real path of their folders.
+        linked = (package, (package / "envs").resolve(), (package / "agents").resolve())
+        self.package, self.metrics = tuple(f"{folder}{os.sep}" for folder in linked), metrics
         self.calls: dict[str, int] = {}
         self.step: dict[str, int] = {}
         self.functions: set[CodeType] = set()
@@ -91,14 +93,20 @@ class Tracer:
         spans: dict[str, dict[int, int]] = {}
         for code in self.functions:
             last = max([line for *_, line in code.co_lines() if line], default=0)
-            known = spans.setdefault(os.path.relpath(code.co_filename, tree), {})
+            known = spans.setdefault(_inside(code.co_filename, tree), {})
             known[code.co_firstlineno] = max(last, known.get(code.co_firstlineno, 0))
         return {
-            "job": {os.path.relpath(file, tree): n for file, n in self.calls.items()},
-            "step": {os.path.relpath(file, tree): n for file, n in self.step.items()},
+            "job": {_inside(file, tree): n for file, n in self.calls.items()},
+            "step": {_inside(file, tree): n for file, n in self.step.items()},
             "spans": spans,
             "changes": self.changes,
         }
+
+
+def _inside(file: str, tree: Path) -> str:
+    """A file's path below `tree`, through the links of the package."""
+    path = os.path.relpath(file, tree)
+    return path if path.startswith("aem_gym") else os.path.join("aem_gym", path)
 
 
 def trace_step(tree: Path) -> Tracer:

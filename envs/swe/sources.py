@@ -158,7 +158,7 @@ def _own(path: Path) -> TaskSource:
     from aem_gym.envs.swe.tasks.own import read_own
 
     own = read_own(path)
-    entries = [TaskEntry(t.id, own.repo, t.split, partial(own.task, t)) for t in own.tasks]
+    entries = [TaskEntry(t.id, own.repo, t.split, partial(own.task, t)) for t in own.settings.tasks]
     return _source(str(path), entries, own.content)
 
 

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from credit_cases import dtypes, reference_alpha, tolerance
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from aem_gym.credit import aem_coefficients
+from tests.credit.cases import dtypes, reference_alpha, tolerance
 
 entropy_values = st.lists(st.floats(0, 12, width=32), min_size=1, max_size=20)
 lambdas = st.sampled_from([0.5, 1.0, 2.0])

@@ -9,17 +9,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aem_gym.credit import LOSSES, aggregate, kl_k3, overlong_penalty, value_loss
 from aem_gym.credit.losses import (
     AGGREGATIONS,
+    aggregate,
     clip_cov,
     gspo,
     kl_cov,
+    kl_k3,
+    overlong_penalty,
     ppo_clip,
     reinforce,
     token_covariance,
+    value_loss,
 )
 from aem_gym.errors import UnknownNameError
+from aem_gym.registry import LOSSES
 
 
 def example(seed: int, n: int = 6, width: int = 5, dtype: torch.dtype = torch.float64):
@@ -185,13 +189,13 @@ def test_micro_batches_add_up(name, mode, seed, size):
         "total_rows": float(mask.any(-1).sum()),
         "constant": 11.0,
     }
-    whole_out = LOSSES[name](logprobs, old, advantages, mask)
+    whole_out = LOSSES.load(name)(logprobs, old, advantages, mask)
     whole = aggregate(whole_out.per_token, mask, mode, **totals)
     (gradient,) = torch.autograd.grad(whole, logprobs)
     total, metrics = 0.0, dict.fromkeys(whole_out.metrics, 0.0)
     for start in range(0, len(mask), size):
         part = slice(start, start + size)
-        out = LOSSES[name](logprobs[part], old[part], advantages[part], mask[part])
+        out = LOSSES.load(name)(logprobs[part], old[part], advantages[part], mask[part])
         loss = aggregate(out.per_token, mask[part], mode, **totals)
         loss.backward()
         total += loss.item()
@@ -215,9 +219,9 @@ def test_aggregation_modes_match_their_definition():
 
 
 def test_junk_outside_the_mask_never_reaches_the_gradient():
-    for name, loss in LOSSES.items():
+    for name in LOSSES.names():
         logprobs, old, advantages, mask = example(1)
-        loss(logprobs, old, advantages, mask).per_token.sum().backward()
+        LOSSES.load(name)(logprobs, old, advantages, mask).per_token.sum().backward()
         assert torch.isfinite(logprobs.grad).all(), name
         assert not logprobs.grad[~mask].any(), name
 
@@ -226,7 +230,7 @@ def test_on_the_first_update_every_ratio_loss_has_the_policy_gradient():
     _, old, advantages, mask = example(4)
     for name in ("ppo_clip", "gspo", "kl_cov", "reinforce"):
         logprobs = old.clone().requires_grad_()
-        LOSSES[name](logprobs, old, advantages, mask).per_token.sum().backward()
+        LOSSES.load(name)(logprobs, old, advantages, mask).per_token.sum().backward()
         torch.testing.assert_close(logprobs.grad, -advantages)
 
 

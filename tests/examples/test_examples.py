@@ -16,20 +16,29 @@ import aem_gym
 ROOT = Path(aem_gym.__file__).parents[1]
 IDS = {"lockbox": "lockbox/Lockbox-v0", "wordle_like": "wordle_like/WordleLike-v0"}
 
+PACKAGES = (*IDS, "own_parts")
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which pip has installed both examples, without a network."""
+    """A folder into which pip has installed the examples, without a network."""
     site = tmp_path_factory.mktemp("site")
     copies = tmp_path_factory.mktemp("examples")  # setuptools builds beside the sources
-    for name in IDS:
+    for name in PACKAGES:
         (copies / name).mkdir()
         for path in (ROOT / "examples" / name).iterdir():
             if path.is_file():
                 (copies / name / path.name).write_bytes(path.read_bytes())
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--target", str(site)]
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, *(str(copies / name) for name in IDS)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            *options,
+            *(str(copies / name) for name in PACKAGES),
+        ],
         check=True,
         timeout=120,
     )
@@ -55,7 +64,7 @@ def test_found_made_and_clean(site: Path, name: str, env_id: str) -> None:
 import json, sys
 import aem_gym, gymnasium as gym
 from aem_gym.registry import find_env
-from aem_gym.testing import check_text_env
+from aem_gym.env_checks import check_text_env
 short = find_env({env_id.split("/")[1].split("-")[0].lower()!r})
 loaded = {name!r} in sys.modules
 env = gym.make(find_env({env_id!r}))
@@ -83,9 +92,10 @@ def play(site: Path, agent: str, env_id: str, episodes: int) -> list[list[Any]]:
 import json
 from aem_gym.registry import AGENTS
 from aem_gym.rollout.collector import Collector, CollectorSettings, requests_for
-from aem_gym.rollout.pool import EnvPool, EnvSpec
+from aem_gym.rollout.envs import EnvSpec
+from aem_gym.rollout.pool import EnvPool
 with EnvPool(EnvSpec({env_id!r})) as pool:
-    settings = CollectorSettings(recipe=pool.describe().prompt_templates["default"])
+    settings = CollectorSettings(pool.describe().prompt_templates["default"])
     collector = Collector(pool, AGENTS.load({agent!r})(), settings)
     played = collector.run(requests_for(range({episodes}), 1, 0))
 print(json.dumps([[e.won, len(e.turns), e.error] for e in played]))
@@ -129,28 +139,26 @@ print(json.dumps(won / 200))
 
 def test_both_train_unchanged(site: Path, tmp_path: Path) -> None:
     """By `train()`, warm start included: from the expert, or from what random play won."""
-    pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
     code = f"""
 import contextlib, json, sys
 from pathlib import Path
-from aem_gym.training.config import Config
-from aem_gym.training.trainer import train
-told = {{}}
+from aem_gym import train
+found = {{}}
 for name, env in {IDS!r}.items():
     out = Path({str(tmp_path)!r}) / name
-    config = Config(
+    config = dict(
         env=env, out=str(out), steps=2, groups=6, group_size=4, response_format="short",
         warmstart_episodes=60, warmstart_steps=60, warmstart_batch=8, eval_every=2,
-        eval_episodes=10, device="cpu", threads=1, tensorboard=False,
+        eval_episodes=10, device="cpu", threads=1, loggers=[],
     )
     with contextlib.redirect_stdout(sys.stderr):
-        summary = train(config)
-    told[name] = [summary["steps"], summary["success_before"], summary["success_after"]]
-print(json.dumps(told))
+        summary = train(**config)
+    found[name] = [summary["steps"], summary["success_before"], summary["success_after"]]
+print(json.dumps(found))
 """
-    told = run(site, code)
+    found = run(site, code)
     for name in IDS:
-        steps, before, after = told[name]
+        steps, before, after = found[name]
         assert steps == 2 and 0 <= before <= 1 and 0 <= after <= 1
         lines = (tmp_path / name / "episodes.jsonl").read_text().splitlines()
         episodes = [json.loads(line) for line in lines]
@@ -164,3 +172,55 @@ print(json.dumps(told))
 @pytest.mark.parametrize("name", IDS)
 def test_the_environment_fits_on_a_page(name: str) -> None:
     assert len((ROOT / "examples" / name / f"{name}.py").read_text().splitlines()) < 50
+
+
+PARTS = {
+    "sampler": "PlainPolicy",
+    "estimator": "value_baseline",
+    "modulator": "surest",
+    "loss": "cispo",
+    "response_format": "Arrow",
+}
+OWN = {
+    "sampler": "plain",
+    "estimator": "value_baseline",
+    "modulator": "surest",
+    "loss": "auto",
+    "response_format": "arrow",
+    "loggers": ["csv"],
+}
+
+
+@pytest.mark.parametrize("how", ["entry points", "module:attribute"])
+def test_own_parts_train_together(site: Path, tmp_path: Path, how: str) -> None:
+    """Sampler, estimator with needs, modulator, loss, format and logger of another package."""
+    own: dict[str, Any] = dict(OWN)
+    if how == "module:attribute":
+        own = {kind: f"own_parts:{name}" for kind, name in PARTS.items()}
+        own["loggers"] = ["own_parts:CsvLogger"]
+    code = f"""
+import contextlib, json, sys
+from aem_gym import train
+from aem_gym.settings import settle
+suggested = settle({{"estimator": {own["estimator"]!r}}}).config.drop_equal_groups
+with contextlib.redirect_stdout(sys.stderr):
+    summary = train(
+        env={IDS["lockbox"]!r}, out={str(tmp_path / "run")!r}, steps=1, groups=2, group_size=2,
+        warmstart_episodes=40, warmstart_steps=30, warmstart_batch=8, eval_every=0,
+        modulator_options={{"part": 0.25}}, estimator_options={{"weight": 0.5}},
+        device="cpu", threads=1, max_new_tokens=12, drop_equal_groups=False, **{own!r},
+    )
+print(json.dumps([summary["steps"], suggested]))
+"""
+    assert run(site, code) == [1, True]  # the estimator asks for dynamic sampling
+    folder = tmp_path / "run"
+    rows = (folder / "success.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["1"]
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    trained = [m for m in metrics if "surest_limit" in m]
+    assert trained and all(m["ratio"] > 0 for m in trained)
+    assert (folder / "adapter" / "value_head.safetensors").exists()
+    episodes = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    for turn in (turn for e in episodes for turn in e["turns"]):
+        _, arrow, action = turn["response"].partition(" -> ")
+        assert turn["format_valid"] == bool(arrow and action.strip())

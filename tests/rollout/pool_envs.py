@@ -10,7 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from aem_gym.envs.base import TextEnv
+from aem_gym.text_env import TextEnv
 from aem_gym.types import StepResult, Task
 
 
@@ -44,23 +44,25 @@ class Counter(TextEnv):
         return f"turn {self.turn}", "one"
 
 
-class Told(Counter):
-    """Says which resets it was told of beforehand, and fails as an environment itself reports."""
+class Prefetching(Counter):
+    """Says which resets it prefetched, and fails as an environment itself reports."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.told: list[str] = []
+        self.prefetched: list[str] = []
 
-    def expect(self, seed: int, options: Mapping[str, Any] | None) -> None:
+    def prefetch(self, seed: int, options: Mapping[str, Any] | None) -> None:
         if seed == 13:
-            raise ValueError("cannot be expected")
-        self.told.append(f"{seed}:{sorted(options or {})}")
+            raise ValueError("cannot be prefetched")
+        self.prefetched.append(f"{seed}:{sorted(options or {})}")
 
     def act(self, action: str) -> StepResult:
+        if action == "submit":
+            return StepResult("graded", terminated=True, submitted=True, score=0.5)
         if action == "report":
             return StepResult("", error="the engine is gone")
-        told, self.told = self.told, []
-        return StepResult(" ".join(told), terminated=action == "end")
+        prefetched, self.prefetched = self.prefetched, []
+        return StepResult(" ".join(prefetched), terminated=action == "end")
 
 
 def fail(action: str) -> Any:
@@ -115,7 +117,7 @@ class Unmakeable(gym.Env[str, str]):
 
 
 def register() -> None:
-    for name in ("Counter", "Faulty", "Told", "Unmakeable"):
+    for name in ("Counter", "Faulty", "Prefetching", "Unmakeable"):
         if f"pool-test/{name}-v0" not in gym.registry:
             gym.register(f"pool-test/{name}-v0", f"{__name__}:{name}", disable_env_checker=True)
 

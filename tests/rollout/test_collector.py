@@ -1,20 +1,28 @@
-"""Rollouts: what goes wrong in one episode stays in that episode, and nothing is lost."""
+"""Episodes: what goes wrong in one episode stays in that episode, and nothing is lost."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import tests.rollout.pool_envs  # noqa: F401  (registers its environments)
 from aem_gym.protocols import EpisodeStart, Response, TurnInput
-from aem_gym.rollout.collector import Collector, CollectorSettings, grouped, requests_for
-from aem_gym.rollout.pool import EnvPool, EnvSpec
-from aem_gym.rollout.recorder import episode_record
-from aem_gym.types import Episode, PromptTemplate
+from aem_gym.rollout.collector import (
+    Collector,
+    CollectorSettings,
+    RolloutRequest,
+    _next,
+    grouped,
+    requests_for,
+)
+from aem_gym.rollout.envs import PREFETCHED, EnvSpec
+from aem_gym.rollout.pool import EnvPool
+from aem_gym.types import Episode, PromptTemplate, StopReason
 from tests.training.guess_env import DOORS, Troubled
 
 GUESS = EnvSpec("guess-test/Guess-v0")
@@ -49,15 +57,14 @@ class Scripted:
 def run(agent: Any, count: int = 6, spec: EnvSpec = GUESS, **limits: Any) -> list[Episode]:
     """Episodes of tasks 0, 1, ...; checks that each was heard of once, and can be written."""
     heard: list[Episode] = []
-    tickets = [replace(t, key=i) for i, t in enumerate(requests_for(range(count), 1, "t"))]
+    requests = [replace(r, key=i) for i, r in enumerate(requests_for(range(count), 1, "t"))]
     with EnvPool(spec, **limits) as pool:
         settings = CollectorSettings(PromptTemplate())
-        episodes = Collector(pool, agent, settings).run(tickets, heard.append)
+        episodes = Collector(pool, agent, settings).run(requests, on_end=heard.append)
     assert [e.seed for e in episodes] == list(range(count))
     assert sorted(e.seed for e in heard) == list(range(count))
     for episode in episodes:
         assert Episode.from_json(episode.to_json()) == episode
-        assert json.loads(msgspec.json.encode(episode_record(1, 0, episode, {}, tokens=True)))
     return episodes
 
 
@@ -157,7 +164,7 @@ def test_any_text_is_an_answer(text: str) -> None:
 
 
 def test_an_agent_that_stops_truncates_without_an_error() -> None:
-    agent = Scripted(lambda key, s: Response("", stop=True, error="full") if s.turn else "push")
+    agent = Scripted(lambda key, s: Response("", stop=True) if s.turn else "push")
     for episode in run(agent):
         assert episode.truncated and episode.error is None and len(episode.turns) == 1
 
@@ -166,25 +173,26 @@ def test_turn_limits() -> None:
     with EnvPool(GUESS) as pool:
         for limits, turns in (
             ({"max_turns": 3}, 3),
-            ({"recipe": PromptTemplate(max_turns=2)}, 2),
-            ({"recipe": PromptTemplate(max_turns=2), "max_turns": 4}, 4),
+            ({"template": PromptTemplate(max_turns=2)}, 2),
+            ({"template": PromptTemplate(max_turns=2), "max_turns": 4}, 4),
             ({}, 5),
         ):
-            settings = CollectorSettings(**{"recipe": PromptTemplate(), **limits})
+            settings = CollectorSettings(**{"template": PromptTemplate(), **limits})
             agent = Scripted(lambda key, s: "push")
             (episode,) = Collector(pool, agent, settings).run(requests_for([0], 1))
             assert len(episode.turns) == turns and episode.truncated
 
 
+def _settings(most: int) -> CollectorSettings:
+    return CollectorSettings(PromptTemplate(), max_concurrent_episodes=most)
+
+
 def test_waves_change_nothing() -> None:
-    """At most `live` episodes at once give the same episodes in the same order."""
-    tickets = requests_for(range(4), 2, 0, "x")
+    """At most so many episodes at once give the same episodes in the same order."""
+    requests = requests_for(range(4), 2, 0, "x")
     with EnvPool(GUESS) as pool:
         runs = [
-            Collector(pool, Scripted(door), CollectorSettings(PromptTemplate(), live=live)).run(
-                tickets
-            )
-            for live in (0, 3, 1)
+            Collector(pool, Scripted(door), _settings(most)).run(requests) for most in (0, 3, 1)
         ]
     assert runs[0] == runs[1] == runs[2]
     groups = grouped(runs[0], 2)
@@ -194,9 +202,134 @@ def test_waves_change_nothing() -> None:
         assert len(first) == 1 and [e.rollout for e in group.episodes] == [0, 1]
 
 
-def test_tickets_name_their_draws() -> None:
+def test_requests_name_their_draws() -> None:
     """Keys differ within a batch and between batches, and do not depend on the batch's size."""
     some, more = requests_for([5, 5, 6], 2, 0, "a"), requests_for([5, 5, 6, 7], 2, 0, "a")
     assert more[: len(some)] == some
     keys = {t.key for t in (*more, *requests_for([5, 5, 6, 7], 2, 0, "b"))}
     assert len(keys) == 16
+
+
+# Why an episode ended ----------------------------------------------------------------------------
+
+PREFETCHING = EnvSpec("pool-test/Prefetching-v0")
+
+
+def only(agent: Any, spec: EnvSpec = GUESS, seed: int = 0, **pool: Any) -> Episode:
+    with EnvPool(spec, **pool) as envs:
+        collector = Collector(envs, agent, CollectorSettings(PromptTemplate()))
+        return collector.run([RolloutRequest(seed, 0, 0)])[0]
+
+
+def ask(key: int, turn: TurnInput) -> str:
+    answer = turn.ask_expert()
+    assert answer is not None
+    return answer[1]
+
+
+def lose(key: int, turn: TurnInput) -> str:
+    right = ask(key, turn)
+    return next(door for door in DOORS if door != right)
+
+
+ENDINGS: dict[StopReason, tuple[Callable[[int, TurnInput], Any], EnvSpec]] = {
+    StopReason.WON: (ask, GUESS),
+    StopReason.LOST: (lose, GUESS),
+    StopReason.SUBMITTED: (lambda key, s: "submit", PREFETCHING),
+    StopReason.TURN_LIMIT: (lambda key, s: "push", GUESS),
+    StopReason.CONTEXT_FULL: (
+        lambda key, s: Response("", stop=True, stop_reason=StopReason.CONTEXT_FULL),
+        GUESS,
+    ),
+    StopReason.AGENT_STOPPED: (lambda key, s: Response("", stop=True), GUESS),
+    StopReason.AGENT_ERROR: (lambda key, s: RuntimeError("lost"), GUESS),
+    StopReason.ENV_ERROR: (lambda key, s: "raise", EnvSpec("pool-test/Faulty-v0")),
+    StopReason.INFRASTRUCTURE: (lambda key, s: "report", PREFETCHING),
+}
+
+
+def test_every_reason_is_tried() -> None:
+    assert set(ENDINGS) == set(StopReason)
+
+
+@pytest.mark.parametrize("reason", StopReason)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_episode_says_why_it_ended(reason: StopReason, workers: int) -> None:
+    reply, spec = ENDINGS[reason]
+    agent = Scripted(reply)
+    # In a worker process the expert's answer comes by the pool all the same.
+    episode = only(agent, spec, workers=workers)
+    assert episode.stop_reason is reason
+    failures = {StopReason.AGENT_ERROR, StopReason.ENV_ERROR, StopReason.INFRASTRUCTURE}
+    assert (episode.error is not None) == (reason in failures)
+    over = {StopReason.WON, StopReason.LOST, StopReason.SUBMITTED}
+    assert episode.terminated == (reason in over) != episode.truncated
+    assert episode.won == (reason is StopReason.WON)
+    assert Episode.from_json(episode.to_json()).stop_reason is reason
+    assert agent.ended == [0]
+
+
+@pytest.mark.parametrize(("fault", "workers"), [("reset", 0), ("hang", 0), ("type", 1)])
+def test_a_broken_environment_is_an_environments_error(fault: str, workers: int) -> None:
+    seed = Troubled.faults.index(fault)
+    spec = EnvSpec("guess-test/Troubled-v0")
+    episode = only(Scripted(door), spec, seed, step_timeout=0.3, workers=workers)
+    assert episode.stop_reason is StopReason.ENV_ERROR
+
+
+def test_the_score_of_what_was_submitted_counts() -> None:
+    episode = only(Scripted(lambda key, s: "submit"), PREFETCHING)
+    assert (episode.won, episode.score, episode.error) == (False, 0.5, None)
+
+
+# Preparing ahead ---------------------------------------------------------------------------------
+
+
+@given(
+    count=st.integers(0, 40),
+    slots=st.integers(1, 12),
+    processes=st.integers(1, 4),
+    draws=st.randoms(use_true_random=False),
+)
+def test_every_request_begins_once_and_where_it_was_prefetched(
+    count: int, slots: int, processes: int, draws: Any
+) -> None:
+    """Request n is prefetched in process n modulo their number; its slot is there if one is free.
+
+    A slot takes another process's request only where its own has none left.
+    """
+    waiting, free, busy, begun = list(range(count)), list(range(slots)), [], []
+    while waiting:
+        for slot in sorted(free)[: len(waiting)]:
+            place = _next(waiting, slot, processes)
+            if place % processes != slot % processes:
+                assert not any(p % processes == slot % processes for p in waiting)
+            waiting.remove(place)
+            free.remove(slot)
+            busy.append(slot)
+            begun.append(place)
+        if busy:
+            slot = draws.choice(busy)
+            busy.remove(slot)
+            free.append(slot)
+    assert sorted(begun) == list(range(count))
+    if processes == 1 or slots >= count:
+        assert begun == list(range(count))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("most", [0, 3])
+def test_prefetching_changes_no_episode(workers: int, most: int) -> None:
+    """All resets are prefetched, a few at a time, and each in the process that then makes it."""
+    requests = [RolloutRequest(100 + n, 0, n) for n in range(20)]
+    agent = Scripted(lambda key, s: "say" if s.turn == 0 else "end")
+    with EnvPool(PREFETCHING, workers=workers) as pool:
+        episodes = Collector(pool, agent, _settings(most)).run(requests)
+    assert [e.seed for e in episodes] == [r.seed for r in requests]
+    assert all(e.error is None and len(e.turns) == 2 for e in episodes)
+    # Each episode shows (in the observation of its second turn) what its environment prepared.
+    shown = [turn.observation for e in episodes for turn in e.turns[1:]]
+    prepared = [int(text.split(":")[0]) for line in shown for text in line.split()]
+    assert prepared and set(prepared) <= {r.seed for r in requests}
+    assert len(prepared) == len(set(prepared)), "prepared twice"
+    assert len(prepared) >= min(PREFETCHED, len(requests))

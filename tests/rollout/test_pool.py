@@ -1,3 +1,5 @@
+"""The pool: failures end their own episode, whatever the number of worker processes."""
+
 from __future__ import annotations
 
 import contextlib
@@ -11,18 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
-import pool_envs
 import pytest
 
 import aem_gym
 from aem_gym.errors import ConfigError, UnknownNameError
-from aem_gym.rollout.envs import AHEAD
-from aem_gym.rollout.pool import CheckedStep, EnvPool, EnvSpec
-from aem_gym.types import INFO_DEFAULTS, PromptTemplate
+from aem_gym.rollout.envs import PREFETCHED, CheckedStep, EnvSpec
+from aem_gym.rollout.pool import EnvPool
+from aem_gym.types import INFO_DEFAULTS, PromptTemplate, StopReason
+from tests.rollout import pool_envs
 
 COUNTER = EnvSpec("pool-test/Counter-v0")
 FAULTY = EnvSpec("pool-test/Faulty-v0")
-TOLD = EnvSpec("pool-test/Told-v0")
+PREFETCHING = EnvSpec("pool-test/Prefetching-v0")
 
 
 @pytest.fixture(scope="module", params=[0, 2], ids=["here", "workers"])
@@ -54,30 +56,38 @@ def test_results_do_not_depend_on_workers_nor_on_the_company() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_environments_are_told_of_resets_to_come(workers: int) -> None:
-    with EnvPool(TOLD, workers=workers) as pool:
-        assert pool.describe().expects
-        requests = [(slot, 100 + slot, {"task_id": "t"}) for slot in range(40)]
-        pool.reset(requests)
-        told = pool.step([(slot, "say") for slot in range(40)])
-        assert [a.observation for a in told] == [f"{100 + s}:['task_id']" for s in range(40)]
-        pool.expect([(slot, 200 + slot, None) for slot in range(40)])
-        told = pool.step([(slot, "say") for slot in range(40)])
-        count = AHEAD * max(1, workers)
-        assert [a.observation for a in told] == [
-            f"{200 + s}:[]" if s < count else "" for s in range(40)
-        ]
-        assert pool.reset([(0, 13, None)])[0].error is None
+def test_environments_prepare_the_resets_that_come(workers: int) -> None:
+    """A few per process, in their order; more as soon as a prepared one has come."""
+    with EnvPool(PREFETCHING, workers=workers) as pool:
+        assert pool.describe().prefetches
+        every = pool.processes
+        assert every == max(1, workers)
+        coming = [(200 + n, {"task_id": "t"} if n % 2 else None) for n in range(40)]
+        pool.reset([(slot, 100 + slot, None) for slot in range(every)])
+        pool.prefetch(coming)
+        pool.prefetch(coming)  # again changes nothing
+        for process, answer in enumerate(pool.step([(p, "say") for p in range(every)])):
+            mine = coming[process::every][:PREFETCHED]
+            assert answer.observation == " ".join(f"{s}:{sorted(o or {})}" for s, o in mine)
+        answers = pool.reset([(slot, *coming[slot]) for slot in range(2 * every)])
+        assert [a.error for a in answers] == [None] * len(answers)
+        for slot, answer in enumerate(pool.step([(s, "say") for s in range(2 * every)])):
+            seed, options = coming[slot % every :: every][PREFETCHED + slot // every]
+            assert answer.observation == f"{seed}:{sorted(options or {})}"
+        # Another reset may come in place of one of these, also one that cannot be prepared.
+        pool.prefetch([(13, None)])
+        assert pool.reset([(0, 13, None), (1, 999, None)])[0].error is None
     with EnvPool(COUNTER) as pool:
-        assert not pool.describe().expects
-        pool.expect(requests)
+        assert not pool.describe().prefetches
+        pool.prefetch(coming)
 
 
 def test_a_failure_that_an_environment_reports_ends_its_episode() -> None:
-    with EnvPool(TOLD) as pool:
+    with EnvPool(PREFETCHING) as pool:
         pool.reset([(0, 1, None), (1, 2, None)])
         failed, fine = pool.step([(0, "report"), (1, "say")])
         assert failed.error == "EnvironmentFailure: the engine is gone"
+        assert failed.failure is StopReason.INFRASTRUCTURE
         assert failed.truncated and not failed.terminated and fine.error is None
         assert pool.reset([(0, 1, None)])[0].error is None
 
@@ -136,7 +146,7 @@ def test_a_failing_step_ends_its_episode_only(faulty: EnvPool, fault: str, messa
     assert message in bad.error
     again, other = faulty.step([(2, "ok"), (0, "alive")])
     assert "no live environment" in str(again.error) and other.observation == "alive"
-    assert faulty.reset([(2, 9, None)])[0].observation == "seed9"  # made anew
+    assert faulty.reset([(2, 9, None)])[0].observation == "seed9"  # a new environment
     assert faulty.step([(2, "ok")])[0].error is None
 
 
@@ -245,9 +255,9 @@ SCRIPT = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.path[:0] = {folders!r}
-import pool_envs
-from aem_gym.rollout.envs import AHEAD
-from aem_gym.rollout.pool import EnvPool, EnvSpec
+import tests.rollout.pool_envs
+from aem_gym.rollout.envs import EnvSpec
+from aem_gym.rollout.pool import EnvPool
 
 if __name__ == "__main__":
     pool = EnvPool(EnvSpec("pool-test/Faulty-v0"), workers=2)
@@ -270,7 +280,7 @@ if __name__ == "__main__":
 )
 def test_no_worker_outlives_its_parent(tmp_path: Path, kill: signal.Signals, busy: bool) -> None:
     script = tmp_path / "parent.py"
-    folders = [str(Path(__file__).parent), str(Path(aem_gym.__file__).parents[1])]
+    folders = [str(Path(__file__).parents[2]), str(Path(aem_gym.__file__).parents[1])]
     script.write_text(SCRIPT.format(folders=folders, busy=busy))
     parent = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from aem_gym.envs.base import TextEnv
+from aem_gym.text_env import TextEnv
 from aem_gym.types import PromptTemplate, StepResult, Task
 
 DOORS = ("red door", "green door", "blue door")

@@ -6,8 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from aem_gym.config import Config
+from aem_gym.protocols import Logger
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,13 +30,14 @@ SMALL: dict[str, Any] = {
     "lr_schedule": "constant",
     "threads": 1,
     "device": "cpu",
-    "tensorboard": False,
+    "loggers": [],
 }
 """A whole run in a few seconds. All runs of a test session share its warm start."""
 
 GUESS: dict[str, Any] = {
     **SMALL,
     "env": "tests.training.guess_env:guess-test/Guess-v0",
+    "max_turns": 5,
     "group_size": 4,
     "warmstart_steps": 80,
     "warmstart_batch": 16,
@@ -41,12 +46,13 @@ GUESS: dict[str, Any] = {
 """The same in a game that is won one time in nine: groups with and without differences."""
 
 
-def run(out: Path, settings: dict[str, Any] = SMALL, **changes: Any) -> dict[str, Any]:
-    """A run in this process; its summary."""
-    from aem_gym.training.config import Config
-    from aem_gym.training.trainer import train
+def run(
+    out: Path, settings: dict[str, Any] = SMALL, *, objects: Sequence[Logger] = (), **changes: Any
+) -> dict[str, Any]:
+    """A run in this process, with loggers that are objects; its summary."""
+    from aem_gym.training.loop import train
 
-    return train(Config(**{**settings, "out": str(out), **changes}))
+    return train(Config(**{**settings, "out": str(out), **changes}), loggers=objects)
 
 
 def lines(file: Path) -> list[dict[str, Any]]:

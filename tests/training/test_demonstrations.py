@@ -6,18 +6,18 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
-
-from aem_gym.errors import EnvironmentFailure, NoExpertError  # noqa: E402
-from aem_gym.protocols import EpisodeStart  # noqa: E402
-from aem_gym.rollout.pool import EnvPool, EnvSpec  # noqa: E402
-from aem_gym.training import demonstrations  # noqa: E402
-from aem_gym.training.cloning import CloningSettings, _batches, clone  # noqa: E402
-from aem_gym.training.demonstrations import Demonstrator  # noqa: E402
-from aem_gym.types import IGNORE, IMITATE, PROMPT, Demo, LabelledRow  # noqa: E402
-from tests.tiny import ENV, Tiny  # noqa: E402
-from tests.training.guess_env import DOORS  # noqa: E402
+from aem_gym.errors import EnvironmentFailure, NoExpertError
+from aem_gym.protocols import EpisodeStart
+from aem_gym.rollout.envs import EnvSpec
+from aem_gym.rollout.pool import EnvPool
+from aem_gym.training import demonstrations
+from aem_gym.training.cloning import CloningSettings, _batches, clone
+from aem_gym.training.demonstrations import Demonstrator
+from aem_gym.types import IGNORE, IMITATE, PROMPT, Demo, LabelledRow
+from tests.tiny import ENV, Tiny
+from tests.training.guess_env import DOORS
 
 
 def spec(name: str) -> EnvSpec:
@@ -93,12 +93,12 @@ def test_random_play_keeps_what_won() -> None:
         assert all(step.imitate and step.action in DOORS for step in demo.steps)
 
 
-def test_without_an_expert_the_mend_is_named() -> None:
+def test_without_an_expert_the_fix_is_named() -> None:
     with pytest.raises(NoExpertError, match="--warmstart random.*--model"):
         collect(spec("NoExpert"), 5)
 
 
-def test_when_nobody_wins_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_nobody_wins_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NoExpertError, match=r"none of 200 episodes.*expert\(\).*--model"):
         collect(spec("Hopeless"), 5, random=True)
     monkeypatch.setattr(demonstrations, "_HOPELESS", 256)  # however many were wanted
@@ -166,24 +166,24 @@ def test_cloning_learns_and_repeats(tiny: Tiny) -> None:
     results = []
     for _ in range(2):
         agent = tiny.agent(adapted=False)
-        start = EpisodeStart(0, 0, "", "", tiny.recipe)
+        start = EpisodeStart(0, 0, "", "", tiny.template)
         rows = [row for demo in tiny.demos for row in agent.tokenize(demo, start)]
         losses: list[float] = []
         settings = CloningSettings(steps=25, batch=8, muon_lr=0.0, adamw_lr=1e-2, warmup=2)
-        final = clone(agent, rows, settings, losses.append)
+        final = clone(agent.learner, rows, settings, losses.append)
         assert len(losses) == 25 and final == pytest.approx(np.mean(losses[-20:]))
         assert np.mean(losses[-5:]) < np.mean(losses[:3])
-        results.append([p.detach().clone() for p in agent.parameters().values()])
+        results.append([p.detach().clone() for p in agent.learner.parameters().values()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_nothing_to_clone_changes_nothing(tiny: Tiny) -> None:
     agent = tiny.agent()
-    before = {k: v.detach().clone() for k, v in agent.parameters().items()}
-    row = agent.tokenize(tiny.demos[0], EpisodeStart(0, 0, "", "", tiny.recipe))
-    assert np.isnan(clone(agent, row, CloningSettings(steps=0)))
-    assert all(torch.equal(before[k], v) for k, v in agent.parameters().items())
+    before = {k: v.detach().clone() for k, v in agent.learner.parameters().items()}
+    row = agent.tokenize(tiny.demos[0], EpisodeStart(0, 0, "", "", tiny.template))
+    assert np.isnan(clone(agent.learner, row, CloningSettings(steps=0)))
+    assert all(torch.equal(before[k], v) for k, v in agent.learner.parameters().items())
 
 
 def test_an_empty_demonstration_has_no_rows(tiny: Tiny) -> None:
-    assert tiny.agent().tokenize(Demo("", ()), EpisodeStart(0, 0, "", "", tiny.recipe)) == []
+    assert tiny.agent().tokenize(Demo("", ()), EpisodeStart(0, 0, "", "", tiny.template)) == []

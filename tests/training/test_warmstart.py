@@ -11,30 +11,27 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
+from aem_gym.config import Config
+from aem_gym.errors import ConfigError, NoExpertError, OutputError, UnknownNameError
+from aem_gym.rollout.envs import EnvSpec
+from aem_gym.rollout.pool import EnvPool
+from aem_gym.settings import settle
+from aem_gym.training import warmstart
+from aem_gym.training.setup import check_run, choose_template
+from aem_gym.training.warmstart import warm_start
+from aem_gym.types import Demo
 
-from aem_gym.errors import (  # noqa: E402
-    ConfigError,
-    NoExpertError,
-    OutputError,
-    UnknownNameError,
-)
-from aem_gym.rollout.pool import EnvDescription, EnvPool, EnvSpec  # noqa: E402
-from aem_gym.training import warmstart  # noqa: E402
-from aem_gym.training.config import Config  # noqa: E402
-from aem_gym.training.config_check import check_env  # noqa: E402
-from aem_gym.training.warmstart import WarmStart, choose_recipe, warm_start  # noqa: E402
-from aem_gym.types import Demo, PromptTemplate  # noqa: E402
-
-GUESS = Config(
-    env="tests.training.guess_env:guess-test/Guess-v0",
-    warmstart_episodes=20,
-    warmstart_steps=5,
-    warmstart_batch=4,
-    model_options={"hidden": 16, "layers": 1, "heads": 1, "mlp": 16},
-    device="cpu",
-    threads=1,
-)
+GUESS = settle(
+    Config(
+        env="tests.training.guess_env:guess-test/Guess-v0",
+        warmstart_episodes=20,
+        warmstart_steps=5,
+        warmstart_batch=4,
+        model_options={"hidden": 16, "layers": 1, "heads": 1, "mlp": 16},
+        device="cpu",
+        threads=1,
+    )
+).config
 
 
 @pytest.fixture
@@ -43,10 +40,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "warmstarts"
 
 
-def start(config: Config) -> WarmStart:
+def start(config: Config) -> tuple[str, Path | None]:
     with EnvPool(EnvSpec(config.env)) as pool:
         description = pool.describe()
-    return warm_start(config, description, choose_recipe(config, description))
+    return warm_start(config, description, choose_template(config, description))
+
+
+def info(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(folder) / "warmstart.json").read_text())
+    return found
 
 
 def content(folder: str) -> dict[str, bytes]:
@@ -57,39 +59,40 @@ def test_the_second_run_takes_it_from_the_cache(
     cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = start(GUESS)
-    assert first.adapter is None and Path(first.base).parent == cache
-    assert first.info["demonstrations"] == 20 and first.info["source"] == "expert"
-    before = content(first.base)
+    base, adapter = first
+    assert adapter is None and Path(base).parent == cache
+    assert info(base)["demonstrations"] == 20 and info(base)["source"] == "expert"
+    before = content(base)
     monkeypatch.setattr(warmstart, "_make", None)  # would fail if it were called
     assert start(GUESS) == first
     # What says nothing about the clone does not make another one.
     others = {"steps": 3, "lr": 1.0, "estimator": "rloo", "modulator": "none", "workers": 2}
     assert start(replace(GUESS, **others)) == first
-    assert content(first.base) == before
+    assert content(base) == before
 
 
 def test_made_twice_it_is_the_same(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = start(GUESS)
+    first = start(GUESS)[0]
     monkeypatch.setenv("AEM_GYM_CACHE", str(cache.parent / "other"))
-    second = start(GUESS)
-    assert Path(first.base).name == Path(second.base).name != str(first.base)
-    assert content(first.base) == content(second.base)
+    second = start(GUESS)[0]
+    assert Path(first).name == Path(second).name and first != second
+    assert content(first) == content(second)
 
 
 def test_the_demonstrations_may_have_arguments_of_their_own() -> None:
     def played(**settings: Any) -> list[Demo]:
         config = replace(GUESS, **settings)
         with EnvPool(EnvSpec(config.env)) as pool:
-            recipe = choose_recipe(config, pool.describe())
-        return warmstart.collect_demonstrations(config, recipe, "expert")
+            template = choose_template(config, pool.describe())
+        return warmstart.collect_demonstrations(config, template, "expert")
 
     hinted = {"hint": True}
     demos = played(warmstart_env_args=hinted)
     assert demos == played(env_args=hinted) != played()
     assert demos == played(env_args={"hint": False}, warmstart_env_args=hinted)
-    wrong = Config(env="aem_gym/WebShop-v0", warmstart_env_args={"expert_car": 0.5})
+    wrong = settle({"env": "aem_gym/WebShop-v0", "warmstart_env_args": {"expert_car": 0.5}})
     with pytest.raises(UnknownNameError, match="expert_car.*expert_care"):
-        check_env(wrong)
+        check_run(wrong.config)
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -122,7 +125,7 @@ def key(config: Config) -> str:
     with EnvPool(EnvSpec(config.env)) as pool:
         description = pool.describe()
     source = warmstart._source(config, description)
-    return warmstart._content_key(config, choose_recipe(config, description), source)
+    return warmstart._content_key(config, choose_template(config, description), source)
 
 
 def test_every_setting_that_matters_makes_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,27 +145,29 @@ def test_changed_code_makes_another(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """The environment's own module is part of the key."""
     import gymnasium as gym
 
-    (tmp_path / "their_env.py").write_text("from tests.training.guess_env import Guess as Env\n")
+    code = "from tests.training.guess_env import Guess\n\nclass Env(Guess): ...\n"
+    (tmp_path / "their_env.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(gym.envs.registration, "registry", dict(gym.registry))
     monkeypatch.setattr(gym, "registry", gym.envs.registration.registry)
     gym.register("guess-test/Theirs-v0", "their_env:Env", disable_env_checker=True)
     config = replace(GUESS, env="guess-test/Theirs-v0")
     before = key(config)
-    (tmp_path / "their_env.py").write_text("from tests.training.guess_env import Guess as Env\n#\n")
+    (tmp_path / "their_env.py").write_text(code + "#\n")
     assert key(config) != before
 
 
 def test_half_of_one_is_not_used(cache: Path) -> None:
     first = start(GUESS)
-    whole = content(first.base)
-    (Path(first.base) / "warmstart.json").unlink()
-    (Path(first.base) / "model.safetensors").write_bytes(b"half")
-    half = cache / f".{Path(first.base).name}.tmp"  # what a killed process leaves
+    base = first[0]
+    whole = content(base)
+    (Path(base) / "warmstart.json").unlink()
+    (Path(base) / "model.safetensors").write_bytes(b"half")
+    half = cache / f".{Path(base).name}.tmp"  # what a killed process leaves
     half.mkdir()
     (half / "warmstart.json").write_text("{}")
     assert start(GUESS) == first
-    assert content(first.base) == whole
+    assert content(base) == whole
     assert not half.exists()
 
 
@@ -171,7 +176,7 @@ def test_runs_begun_together_share_one(cache: Path, tmp_path: Path) -> None:
     code = (
         "import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
         "from tests.training.test_warmstart import GUESS, start\n"
-        "print(start(GUESS).base)"
+        "print(start(GUESS)[0])"
     )
     root = Path(__file__).resolve().parents[2]
     processes = [
@@ -203,11 +208,11 @@ def test_a_cache_that_can_only_be_read_will_do(
 
 
 def test_random_play_is_cloned_where_there_is_no_expert(cache: Path) -> None:
-    made = start(replace(GUESS, env="guess-test/NoExpert-v0"))
-    assert made.info["source"] == "random"
+    made = start(replace(GUESS, env="guess-test/NoExpert-v0"))[0]
+    assert info(made)["source"] == "random"
     with pytest.raises(NoExpertError, match="--model"):
         start(replace(GUESS, env="guess-test/Hopeless-v0", warmstart_episodes=2))
-    assert not [p for p in cache.iterdir() if p.is_dir() and p != Path(made.base)]
+    assert not [p for p in cache.iterdir() if p.is_dir() and p != Path(made)]
 
 
 def test_settings_that_cannot_be_used(cache: Path) -> None:
@@ -218,28 +223,9 @@ def test_settings_that_cannot_be_used(cache: Path) -> None:
     assert not cache.exists()  # noticed before anything was made
     with pytest.raises(NoExpertError, match="--max-length"):
         start(replace(GUESS, max_length=8))
-    assert start(replace(GUESS, model="someone/model")) == WarmStart("someone/model", None, {})
+    assert start(replace(GUESS, model="someone/model")) == ("someone/model", None)
 
 
-def test_recipes() -> None:
-    compact, other = (
-        PromptTemplate(name="compact"),
-        PromptTemplate(name="published", history=2, max_turns=50),
-    )
-    description = EnvDescription(prompt_templates={"default": PromptTemplate(), "compact": compact})
-    assert choose_recipe(GUESS, description) == compact
-    hub = replace(GUESS, model="someone/model")
-    assert choose_recipe(hub, description) == PromptTemplate()
-    both = EnvDescription(prompt_templates={"default": PromptTemplate(), "published": other})
-    assert choose_recipe(replace(hub, context="window"), both) == other
-    assert choose_recipe(replace(GUESS, recipe="published", history=5), both).history == 5
-    assert choose_recipe(replace(GUESS, recipe="published", max_turns=9), both).max_turns == 9
-    with pytest.raises(UnknownNameError, match="Did you mean 'published'"):
-        choose_recipe(replace(GUESS, recipe="publish"), both)
-
-
-def test_the_info_says_what_was_done(cache: Path) -> None:
-    made = start(GUESS)
-    info = json.loads((Path(made.base) / "warmstart.json").read_text())
-    assert info == made.info
-    assert info["rows"] == 20 and info["steps"] == 5 and info["loss"] > 0
+def test_the_cache_says_what_was_done(cache: Path) -> None:
+    made = info(start(GUESS)[0])
+    assert made["rows"] == 20 and made["steps"] == 5 and made["loss"] > 0

@@ -61,11 +61,6 @@ class OwnTasks:
     settings: _File
 
     @property
-    def tasks(self) -> tuple[OwnTask, ...]:
-        """In the file's order."""
-        return self.settings.tasks
-
-    @property
     def repo(self) -> str:
         """What results are grouped by."""
         return self.settings.name or Path(self.settings.repo).resolve().name
@@ -96,7 +91,7 @@ class OwnTasks:
         """All that the tasks depend on: this file, the files it names, the commits."""
         repo = (self.folder / self.settings.repo).resolve()
         parts: list[object] = [self.settings]
-        for own in self.tasks:
+        for own in self.settings.tasks:
             for file in (*own.tests.values(), own.test_patch, own.gold):
                 path = self.folder / file
                 parts.append((file, path.read_bytes() if path.is_file() else b""))

@@ -8,16 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
-
-from aem_gym.agents.learner import VALUE_HEAD  # noqa: E402
-from aem_gym.errors import ConfigError, OutputError  # noqa: E402
-from aem_gym.training.checkpoint import CheckpointStore  # noqa: E402
-from aem_gym.training.config import Config  # noqa: E402
-from aem_gym.training.setup import open_parts  # noqa: E402
-from aem_gym.training.trainer import Trainer  # noqa: E402
-from tests.training.runs import (  # noqa: E402
+from aem_gym.agents.learner import VALUE_HEAD
+from aem_gym.errors import ConfigError, OutputError
+from aem_gym.runs import CheckpointStore
+from aem_gym.settings import settle
+from aem_gym.training.loop import Trainer
+from aem_gym.training.setup import open_components
+from tests.training.runs import (
     GUESS,
     SMALL,
     flags,
@@ -26,7 +25,7 @@ from tests.training.runs import (  # noqa: E402
     run,
     train_process,
 )
-from tests.weights import base_weights_hash  # noqa: E402
+from tests.weights import base_weights_hash
 
 
 def test_a_run_leaves_what_is_promised(finished: Path) -> None:
@@ -51,7 +50,7 @@ def test_a_run_leaves_what_is_promised(finished: Path) -> None:
 def test_token_arrays_are_kept_for_a_sample(finished: Path) -> None:
     first = [e for e in lines(finished / "episodes.jsonl") if e["step"] == 1]
     with_tokens = [e for e in first if "logprobs" in e["turns"][0]]
-    assert len(with_tokens) == Config().token_samples
+    assert len(with_tokens) == settle().config.token_samples
     turn = with_tokens[0]["turns"][0]
     assert len(turn["logprobs"]) == len(turn["response_ids"]) == len(turn["entropies"])
     assert turn["response_entropy"] == pytest.approx(
@@ -172,9 +171,14 @@ def test_combinations_train(tmp_path: Path, name: str) -> None:
 def test_resuming_right_after_an_evaluation_gives_the_same_bytes(tmp_path: Path) -> None:
     """What the sampler read in the evaluation must not round the next rollouts otherwise.
 
-    With this recipe prompts begin with long instructions, which a cache would offer.
+    With this template prompts begin with long instructions, which a cache would offer.
     """
-    changes = {"recipe": "default", "response_format": "short", "warmstart_steps": 5, "steps": 2}
+    changes = {
+        "prompt_template": "default",
+        "response_format": "short",
+        "warmstart_steps": 5,
+        "steps": 2,
+    }
     changes |= {"eval_every": 1, "warmstart_episodes": 40, "eval_episodes": 10}
     run(tmp_path / "once", **changes)
     run(tmp_path / "twice", **{**changes, "steps": 1})
@@ -219,33 +223,35 @@ def test_dynamic_sampling(tmp_path: Path) -> None:
 
 def test_the_base_stays_and_the_value_head_comes_back(tmp_path: Path) -> None:
     """A whole PPO run with KL: base weights and reference as before, all that trained saved."""
-    changes = {"estimator": "ppo", "kl_coef": 0.1, "steps": 3, "updates_per_batch": 1}
+    changes = {"estimator": "ppo", "kl_coef": 0.1, "steps": 3, "mini_batch": "1/1"}
     changes |= {"groups": 10, "eval_every": 0}
-    config = Config(**{**GUESS, **changes, "out": str(tmp_path)})
+    config = settle({**GUESS, **changes, "out": str(tmp_path)}).config
     store = CheckpointStore(tmp_path)
-    with open_parts(config, tmp_path) as parts:
+    with open_components(config, tmp_path) as parts:
         agent = parts.agent
-        base = base_weights_hash(agent.model)
+        base = base_weights_hash(agent.learner.model)
         trainer = Trainer(config, tmp_path, parts, store, None)
-        reference = {k: v.clone() for k, v in agent.model.named_parameters() if "reference" in k}
+        reference = {
+            k: v.clone() for k, v in agent.learner.model.named_parameters() if "reference" in k
+        }
         trainer.run()
-        assert base_weights_hash(agent.model) == base
-        after = dict(agent.model.named_parameters())
+        assert base_weights_hash(agent.learner.model) == base
+        after = dict(agent.learner.model.named_parameters())
         assert reference and all(torch.equal(v, after[k]) for k, v in reference.items())
-        trained = {k: v.detach().clone() for k, v in agent.parameters().items()}
+        trained = {k: v.detach().clone() for k, v in agent.learner.parameters().items()}
     first, *_, last = lines(tmp_path / "metrics.jsonl")
     assert first["kl_reference"] == pytest.approx(0.0, abs=1e-7)
     assert last["kl_reference"] > 0
     checkpoint = store.latest()
     assert checkpoint is not None and (checkpoint.folder / "adapter" / VALUE_HEAD).exists()
-    with open_parts(config, tmp_path) as parts:
+    with open_components(config, tmp_path) as parts:
         again = Trainer(config, tmp_path, parts, store, checkpoint)
         again.recorder.close()
-        restored = parts.agent.parameters()
+        restored = parts.agent.learner.parameters()
         assert trained.keys() == restored.keys() and any("value_head" in k for k in trained)
         assert all(torch.equal(v, restored[k]) for k, v in trained.items())
         assert bool(restored["value_head.weight"].any())
-        assert again.learner.optimizer.state_dict()["state"]
+        assert again.updater.optimizer.state_dict()["state"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

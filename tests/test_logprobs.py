@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aem_gym.credit import entropy as module
-from aem_gym.credit import linear_logprob_and_entropy, logprob_and_entropy
+from aem_gym import logprobs as module
+from aem_gym.logprobs import linear_logprob_and_entropy, logprob_and_entropy
 
 
 def naive(logits, targets, temperature=1.0):

@@ -6,14 +6,14 @@ import statistics
 
 import pytest
 import torch
-from credit_cases import Row, dtypes, make_rows, row_lists, to_batch, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aem_gym.credit import ESTIMATOR_DEFAULTS, LOSSES, gae, gigpo_parts
+from aem_gym.credit.estimators import EstimatorNeeds, estimator, gae, gigpo_parts, needs_of
 from aem_gym.credit.losses import AGGREGATIONS
 from aem_gym.errors import ConfigError, UnknownNameError
-from aem_gym.registry import ESTIMATORS
+from aem_gym.registry import ESTIMATORS, LOSSES
+from tests.credit.cases import Row, dtypes, make_rows, row_lists, to_batch, tolerance
 
 GROUP_ESTIMATORS = ["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
 
@@ -214,17 +214,48 @@ def test_penalty_as_reward_explodes_only_where_documented():
     assert grpo(to_batch(rows), penalty="reward").abs().max() > 1.4
 
 
-def test_defaults_cover_every_estimator_with_existing_parts():
-    assert set(ESTIMATOR_DEFAULTS) == set(ESTIMATORS.names())
-    for defaults in ESTIMATOR_DEFAULTS.values():
-        assert defaults.loss in LOSSES
-        assert defaults.aggregation in AGGREGATIONS
-    assert ESTIMATOR_DEFAULTS["dapo"].clip_high == 0.28
-    assert ESTIMATOR_DEFAULTS["dapo"].filter_equal_groups
-    assert (ESTIMATOR_DEFAULTS["gspo"].clip_low, ESTIMATOR_DEFAULTS["gspo"].clip_high) == (
-        3e-4,
-        4e-4,
-    )
+@pytest.mark.parametrize("name", ESTIMATORS.names())
+def test_every_estimator_carries_its_needs(name):
+    function = ESTIMATORS.load(name)
+    assert isinstance(function.needs, EstimatorNeeds)
+    needs = needs_of(function)
+    assert needs.loss in LOSSES.names()
+    assert needs.aggregation in AGGREGATIONS
+    assert needs.needs_values == (name == "ppo")
+    assert needs.drops_equal_groups == (name == "dapo")
+    assert needs.compares == (name not in ("ppo", "reinforce_pp"))
+
+
+def test_the_published_clipping():
+    assert needs_of(ESTIMATORS.load("dapo")).clip_high == 0.28
+    gspo = needs_of(ESTIMATORS.load("gspo"))
+    assert (gspo.loss, gspo.clip_low, gspo.clip_high) == ("gspo", 3e-4, 4e-4)
+
+
+def test_an_own_estimator_states_its_needs_by_a_decorator():
+    @estimator(needs_values=True, loss="reinforce", clip_low=0.1)
+    def mine(batch):
+        return batch.returns
+
+    assert needs_of(mine) == EstimatorNeeds(needs_values=True, loss="reinforce", clip_low=0.1)
+    plain = needs_of(lambda batch: batch.returns)
+    assert plain == EstimatorNeeds(compares=False)  # of one without it nothing is assumed
+
+
+def test_names_of_estimators_that_share_a_formula():
+    batch = to_batch(make_rows(3, 3, 4))
+    expected = ESTIMATORS.load("grpo")(batch)
+    for name in ("dapo", "gspo"):
+        assert torch.equal(ESTIMATORS.load(name)(batch), expected)
+
+
+def test_gigpo_can_keep_its_step_part_from_the_modulator():
+    batch = to_batch(make_rows(2, 3, 4))
+    split = ESTIMATORS.load("gigpo")(batch, modulate="episode")
+    episode, step = gigpo_parts(batch)
+    assert torch.equal(split.modulated, episode) and torch.equal(split.unmodulated, step)
+    with pytest.raises(UnknownNameError, match="Known: both, episode"):
+        ESTIMATORS.load("gigpo")(batch, modulate="step")
 
 
 def test_wrong_options_say_what_exists():

@@ -7,14 +7,14 @@ import statistics
 
 import pytest
 import torch
-from credit_cases import Row, dtypes, make_rows, reference_alpha, row_lists, to_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aem_gym.credit import aem, aem_coefficients, gigpo_parts
+from aem_gym.credit import aem, aem_coefficients
 from aem_gym.credit.modulators import empg, entropy_shaping, identity
 from aem_gym.errors import UnknownNameError
 from aem_gym.registry import ESTIMATORS, MODULATORS
+from tests.credit.cases import Row, dtypes, make_rows, reference_alpha, row_lists, to_batch
 
 
 def test_no_gradient_flows_through_alpha():
@@ -87,17 +87,6 @@ def test_aem_off_is_the_base_bit_for_bit(off, recentre, name):
         plain, found = identity(batch, base), aem(batch, base, recentre=recentre, **off)
         assert torch.equal(found.advantages, plain.advantages)
         assert torch.equal(found.alpha, torch.ones_like(base))
-
-
-def test_gigpo_with_only_the_episode_part_modulated():
-    batch = to_batch(make_rows(2, 3, 4))
-    episode, step = gigpo_parts(batch)
-    off = aem(batch, episode, lam=0.0, unmodulated=step)
-    base = identity(batch, ESTIMATORS.load("gigpo")(batch))
-    assert torch.equal(off.advantages, base.advantages)
-    on = aem(batch, episode, unmodulated=step)
-    torch.testing.assert_close(on.advantages, per_token(batch, on.alpha * episode + step))
-    assert not torch.allclose(on.advantages, base.advantages)
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,4 +1,4 @@
-"""The learner on real rollouts of a tiny policy: exact accumulation, checks, schedules."""
+"""Updates on real rollouts of a tiny policy: exact accumulation, checks, schedules."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
-
-from aem_gym.errors import ConfigError, SamplerMismatchError, UnknownNameError  # noqa: E402
-from aem_gym.training.assignment import Assigner, Credit  # noqa: E402
-from aem_gym.training.batching import Rewards, TrainBatch, make_step  # noqa: E402
-from aem_gym.training.config import Config  # noqa: E402
-from aem_gym.training.learner import Learner  # noqa: E402
-from aem_gym.training.policy_loss import LossSettings, check_loss  # noqa: E402
-from tests.tiny import Tiny  # noqa: E402
-from tests.weights import base_weights_hash  # noqa: E402
+from aem_gym.config import Config
+from aem_gym.errors import ConfigError, SamplerMismatchError, UnknownNameError
+from aem_gym.settings import settle
+from aem_gym.training.credit import Credit, CreditRule, Rewards, TrainBatch, make_batch
+from aem_gym.training.update import LossSettings, Updater, check_loss
+from tests.tiny import Tiny
+from tests.weights import base_weights_hash
 
 
 @pytest.fixture(scope="module", params=["transcript", "window"])
 def rollout(tiny: Tiny, request: pytest.FixtureRequest) -> tuple[str, TrainBatch]:
     """A step of real rollouts, with returns made up so that there is something to learn."""
     agent = tiny.agent(context=request.param)
-    step = make_step(tiny.groups(agent, 3, 3), Rewards())
+    step = make_batch(tiny.groups(agent, 3, 3), Rewards())
     assert step is not None
     draws = torch.Generator().manual_seed(3)
     of_episode = torch.randint(0, 2, (len(step.episodes),), generator=draws).float()
@@ -40,15 +38,19 @@ def trained(
     value_head = changes.get("estimator") == "ppo"
     agent = tiny.agent(context=context, value_head=value_head, **changes)
     config = tiny.changed(context=context, **changes)
-    learner = Learner(agent, config)
+    updater = Updater(agent.learner, config)
     if value_head:
-        values = learner.score(step).values
+        values = updater.score(step).values
         step = replace(step, batch=replace(step.batch, values=values))
-    return agent, learner.update(step, Assigner(config)(step.batch, 0), 0)
+    return agent, updater.update(step, CreditRule.of(config).assign(step.batch, 0), 0)
+
+
+def settled(**given: Any) -> Config:
+    return settle(given).config
 
 
 def weights(agent: Any) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in agent.parameters().values()])
+    return torch.cat([p.detach().flatten() for p in agent.learner.parameters().values()])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,7 @@ def test_accumulation_changes_nothing(
     tiny: Tiny, rollout: tuple[str, TrainBatch], settings: dict[str, Any]
 ) -> None:
     """One row at a time gives the update of all at once, weights and figures."""
-    common = {"updates_per_batch": 1, "lr_warmup": 0, "lr": 0.1, "grad_clip": 0.0, **settings}
+    common = {"mini_batch": "1/1", "lr_warmup": 0, "lr": 0.1, "grad_clip": 0.0, **settings}
     results = [plain_step(tiny, rollout, {**common, "micro_batch": m}) for m in (1, 2, 64)]
     start = weights(tiny.agent(value_head=settings.get("estimator") == "ppo"))
     first, figures = results[0]
@@ -82,20 +84,20 @@ def plain_step(
     context, step = rollout
     value_head = settings.get("estimator") == "ppo"
     agent = tiny.agent(context=context, value_head=value_head)
-    agent.freeze_reference()
+    agent.learner.freeze_reference()
     config = tiny.changed(context=context, **settings)
-    learner = Learner(agent, config)
-    learner.optimizer = torch.optim.SGD(learner.parameters, lr=config.lr)
+    updater = Updater(agent.learner, config)
+    updater.optimizer = torch.optim.SGD(updater.parameters, lr=config.lr)
     if value_head:
-        step = replace(step, batch=replace(step.batch, values=learner.score(step).values))
-    figures = learner.update(step, Assigner(config)(step.batch, 0), 0)
+        step = replace(step, batch=replace(step.batch, values=updater.score(step).values))
+    figures = updater.update(step, CreditRule.of(config).assign(step.batch, 0), 0)
     return weights(agent), figures
 
 
 def test_an_update_moves_the_adapter_only(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
     agent, figures = trained(tiny, rollout)
     fresh = tiny.agent()
-    assert base_weights_hash(agent.model) == base_weights_hash(fresh.model)
+    assert base_weights_hash(agent.learner.model) == base_weights_hash(fresh.learner.model)
     assert (weights(agent) - weights(fresh)).abs().max() > 1e-4
     assert figures["updates"] == 2 and figures["grad_norm"] > 0
 
@@ -103,36 +105,36 @@ def test_an_update_moves_the_adapter_only(tiny: Tiny, rollout: tuple[str, TrainB
 def test_good_responses_become_likelier(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
     context, step = rollout
     agent = tiny.agent(context=context)
-    config = tiny.changed(context=context, updates_per_batch=1, modulator="none", lr_warmup=0)
-    learner = Learner(agent, config)
-    credit = Assigner(config)(step.batch, 0)
-    before = learner.score(step).logprobs.sum(-1)
+    config = tiny.changed(context=context, mini_batch="1/1", modulator="none", lr_warmup=0)
+    updater = Updater(agent.learner, config)
+    credit = CreditRule.of(config).assign(step.batch, 0)
+    before = updater.score(step).logprobs.sum(-1)
     for number in range(3):
-        learner.update(step, credit, number)
-    moved = learner.score(step).logprobs.sum(-1) - before
+        updater.update(step, credit, number)
+    moved = updater.score(step).logprobs.sum(-1) - before
     advantage = credit.base
     assert moved[advantage > 0].mean() > 0 > moved[advantage < 0].mean()
 
 
 def test_the_first_epoch_has_ratio_one(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
     """The sampler's log-probabilities serve as the old ones: no drift before the first step."""
-    _, figures = trained(tiny, rollout, updates_per_batch=1)
+    _, figures = trained(tiny, rollout, mini_batch="1/1")
     assert figures["ratio"] == pytest.approx(1.0, abs=1e-5)
     assert figures["old_kl"] == pytest.approx(0.0, abs=1e-8)
     assert figures["clipped"] == 0
-    _, figures = trained(tiny, rollout, updates_per_batch=1, epochs=3, lr=0.05, lr_warmup=0)
+    _, figures = trained(tiny, rollout, mini_batch="1/1", epochs=3, lr=0.05, lr_warmup=0)
     assert figures["old_kl"] > 1e-4 and figures["updates"] == 3
 
 
 def test_kl_to_the_reference_starts_at_zero(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
     context, step = rollout
     agent = tiny.agent(context=context)
-    agent.freeze_reference()
-    config = tiny.changed(context=context, kl_coef=0.5, updates_per_batch=1, lr_warmup=0, lr=0.02)
-    learner = Learner(agent, config)
-    credit = Assigner(config)(step.batch, 0)
-    assert learner.update(step, credit, 0)["kl_reference"] == pytest.approx(0, abs=1e-7)
-    assert learner.update(step, credit, 1)["kl_reference"] > 1e-3
+    agent.learner.freeze_reference()
+    config = tiny.changed(context=context, kl_coef=0.5, mini_batch="1/1", lr_warmup=0, lr=0.02)
+    updater = Updater(agent.learner, config)
+    credit = CreditRule.of(config).assign(step.batch, 0)
+    assert updater.update(step, credit, 0)["kl_reference"] == pytest.approx(0, abs=1e-7)
+    assert updater.update(step, credit, 1)["kl_reference"] > 1e-3
 
 
 def test_gradients_are_clipped(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
@@ -140,11 +142,11 @@ def test_gradients_are_clipped(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> N
     context, step = rollout
     for clip in (1e-3, 1e9):
         agent = tiny.agent(context=context)
-        config = tiny.changed(context=context, grad_clip=clip, updates_per_batch=1, lr_warmup=0)
-        learner = Learner(agent, config)
-        learner.optimizer = torch.optim.SGD(learner.parameters, lr=config.lr)
+        config = tiny.changed(context=context, grad_clip=clip, mini_batch="1/1", lr_warmup=0)
+        updater = Updater(agent.learner, config)
+        updater.optimizer = torch.optim.SGD(updater.parameters, lr=config.lr)
         before = weights(agent)
-        norm = learner.update(step, Assigner(config)(step.batch, 0), 0)["grad_norm"]
+        norm = updater.update(step, CreditRule.of(config).assign(step.batch, 0), 0)["grad_norm"]
         moved = float((weights(agent) - before).norm()) / config.lr
         assert norm > 1e-3
         assert moved == pytest.approx(min(norm, clip), rel=2e-2)
@@ -156,11 +158,11 @@ def test_a_gradient_that_is_not_finite_is_not_applied(
     context, step = rollout
     agent = tiny.agent(context=context)
     config = tiny.changed(context=context)
-    learner = Learner(agent, config)
-    credit: Credit = Assigner(config)(step.batch, 0)
+    updater = Updater(agent.learner, config)
+    credit: Credit = CreditRule.of(config).assign(step.batch, 0)
     broken = replace(credit.modulated, advantages=credit.modulated.advantages * float("nan"))
     before = weights(agent)
-    figures = learner.update(step, replace(credit, modulated=broken), 0)
+    figures = updater.update(step, replace(credit, modulated=broken), 0)
     assert not math.isfinite(figures["grad_norm"])
     assert torch.equal(weights(agent), before)
 
@@ -169,17 +171,17 @@ def test_a_sampler_that_is_another_policy_is_noticed(
     tiny: Tiny, rollout: tuple[str, TrainBatch]
 ) -> None:
     context, step = rollout
-    good = Learner(tiny.agent(context=context), tiny.changed(context=context))
+    good = Updater(tiny.agent(context=context).learner, tiny.changed(context=context))
     assert good.check_sampler(step) <= 1e-5
-    other_weights = Learner(
-        tiny.agent(context=context, adapted=False), tiny.changed(context=context)
+    other_weights = Updater(
+        tiny.agent(context=context, adapted=False).learner, tiny.changed(context=context)
     )
-    other_temperature = Learner(
-        tiny.agent(context=context), tiny.changed(context=context, temperature=0.7)
+    other_temperature = Updater(
+        tiny.agent(context=context).learner, tiny.changed(context=context, temperature=0.7)
     )
-    for learner in (other_weights, other_temperature):
+    for updater in (other_weights, other_temperature):
         with pytest.raises(SamplerMismatchError, match="nats, expected at most 0.001"):
-            learner.check_sampler(step)
+            updater.check_sampler(step)
     broken = replace(step.batch, logprobs=step.batch.logprobs * float("nan"))
     with pytest.raises(SamplerMismatchError):
         good.check_sampler(replace(step, batch=broken))
@@ -195,20 +197,20 @@ def test_a_sampler_that_is_another_policy_is_noticed(
 )
 def test_schedules(tiny: Tiny, schedule: str, expected: list[float]) -> None:
     config = tiny.changed(lr=2.0, lr_warmup=2, lr_schedule=schedule, steps=7)
-    learner = Learner(tiny.agent(), config)
-    rates = [learner.learning_rate(step) / 2.0 for step in range(7)]
+    updater = Updater(tiny.agent().learner, config)
+    rates = [updater.learning_rate(step) / 2.0 for step in range(7)]
     assert rates == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_estimators_settings_hold_unless_others_are_given() -> None:
-    assert LossSettings.of(Config(estimator="gspo")).options["clip_low"] == 3e-4
-    assert LossSettings.of(Config(estimator="gspo")).name == "gspo"
-    given = LossSettings.of(Config(estimator="dapo", clip_low=0.1, dual_clip=5.0))
+    assert LossSettings.of(settled(estimator="gspo")).options["clip_low"] == 3e-4
+    assert LossSettings.of(settled(estimator="gspo")).name == "gspo"
+    given = LossSettings.of(settled(estimator="dapo", clip_low=0.1, dual_clip=5.0))
     assert given.options == {"clip_low": 0.1, "clip_high": 0.28, "dual_clip": 5.0}
-    assert LossSettings.of(Config(estimator="grpo", kl_coef=None)).kl_coef == 0.01
-    assert LossSettings.of(Config(estimator="grpo", kl_coef=0.0)).kl_coef == 0.0
+    assert LossSettings.of(settled(estimator="grpo", kl_coef=None)).kl_coef == 0.01
+    assert LossSettings.of(settled(estimator="grpo", kl_coef=0.0)).kl_coef == 0.0
     options = {"aggregation": "token-sum-norm", "constant": 7}
-    chosen = LossSettings.of(Config(loss="reinforce", loss_options=options))
+    chosen = LossSettings.of(settled(loss="reinforce", loss_options=options))
     assert (chosen.aggregation, chosen.constant, chosen.options) == ("token-sum-norm", 7.0, {})
 
 
@@ -226,15 +228,15 @@ def test_the_estimators_settings_hold_unless_others_are_given() -> None:
 )
 def test_wrong_losses_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_loss(Config(**changes))
+        check_loss(settled(**changes))
 
 
 @pytest.mark.parametrize("loss", ["auto", "ppo_clip", "gspo", "clip_cov", "kl_cov", "reinforce"])
 @pytest.mark.parametrize("estimator", ["grpo", "gspo", "ppo", "dr_grpo"])
 def test_every_loss_goes_with_every_estimator(loss: str, estimator: str) -> None:
-    check_loss(Config(loss=loss, estimator=estimator))
+    check_loss(settled(loss=loss, estimator=estimator))
 
 
 def test_unknown_losses_are_unknown_names() -> None:
     with pytest.raises(UnknownNameError):
-        LossSettings.of(Config(loss="nothing"))
+        LossSettings.of(settled(loss="nothing"))

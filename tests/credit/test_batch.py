@@ -10,10 +10,11 @@ import sys
 
 import pytest
 import torch
-from credit_cases import make_rows, row_lists, to_batch
 from hypothesis import given, settings
 
-from aem_gym.credit import aem, credit_metrics
+from aem_gym.credit import aem
+from aem_gym.credit.batch import credit_metrics
+from tests.credit.cases import make_rows, row_lists, to_batch
 
 
 def reference(rows, alpha, advantages, won) -> dict[str, float]:
@@ -66,7 +67,7 @@ def test_matches_the_reference(rows):
     advantages = torch.linspace(-1, 1, len(rows), dtype=torch.float64)
     modulated = aem(batch, advantages)
     won = [r.ret == 10.0 for r in rows]
-    found = credit_metrics(batch, modulated, advantages, torch.tensor(won))
+    found = credit_metrics(batch, modulated.alpha, advantages, torch.tensor(won))
     expected = reference(rows, modulated.alpha.tolist(), advantages.tolist(), won)
     assert found == pytest.approx(expected)
     assert all(math.isfinite(x) for x in found.values())
@@ -75,9 +76,9 @@ def test_matches_the_reference(rows):
 def test_success_is_optional_and_absent_figures_are_left_out():
     batch = to_batch(make_rows(1, 2, 3, exclude=False))
     modulated = aem(batch, batch.returns)
-    assert "v_fail" not in credit_metrics(batch, modulated, batch.returns)
+    assert "v_fail" not in credit_metrics(batch, modulated.alpha, batch.returns)
     everyone = torch.ones(len(batch.returns), dtype=torch.bool)
-    found = credit_metrics(batch, modulated, batch.returns, everyone)
+    found = credit_metrics(batch, modulated.alpha, batch.returns, everyone)
     assert found["success_rate"] == 1
     assert "v_success" in found and "v_fail" not in found
 
@@ -88,7 +89,7 @@ def test_covariance_is_the_shift_of_the_groups_mean_advantage():
     modulated = aem(batch, advantages)
     keep = batch.counted
     shift = (modulated.advantages[keep, 0] - advantages[keep]).mean()
-    found = credit_metrics(batch, modulated, advantages)
+    found = credit_metrics(batch, modulated.alpha, advantages)
     assert found["cov_alpha_advantage"] == pytest.approx(shift.item())
     assert abs(shift) > 1e-4
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
-
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-
-from aem_gym.training.batching import Rewards, TrainBatch, make_step, usable  # noqa: E402
-from aem_gym.types import Episode, Group, Turn  # noqa: E402
+from aem_gym.training.credit import Rewards, TrainBatch, make_batch, usable
+from aem_gym.types import Episode, Group, Turn
 
 number = st.floats(-5, 5, width=32)
-REWARDS = Rewards(scale=10.0, invalid_penalty=0.25, invalid_means="inadmissible")
+REWARDS = Rewards(scale=10.0, invalid_penalty=0.25, penalize="inadmissible")
 
 
 @st.composite
@@ -63,7 +60,7 @@ def steps(draw: st.DrawFn) -> tuple[list[Group], bool]:
 @settings(max_examples=150, deadline=None)
 def test_tensors_against_plain_python(case: tuple[list[Group], bool]) -> None:
     groups, mask_truncated = case
-    step = make_step(groups, REWARDS, mask_truncated=mask_truncated)
+    step = make_batch(groups, REWARDS, mask_truncated=mask_truncated)
     kept = [
         (g, e)
         for g, group in enumerate(groups)
@@ -75,7 +72,8 @@ def test_tensors_against_plain_python(case: tuple[list[Group], bool]) -> None:
         assert kept == []
         return
     assert step.episodes == tuple(e for _, e in kept)
-    assert step.group_of == tuple(g for g, _ in kept)
+    assert [g for g, _ in step.place] == [g for g, _ in kept]
+    assert all(groups[g].episodes[i] is e for (g, i), (_, e) in zip(step.place, kept, strict=True))
     wanted = [
         (i, place, g, e, t)
         for i, (g, e) in enumerate(kept)
@@ -129,19 +127,19 @@ def test_no_usable_episode_is_no_step() -> None:
     bad = replace(good, error="AgentFailure")
     assert usable(good, mask_truncated=False) and not usable(good, mask_truncated=True)
     assert not usable(replace(good, turns=()), mask_truncated=False)
-    assert make_step([Group(0, (bad, bad))], Rewards()) is None
-    assert make_step([Group(0, (good,))], Rewards(), mask_truncated=True) is None
-    step = make_step([Group(0, (bad, good))], Rewards())
+    assert make_batch([Group(0, (bad, bad))], Rewards()) is None
+    assert make_batch([Group(0, (good,))], Rewards(), mask_truncated=True) is None
+    step = make_batch([Group(0, (bad, good))], Rewards())
     assert step is not None and len(step.batch.returns) == 1
 
 
 @given(case=steps())
-def test_a_won_episode_is_all_that_counts_where_a_recipe_says_so(
+def test_a_won_episode_is_all_that_counts_where_a_template_says_so(
     case: tuple[list[Group], bool],
 ) -> None:
     rewards = Rewards(scale=10.0, reward_source="won")
     won = [[replace(e, won=e.rollout % 2 == 0) for e in group.episodes] for group in case[0]]
-    step = make_step([Group(g.seed, tuple(e)) for g, e in zip(case[0], won, strict=True)], rewards)
+    step = make_batch([Group(g.seed, tuple(e)) for g, e in zip(case[0], won, strict=True)], rewards)
     if step is None:
         return
     for row in range(len(step.batch.returns)):
@@ -161,5 +159,8 @@ def test_a_won_episode_is_all_that_counts_where_a_recipe_says_so(
         ("inadmissible", True, True, False),
     ],
 )
-def test_what_is_penalised(means: str, format_valid: bool, action_valid: bool, invalid: bool):
-    assert Rewards(invalid_means=means).invalid(format_valid, action_valid) == invalid
+def test_what_is_penalized(means: str, format_valid: bool, action_valid: bool, invalid: bool):
+    turn = Turn("o", "r", "", "a", format_valid=format_valid, action_valid=action_valid)
+    rewards = Rewards(penalize=means, invalid_penalty=0.5)
+    assert rewards.invalid(turn) == invalid
+    assert rewards.penalty(turn) == (-0.5 if invalid else 0.0)

@@ -1,0 +1,111 @@
+"""Credit of a step: estimator and modulator as configured, with what they return checked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from aem_gym.credit import Modulated, SplitAdvantages, aem, estimator
+from aem_gym.credit.batch import ResponseBatch
+from aem_gym.credit.estimators import gae, gigpo_parts
+from aem_gym.credit.modulators import identity
+from aem_gym.errors import ComponentError
+from aem_gym.registry import ESTIMATORS
+from aem_gym.settings import settle
+from aem_gym.training.credit import Credit, CreditRule
+from tests.credit.cases import make_rows, to_batch
+
+HERE = "tests.training.test_credit"
+
+
+def assigned(batch: ResponseBatch, step: int = 0, **given: Any) -> Credit:
+    return CreditRule.of(settle(given).config).assign(batch, step)
+
+
+@pytest.fixture
+def batch() -> ResponseBatch:
+    return to_batch(make_rows(2, 3, 4))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS.names())
+def test_the_default_is_the_estimator_and_aem(name: str, batch: ResponseBatch) -> None:
+    credit = assigned(batch, estimator=name)
+    base = ESTIMATORS.load(name)(batch)
+    assert torch.equal(credit.base, base)
+    assert torch.equal(credit.modulated.advantages, aem(batch, base).advantages)
+    assert credit.seconds >= 0
+    plain = assigned(batch, estimator=name, modulator="none")
+    assert torch.equal(plain.modulated.advantages, identity(batch, base).advantages)
+
+
+def test_only_the_episode_part_of_gigpo_is_modulated(batch: ResponseBatch) -> None:
+    episode, step = gigpo_parts(batch)
+    given: dict[str, Any] = {"estimator": "gigpo", "estimator_options": {"modulate": "episode"}}
+    off = assigned(batch, **given, modulator_options={"lam": 0.0})
+    base = identity(batch, ESTIMATORS.load("gigpo")(batch))
+    assert torch.equal(off.modulated.advantages, base.advantages)
+    on = assigned(batch, **given)
+    assert torch.equal(on.base, episode)
+    expected = (on.modulated.alpha * episode + step)[:, None] * batch.mask
+    torch.testing.assert_close(on.modulated.advantages, expected)
+    assert not torch.allclose(on.modulated.advantages, base.advantages)
+    old = assigned(batch, estimator="gigpo", modulator_options={"part": "episode"})
+    assert torch.equal(old.modulated.advantages, on.modulated.advantages)
+
+
+def test_value_targets_are_those_of_the_estimators_options(batch: ResponseBatch) -> None:
+    credit = assigned(batch, estimator="ppo", estimator_options={"gamma": 0.9, "lam": 0.5})
+    assert credit.value_targets is not None
+    assert torch.equal(credit.value_targets, gae(batch, 0.9, 0.5)[1])
+    without = assigned(replace(batch, values=None))
+    assert without.value_targets is None
+
+
+def test_draws_of_a_modulator_come_from_seed_and_step(batch: ResponseBatch) -> None:
+    given: dict[str, Any] = {"modulator_options": {"shuffle": True, "scope": "batch"}}
+    first = assigned(batch, step=3, **given).modulated.alpha
+    assert torch.equal(assigned(batch, step=3, **given).modulated.alpha, first)
+    assert not torch.equal(assigned(batch, step=4, **given).modulated.alpha, first)
+    assert not torch.equal(assigned(batch, step=3, seed=1, **given).modulated.alpha, first)
+
+
+# Own components ----------------------------------------------------------------------------------
+
+
+@estimator(needs_values=True, drops_equal_groups=True, clip_high=0.5, loss="reinforce")
+def needy(batch: ResponseBatch) -> Any:
+    assert batch.values is not None
+    return SplitAdvantages(batch.returns - batch.values, batch.step_rewards)
+
+
+def late_shape(batch: ResponseBatch) -> torch.Tensor:
+    """Right on the four responses it is tried with, wrong on others."""
+    return batch.returns if len(batch.returns) == 4 else batch.returns[:-1]
+
+
+def late_modulator(batch: ResponseBatch, advantages: torch.Tensor) -> Any:
+    if len(batch.returns) == 4:
+        return identity(batch, advantages)
+    return Modulated(advantages[:, None] / 0, torch.ones_like(advantages))
+
+
+def test_an_own_estimator_with_needs_of_its_own(batch: ResponseBatch) -> None:
+    config = settle({"estimator": f"{HERE}:needy", "modulator": "none"}).config
+    rule = CreditRule.of(config)
+    assert rule.needs.needs_values and rule.needs.loss == "reinforce"
+    assert config.drop_equal_groups, "it asks for dynamic sampling"
+    credit = rule.assign(batch, 0)
+    assert batch.values is not None
+    expected = (batch.returns - batch.values + batch.step_rewards)[:, None] * batch.mask
+    torch.testing.assert_close(credit.modulated.advantages, expected)
+
+
+def test_a_component_that_returns_the_wrong_thing_is_named(batch: ResponseBatch) -> None:
+    n, t = batch.mask.shape
+    with pytest.raises(ComponentError, match=rf"estimator '{HERE}:late_shape'.*\({n},\)"):
+        assigned(batch, estimator=f"{HERE}:late_shape")
+    with pytest.raises(ComponentError, match=rf"modulator '{HERE}:late_m.*advantages.*\({n}, {t}"):
+        assigned(batch, modulator=f"{HERE}:late_modulator")
