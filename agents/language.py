@@ -95,11 +95,8 @@ class LanguageAgent(Generic[L]):
     def act(self, inputs: Sequence[TurnInput]) -> list[Response]:
         prepared = [self.prepare(turn) for turn in inputs]
         requests = [part for part in prepared if isinstance(part, GenerationRequest)]
-        generations = _sample(self.policy, requests)
-        finished = {
-            request.slot: self.finish(request, generation)
-            for request, generation in zip(requests, generations, strict=True)
-        }
+        pairs = zip(requests, _sample(self.policy, requests), strict=True)
+        finished = {request.slot: self.finish(request, made) for request, made in pairs}
         return [part if isinstance(part, Response) else finished[part.slot] for part in prepared]
 
     def prepare(self, turn: TurnInput) -> GenerationRequest | Response:

@@ -97,9 +97,8 @@ def test_json_lines_on_a_full_disk_are_explained() -> None:
     file = JsonLines.__new__(JsonLines)
     file.path = Path("/dev/full")
     file._stream = open("/dev/full", "ab")  # noqa: SIM115
-    file.write(b"x")
     with pytest.raises(OutputError, match="disk is full"):
-        file.sync()
+        file.write(b"x")
 
 
 @given(st.binary(), st.binary(), st.booleans())

@@ -212,7 +212,6 @@ def aggregate(
 def _surrogate(
     log_ratio: Tensor, of_token: Tensor, advantages: Tensor, mask: Tensor, clip: _Clip
 ) -> LossOutput:
-    """The clipped surrogate for a given log-ratio, with its metrics."""
     advantages, (clip_low, clip_high, dual_clip) = advantages.detach(), clip
     loss, clipped = clipped_surrogate(log_ratio, advantages, mask, clip_low, clip_high)
     metrics = drift(of_token.detach(), mask)

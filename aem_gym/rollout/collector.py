@@ -232,14 +232,9 @@ _SAMPLED = (
 
 def _turn_of(before: CheckedStep, response: Response, after: CheckedStep) -> Turn:
     kept: dict[str, Any] = {name: getattr(response, name) for name in _SAMPLED}
-    return Turn(
-        before.observation,
-        response.text or response.action,
-        reward=after.reward,
-        action_valid=bool(after.info["action_valid"]),
-        error=after.error,
-        **kept,
-    )
+    text, valid = response.text or response.action, bool(after.info["action_valid"])
+    kept |= {"reward": after.reward, "action_valid": valid, "error": after.error}
+    return Turn(before.observation, text, **kept)
 
 
 def _checked_response(response: object) -> Response:

@@ -178,9 +178,8 @@ class LiveEnvs:
         def call() -> CheckedStep:
             env = self._envs.get(slot)
             if env is None:
-                raise EnvironmentFailure(
-                    f"slot {slot} has no live environment (it failed before, or was never reset)"
-                )
+                lacks = "has no live environment (it failed before, or was never reset)"
+                raise EnvironmentFailure(f"slot {slot} {lacks}")
             return checked_step(env.step(action))
 
         return self._guarded(slot, call, self.step_timeout, "step")

@@ -110,10 +110,8 @@ class GoalTest:
         if self._treatment:
             done = {"clean": state.clean, "heat": state.hot, "cool": state.cool}[self._treatment]
             wanted = wanted & done
-        return any(
-            sum(obj in wanted for obj in state.contents[place]) >= self._needed
-            for place in self._places
-        )
+        counts = (len(wanted.intersection(state.contents[place])) for place in self._places)
+        return any(count >= self._needed for count in counts)
 
     def _by_lamp(self, state: Engine) -> bool:
         lit = self._lamps & state.toggled

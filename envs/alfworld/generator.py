@@ -266,10 +266,8 @@ def _place(draws: Draws, plan: Layout, cls: str, avoid: str) -> int:
 
 @lru_cache(maxsize=8192)
 def _weights(plan: Layout, cls: str, avoid: str) -> tuple[float, ...]:
-    return tuple(
-        0.0 if receptacle.cls == avoid else place_weight(receptacle.cls, cls)
-        for receptacle in plan.receptacles
-    )
+    places = [receptacle.cls for receptacle in plan.receptacles]
+    return tuple(0.0 if place == avoid else place_weight(place, cls) for place in places)
 
 
 @cache
