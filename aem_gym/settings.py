@@ -102,7 +102,7 @@ def settle(
     layers: list[Layer] = [*_suggested(env, {**saved, **chosen}), (source, saved), *top]
     values, origin = merge([("built-in", built_in()), *layers])
     values["env"] = env
-    values["model"] = values["model"] or MODELS.default()
+    values["model"] = MODELS.default() if values["model"] is None else values["model"]
     checked = {
         key: _typed(key, value, source if key in saved else "the settings")
         for key, value in values.items()
@@ -145,7 +145,8 @@ def merge(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _suggested(env: Any, given: Mapping[str, Any]) -> list[Layer]:
     """The layers of environment, model, both, and estimator."""
-    model = given.get("model") or MODELS.default()
+    model = given.get("model")
+    model = MODELS.default() if model is None else model
     factory = env_factory(env) if isinstance(env, str) else None
     by_model = _settings_of(factory, "model_defaults")
     layers: list[Layer] = [("environment", _settings_of(factory, "defaults"))]

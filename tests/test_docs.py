@@ -210,11 +210,16 @@ def test_commands_are_valid(
     while re.match(r"^[A-Z_]+=", words[0]):
         words.pop(0)
     program, *args = words
-    if Path(words[1]).name == "train.py" or words[:2] == ["aem-gym", "train"]:
+    if Path(" ".join(words[1:2])).name == "train.py" or words[:2] == ["aem-gym", "train"]:
         check_training(words[2:], capsys)
     elif program == "aem-gym":
+        command: click.Command | None = cli.app
+        while isinstance(command, click.Group):
+            name, *args = args
+            command = command.get_command(click.Context(command), name)
+        assert command is not None, name
         with contextlib.suppress(click.exceptions.Exit):  # --help
-            cli.app.commands[args[0]].make_context(args[0], args[1:])
+            command.make_context(name, args)
     elif program == "make":
         check_make(args)
     elif program == "pip":
