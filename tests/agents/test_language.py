@@ -27,7 +27,7 @@ from aem_gym.protocols import (  # noqa: E402
     TrainableAgent,
     TurnInput,
 )
-from aem_gym.training.batch import training_rows  # noqa: E402
+from aem_gym.training.credit import training_rows  # noqa: E402
 from aem_gym.types import (  # noqa: E402
     IMITATE,
     Demo,
