@@ -10,8 +10,6 @@ from aem_gym.agents.language import ChatPieces, chat_pieces
 from aem_gym.agents.tokenizer import train_tokenizer
 from aem_gym.errors import ModelError
 
-pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
-
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -7,17 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
-torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
-
-from peft import PeftModel  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
-
-from aem_gym.agents.build import open_agent  # noqa: E402
-from aem_gym.agents.learner import VALUE_HEAD  # noqa: E402
-from aem_gym.errors import ConfigError  # noqa: E402
-from aem_gym.protocols import (  # noqa: E402
+from aem_gym.agents.build import open_agent
+from aem_gym.agents.learner import VALUE_HEAD
+from aem_gym.errors import ConfigError
+from aem_gym.protocols import (
     AsyncPolicy,
     EpisodeStart,
     Generation,
@@ -27,8 +25,8 @@ from aem_gym.protocols import (  # noqa: E402
     TrainableAgent,
     TurnInput,
 )
-from aem_gym.training.credit import training_rows  # noqa: E402
-from aem_gym.types import (  # noqa: E402
+from aem_gym.training.credit import training_rows
+from aem_gym.types import (
     IMITATE,
     Demo,
     DemoStep,
@@ -37,8 +35,8 @@ from aem_gym.types import (  # noqa: E402
     StopReason,
     Turn,
 )
-from tests.tiny import Tiny, flat  # noqa: E402
-from tests.weights import base_weights_hash  # noqa: E402
+from tests.tiny import Tiny, flat
+from tests.weights import base_weights_hash
 
 
 def compare(agent, episodes: list[Episode], temperature: float) -> tuple[float, float]:

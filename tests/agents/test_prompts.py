@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
-pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
-
-from aem_gym.agents.language import PromptBuilder, rewritten  # noqa: E402
-from aem_gym.agents.models import load_model  # noqa: E402
-from aem_gym.envs.webshop.prompts import PROMPT_TEMPLATES  # noqa: E402
-from aem_gym.protocols import EpisodeStart  # noqa: E402
-from aem_gym.types import PromptTemplate, Turn  # noqa: E402
-from tests.tiny import Tiny  # noqa: E402
+from aem_gym.agents.language import PromptBuilder, rewritten
+from aem_gym.agents.models import load_model
+from aem_gym.envs.webshop.prompts import PROMPT_TEMPLATES
+from aem_gym.protocols import EpisodeStart
+from aem_gym.types import PromptTemplate, Turn
+from tests.tiny import Tiny
 
 FIRST = "WebShop [SEP] Instruction: [SEP] red shoe [SEP] Search"
 LATER = "Instruction: [SEP] red shoe [SEP] Back to Search [SEP] B01 [SEP] Shoe, red"

@@ -6,14 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
-
-from aem_gym.agents.build import open_agent  # noqa: E402
-from aem_gym.agents.tiny import Tiny  # noqa: E402
-from aem_gym.protocols import EpisodeStart, TurnInput  # noqa: E402
-from aem_gym.settings import settle  # noqa: E402
-from aem_gym.types import Demo, DemoStep, PromptTemplate  # noqa: E402
+from aem_gym.agents.build import open_agent
+from aem_gym.agents.tiny import Tiny
+from aem_gym.protocols import EpisodeStart, TurnInput
+from aem_gym.settings import settle
+from aem_gym.types import Demo, DemoStep, PromptTemplate
 
 THINGS = ("cabinet", "mug", "apple", "fridge")
 TEMPLATE = PromptTemplate(system="You play.", response_format="short")

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
-torch = pytest.importorskip("torch", reason='pip install "aem-gym[train]"')
-
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: E402
-
-from aem_gym.agents.sampler import HFPolicy  # noqa: E402
-from aem_gym.errors import ConfigError, UnknownNameError  # noqa: E402
-from aem_gym.protocols import (  # noqa: E402
+from aem_gym.agents.sampler import HFPolicy
+from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.protocols import (
     BatchPolicy,
     Generation,
     GenerationRequest,
