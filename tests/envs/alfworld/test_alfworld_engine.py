@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from alfworld_rooms import kitchen
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from aem_gym.envs.alfworld.engine import Engine
 from aem_gym.envs.alfworld.game import GameGoal, printed_names
 from aem_gym.envs.alfworld.generator import make_game, parse_task_id
 from aem_gym.envs.alfworld.text import HELP, listing
+from tests.envs.alfworld.alfworld_rooms import kitchen
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.json"))
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from alfworld_rooms import kitchen
 
 from aem_gym.envs.alfworld.classes import TASK_TYPES
 from aem_gym.envs.alfworld.draws import Draws
@@ -17,6 +16,7 @@ from aem_gym.envs.alfworld.game import Receptacle
 from aem_gym.envs.alfworld.generator import draw_task, make_game
 from aem_gym.envs.alfworld.oracle import Belief, HouseholdOracle, read_task
 from aem_gym.envs.alfworld.text import TEMPLATES
+from tests.envs.alfworld.alfworld_rooms import kitchen
 
 
 def win_rate(env: ALFWorldEnv, episodes: int, noise: float = 0.0) -> tuple[float, float]:

@@ -7,10 +7,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from alfworld_rooms import kitchen
 
 from aem_gym.envs.alfworld.classes import RECEPTACLE_CLASSES, TASK_TYPES
 from aem_gym.envs.alfworld.rooms import ROOMS, layout
+from tests.envs.alfworld.alfworld_rooms import kitchen
 
 needs_alfworld = pytest.mark.skipif(
     importlib.util.find_spec("alfworld") is None, reason="needs the extra alfworld"

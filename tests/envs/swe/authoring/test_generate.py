@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from swe_library import write_library
 
 from aem_gym.envs.swe.authoring.generate import main
 from aem_gym.envs.swe.authoring.packages import release
@@ -19,6 +18,7 @@ from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.envs.swe.tasks.git import touched
 from aem_gym.envs.swe.tasks.packages import source
 from aem_gym.envs.swe.tasks.suites import load_suite
+from tests.envs.swe.authoring.swe_library import write_library
 
 PYTHON = Path(sys.executable)
 

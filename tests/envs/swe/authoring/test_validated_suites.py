@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from swe_library import write_library
 
 from aem_gym.envs.swe.authoring import generate
 from aem_gym.envs.swe.authoring.suites import one_hunk_diff
@@ -17,6 +16,7 @@ from aem_gym.envs.swe.sandbox.base import SandboxEngine
 from aem_gym.envs.swe.tasks.git import touched
 from aem_gym.envs.swe.tasks.packages import PackageError
 from aem_gym.envs.swe.tasks.suites import load_suite, read_suite
+from tests.envs.swe.authoring.swe_library import write_library
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]
 
