@@ -64,6 +64,10 @@ class EnvironmentFailure(RolloutError):
     """The environment raised in `reset` or `step`."""
 
 
+class InfrastructureError(EnvironmentFailure):
+    """What an environment runs on failed: a container engine, a server."""
+
+
 class EnvironmentTimeout(EnvironmentFailure, TimeoutError):
     """The environment did not answer in time."""
 

@@ -1,7 +1,7 @@
 """The data that flows through a run: Turn -> Episode -> Group -> TrainingRow. All frozen.
 
-Units: rewards and returns are the environment's own (a recipe's scale is applied by the
-trainer); log-probabilities and entropies are in nats, at the sampling temperature.
+Units: rewards and returns are the environment's own (training scales them); log-probabilities and
+entropies are in nats, at the sampling temperature.
 """
 
 from __future__ import annotations

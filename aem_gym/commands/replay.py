@@ -70,9 +70,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 def lines(number: int, record: Mapping[str, Any]) -> Iterator[str]:
     """One episode as text, line by line."""
-    outcome = (
-        "won" if record["won"] else f"failed ({record['error']})" if record["error"] else "lost"
-    )
+    reason = record.get("stop_reason", "won" if record["won"] else "lost")  # runs before 0.2
+    outcome = f"{reason} ({record['error']})" if record["error"] else str(reason)
     yield (
         f"=== step {record['step']}, episode {number} (group {record['group']}, rollout "
         f"{record['rollout']}): {outcome}, return {record['reward']:g}, "

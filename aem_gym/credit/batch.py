@@ -28,7 +28,7 @@ class ResponseBatch:
     """N responses of one training step, one row each, in any order; T = the longest response.
 
     A response is everything the agent generates in one turn: the action of the theory. Rewards
-    and values are in the scaled unit of the recipe; log-probabilities and entropies are in nats
+    and values are in scaled units; log-probabilities and entropies are in nats
     under the sampling policy at the sampling temperature. Whatever lies outside `mask` is ignored.
 
     Raises:

@@ -1,8 +1,7 @@
 """Adaptive Entropy Modulation, and the entropy-based rivals it is compared with.
 
 A modulator sits between the base advantage estimator (with its own normalisation) and the loss.
-Source: AEM, arXiv 2605.00425 (v3). `aem_coefficients` is the stable public function; the TRL and
-verl integrations call it too.
+Source: AEM, arXiv 2605.00425 (v3). `aem_coefficients` is the stable public function.
 """
 
 from __future__ import annotations

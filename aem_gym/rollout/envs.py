@@ -25,6 +25,7 @@ from aem_gym.errors import (
     ConfigError,
     EnvironmentFailure,
     EnvironmentTimeout,
+    InfrastructureError,
     describe,
 )
 from aem_gym.registry import env_name, find_env
@@ -294,7 +295,9 @@ class CheckedStep:
         message = describe(error)
         if type(error) is not EnvironmentFailure:
             message = f"EnvironmentFailure: {message}"
-        return CheckedStep("", truncated=True, info=info, error=message)
+        infrastructure = isinstance(error, InfrastructureError)
+        failure = StopReason.INFRASTRUCTURE if infrastructure else StopReason.ENV_ERROR
+        return CheckedStep("", truncated=True, info=info, error=message, failure=failure)
 
 
 def checked_reset(answer: Any) -> CheckedStep:

@@ -57,8 +57,9 @@ class Rewards:
     @staticmethod
     def of(config: Config, template: PromptTemplate) -> Rewards:
         """As the run's settings and the environment's prompt template say."""
+        scale = config.reward_scale
         return Rewards(
-            template.reward_scale,
+            template.reward_scale if scale is None else scale,
             template.reward_source,
             config.invalid_penalty,
             config.penalize,

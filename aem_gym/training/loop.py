@@ -1,4 +1,4 @@
-"""The training loop: collect, make a batch, assign credit, update, log, save, evaluate.
+"""The training loop: collect, batch, assign credit, update, publish, log, evaluate, save.
 
 `Trainer.train_step` is one step, top to bottom. What runs before the first step is in `setup`.
 """
@@ -50,7 +50,7 @@ _MAY_CHANGE = {
     *("keep_checkpoints", "loggers", "micro_batch", "gradient_checkpointing"),
     *("reset_timeout", "max_concurrent_episodes"),
 }
-"""Settings that change no result, so that a resumed run may have others."""
+"""Settings that may differ on resume; `threads` and `micro_batch` change results by rounding."""
 
 
 def train(
@@ -59,7 +59,7 @@ def train(
     loggers: Sequence[Logger | str] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Run a training job; the summary (the last line that `train.py` prints).
+    """Run a training job and return its summary (the last line that `train.py` prints).
 
     Args:
         config: settings of the run; those that are not given come from the environment, the model
@@ -77,7 +77,7 @@ def train(
         ConfigError: a bad setting, before any model loads.
         OutputError: the output folder is in use, read-only or full.
         CheckpointError: `resume` found only damaged checkpoints.
-        KeyboardInterrupt: Ctrl-C, after the state was saved.
+        KeyboardInterrupt: Ctrl-C; the first one after the step was finished and saved.
     """
     started = time.perf_counter()
     names = [each for each in loggers or () if isinstance(each, str)]
@@ -153,7 +153,7 @@ class Trainer:
         self._sampler_checked = False
 
     def run(self) -> dict[str, Any]:
-        """Train to the last step; the summary."""
+        """Train to the last step and return the summary."""
         progress = self.progress
         with self.recorder, StopAfterStep() as stop:
             if progress.step == 0 and not progress.evaluations:
@@ -245,7 +245,7 @@ class Trainer:
         return requests_for(seeds, config.group_size, config.seed, "rollout", cursor + groups)
 
     def _check_begun(self, episodes: list[Episode]) -> None:
-        """Stop a run in which nothing works from the start; later on it may come back."""
+        """Stop if every episode of the first step failed; later failures may be transient."""
         errors = [episode.error for episode in episodes if episode.error is not None]
         if self.progress.step == 0 and errors and len(errors) == len(episodes):
             raise EnvironmentFailure(

@@ -200,7 +200,6 @@ def choose_template(config: Config, description: EnvDescription) -> PromptTempla
     template = templates[name]
     changes: dict[str, Any] = {
         "history": config.history,
-        "reward_scale": config.reward_scale,
         "max_turns": config.max_turns,
     }
     return replace(template, **{k: v for k, v in changes.items() if v is not None})

@@ -30,10 +30,10 @@ _OPTIONS = ("task_id",)
 _LONGEST_ACTION = 200_000
 _ALWAYS = ("git diff", "ls", "submit")
 """Examples of admissible actions; any shell command is one."""
-_ROLE = "You are a software engineer. You work on a repository by actions, one at a time."
+_ROLE = "You are a software engineer. You work on a repository through actions, one at a time."
 _WINDOW = (
     "{instructions}\n\nThe issue:\n\n{goal}\n\nYou have taken {step} steps. The last {shown}:\n\n"
-    "{history}\n\nWhat came of the last one:\n\n{observation}"
+    "{history}\n\nThe result of the last one:\n\n{observation}"
 )
 
 PROMPT_TEMPLATES: Mapping[str, PromptTemplate] = {
@@ -52,7 +52,7 @@ PROMPT_TEMPLATES: Mapping[str, PromptTemplate] = {
         history_item="> {action}",
         response_format="short",
         rewrite=(
-            (r"\n\nThe repository lies in \S+\.$", ""),
+            (r"\n\nThe repository is in \S+\.$", ""),
             (r"\n\[\d+ steps? left\]$", ""),
             (r"\n\[lines \d+ to \d+ of \d+\]$", ""),
         ),
@@ -64,9 +64,9 @@ PROMPT_TEMPLATES: Mapping[str, PromptTemplate] = {
             "a thought and exactly one command."
         ),
         first=(
-            "{instructions}\n\nA good order: find and read the code that matters; write a script "
-            "that shows the fault; mend the source; run the script again; look for edge cases; "
-            "submit. Folder and variables stay from one command to the next.\n\n"
+            "{instructions}\n\nA good order: find and read the relevant code; write a script that "
+            "reproduces the fault; fix the source; run the script again; check edge cases; submit. "
+            "The folder and variables persist from one command to the next.\n\n"
             "The issue:\n\n{observation}"
         ),
         window=_WINDOW,
@@ -237,7 +237,7 @@ class SWEEnv(TextEnv):
         sandbox = self._ready.sandbox
         self._toolbox = Toolbox(sandbox, self.bash_only, self._step_timeout, self._longest)
         self._oracle = PatchOracle(task, AgentFiles(sandbox), self.bash_only)
-        text = f"{task.problem.strip()}\n\nThe repository lies in {WORKDIR}."
+        text = f"{task.problem.strip()}\n\nThe repository is in {WORKDIR}."
         return Task(task.task_id, task.repo, task.problem.strip()), self._outcome(text, 0)
 
     def act(self, action: str) -> StepResult:
@@ -293,6 +293,7 @@ class SWEEnv(TextEnv):
             reward=float(verdict.resolved),
             terminated=True,
             won=verdict.resolved,
+            submitted=True,
             extra=extra,
         )
 

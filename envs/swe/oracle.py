@@ -72,7 +72,7 @@ class PatchOracle:
         while mark in gold:
             mark += "_"
         command = f"cd {WORKDIR} && git apply --whitespace=nowarn - <<'{mark}'\n{gold}{mark}"
-        return "this change mends it", command
+        return "this change fixes it", command
 
     def _gold(self) -> str:
         return self.task.gold if self.task.gold.endswith("\n") else self.task.gold + "\n"
@@ -109,7 +109,7 @@ class PatchOracle:
     def _towards(self, path: str, now: str | None, target: str | None) -> tuple[str, str]:
         name = shlex.quote(path)
         if target is None:
-            return "this file has to go", f"rm -- {name}"
+            return "this file must be deleted", f"rm -- {name}"
         if now is None:
             return "this file is missing", f"create {name}\n<text>\n{_body(target)}\n</text>"
         old, new = _lines_of(now), _lines_of(target)
@@ -118,7 +118,7 @@ class PatchOracle:
         look = f"view {name} {max(1, first + 1 - _MARGIN)} {min(len(old), last + _MARGIN)}"
         if self.looks and look not in self._seen and old:
             self._seen.add(look)
-            return "look at the place", look
+            return "look at this place", look
         if first == last and _whole(old[:first]) and _whole(new[start:end]):
             text = "".join(new[start:end]).removesuffix("\n")
             return "this is missing", f"insert {name} {first}\n<text>\n{text}\n</text>"

@@ -215,6 +215,7 @@ class WebShopEnv(TextEnv):
             reward=result.reward,
             terminated=result.done,
             won=result.done and result.reward == 1.0,
+            submitted=result.done,
             score=result.reward,
             admissible_actions=self._admissible(session),
             action_valid=result.valid,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from aem_gym.errors import AemGymError
+from aem_gym.errors import InfrastructureError
 
 AGENT = 1000
 """User and group id of the agent. Process 1 and everything it must not touch belong to root."""
@@ -35,7 +35,7 @@ ENVIRONMENT: Mapping[str, str] = {
 """Of every program in a sandbox, so that the same actions give the same bytes."""
 
 
-class SandboxError(AemGymError, RuntimeError):
+class SandboxError(InfrastructureError):
     """The engine, an image or a sandbox failed: nobody's answer was wrong."""
 
 

@@ -97,27 +97,28 @@ _FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)\n?```", re.DOTALL)
 def instructions(*, bash_only: bool) -> str:
     """The instructions for an agent."""
     head = (
-        f"A repository lies in {WORKDIR}, in a sandbox without network. Change it so that what the "
-        "issue asks for holds. Hidden tests judge the result; changes of tests and of settings of "
-        "the test runner do not count.\n\n"
-        "Each action is one shell command. It may have several lines. One bash runs them all, so "
-        "folder and variables stay; what is left running is stopped. Nobody can answer a prompt."
+        f"The repository is in {WORKDIR}, in a sandbox without network access. Change it so "
+        "that it does what the issue asks for. Hidden tests judge the result; changes to tests and "
+        "to the test runner's settings do not count.\n\n"
+        "Each action is one shell command, which may have several lines. All commands run in one "
+        "bash, so the folder and variables persist; processes left running are stopped. Nobody can "
+        "answer a prompt."
     )
-    end = "submit\n    ends the work. Only then is it judged."
+    end = "submit\n    ends the work. Only then is the result graded."
     if bash_only:
-        return f"{head}\n\nWhen all is done, the action is:\n\n{end}"
+        return f"{head}\n\nWhen everything is done, the action is:\n\n{end}"
     tools = (
         f"{USAGE['view']}\n    shows a file with line numbers, or a folder",
-        f"{USAGE['search']}\n    finds the lines that hold TEXT as it stands; quote it if it has "
-        "blanks",
-        f"{USAGE['str_replace']}\n    replaces a text that occurs exactly once, blanks included",
+        f"{USAGE['search']}\n    finds the lines that contain TEXT literally; quote it if it "
+        "contains spaces",
+        f"{USAGE['str_replace']}\n    replaces a text that occurs exactly once; whitespace counts",
         USAGE["insert"],
         USAGE["create"],
         end,
     )
     return (
-        f"{head}\n\nOr it is one of these, with PATH from {WORKDIR}, and texts as they stand, "
-        "without escapes:\n\n" + "\n\n".join(tools)
+        f"{head}\n\nOr it is one of these, with PATH relative to {WORKDIR}, and texts written "
+        "literally, without escapes:\n\n" + "\n\n".join(tools)
     )
 
 
@@ -140,7 +141,7 @@ def parse(action: str, *, bash_only: bool = False) -> Call:
     try:
         return _tool(word, head, below)
     except ValueError as error:
-        return Malformed(f"{word}: {error}. It is written:\n\n{USAGE[word]}")
+        return Malformed(f"{word}: {error}. Its syntax:\n\n{USAGE[word]}")
 
 
 def _tool(word: str, head: str, below: str) -> Call:
@@ -187,7 +188,7 @@ def _count(arguments: list[str], *counts: int) -> None:
     if not least <= len(arguments) <= most:
         wanted = f"{least}" if least == most else f"{least} to {most}"
         raise ValueError(
-            f"expected {wanted} words after it, got {len(arguments)} (quote what has blanks)"
+            f"expected {wanted} words after it, got {len(arguments)} (quote what contains spaces)"
         )
 
 

@@ -106,18 +106,18 @@ class Toolbox:
         why = "it ended its shell, or printed too much"
         if ran.timed_out:
             why = f"it took more than {self.timeout:g} s"
-        return f"[stopped: {why}; the next command has a new shell in {WORKDIR}]"
+        return f"[stopped: {why}; the next command gets a new shell in {WORKDIR}]"
 
     def _search(self, files: AgentFiles, call: Search) -> str:
         found = files.search(call.text, call.path)
         if not found:
-            return "Nothing is found."
+            return "No matches."
         lines = [
             f"{_joined(call.path, name)}:{number}:{cut(line, _MATCH)}"
             for name, number, line in found
         ]
         fit = fitting(lines, self.limit - 200)
-        rest = f"\n[{len(lines) - fit} more lines hold it]" if fit < len(lines) else ""
+        rest = f"\n[{len(lines) - fit} more lines match]" if fit < len(lines) else ""
         return "\n".join(lines[:fit]) + rest
 
 
@@ -146,7 +146,7 @@ class Editor:
         if not lines:
             return f"{call.path} is empty."
         if first > min(last, len(lines)):
-            raise FileError(f"has {len(lines)} lines: there are none from {first} to {last}")
+            raise FileError(f"has {len(lines)} lines: lines {first} to {last} do not exist")
         chosen = lines[first - 1 : last]
         fit = fitting(chosen, self.limit - 200)
         text = numbered(chosen[:fit], first)
@@ -160,7 +160,7 @@ class Editor:
         if text and not text.endswith("\n"):
             text += "\n"
         self.files.write(call.path, text.encode("utf-8", "replace"), new=True)
-        return f"{call.path} is written: {text.count(chr(10))} lines."
+        return f"{call.path} was written: {text.count(chr(10))} lines."
 
     def str_replace(self, call: StrReplace) -> str:
         """Replace a text that occurs once."""
@@ -170,13 +170,13 @@ class Editor:
             places = _places(content, old)
             if not places:
                 near = _near(content, old)
-                raise FileError(f"does not hold the text between <old> and </old>{near}")
+                raise FileError(f"does not contain the text between <old> and </old>{near}")
             if len(places) > 1:
                 lines = [str(content.count(b"\n", 0, place) + 1) for place in places[:10]]
                 more = ", ..." if len(places) > 10 else ""
                 raise FileError(
-                    f"holds the text between <old> and </old> {len(places)} times (in lines "
-                    f"{', '.join(lines)}{more}): give more of what stands around it"
+                    f"contains the text between <old> and </old> {len(places)} times (lines "
+                    f"{', '.join(lines)}{more}): include more of the surrounding text"
                 )
             at = places[0]
             first = content.count(b"\n", 0, at) + 1
@@ -190,7 +190,9 @@ class Editor:
         def change(content: bytes) -> tuple[bytes, int, int]:
             lines = _lines(content)
             if call.line > len(lines):
-                raise FileError(f"has {len(lines)} lines: nothing can come after {call.line}")
+                raise FileError(
+                    f"has {len(lines)} lines: nothing can be inserted after line {call.line}"
+                )
             new, end = _as_in(content, call.text), _as_in(content, "\n")
             before = b"".join(lines[: call.line])
             if before and not before.endswith(b"\n"):  # nor will the last line have an end now
@@ -212,13 +214,15 @@ class Editor:
         start = max(1, first - _AROUND)
         region = lines[start - 1 : first - 1 + max(count, 1) + _AROUND]
         fit = fitting(region, self.limit - 200)
-        return f"{path} is changed. Now:\n{numbered(region[:fit], start)}"
+        return f"{path} was changed. It now reads:\n{numbered(region[:fit], start)}"
 
     def _folder(self, path: str) -> str:
         names = self.files.tree(path)
         fit = fitting(names, self.limit - 200) if names else 0
         rest = f"\n[{len(names) - fit} more]" if fit < len(names) else ""
-        return f"{path} is a folder. In it, down to two levels:\n" + "\n".join(names[:fit]) + rest
+        return (
+            f"{path} is a folder. Its contents, two levels deep:\n" + "\n".join(names[:fit]) + rest
+        )
 
 
 def _joined(path: str, name: str) -> str:
@@ -258,7 +262,7 @@ def _near(content: bytes, old: bytes) -> str:
     lines = [b" ".join(line.split()) for line in content.split(b"\n")]
     for at in range(len(lines) - len(wanted) + 1):
         if lines[at] == wanted[0] and lines[at : at + len(wanted)] == wanted and any(wanted):
-            return f". Lines {at + 1} to {at + len(wanted)} differ from it in blanks only"
+            return f". Lines {at + 1} to {at + len(wanted)} differ from it only in whitespace"
     return ""
 
 

@@ -195,7 +195,7 @@ def test_contract(engine: SandboxEngine, tasks: str) -> None:
 @docker
 def test_an_episode_that_is_won(env: SWEEnv) -> None:
     first = begin(env)
-    assert first == "add(2, 2) gives 0\n\nThe repository lies in /testbed.\n[5 steps left]"
+    assert first == "add(2, 2) gives 0\n\nThe repository is in /testbed.\n[5 steps left]"
     assert env.step("git log --oneline | wc -l; ls tests")[0].startswith("1\ntest_calc.py\n")
     assert env.step(FIX)[0].endswith("[3 steps left]")
     observation, reward, terminated, truncated, info = env.step("submit")

@@ -58,7 +58,7 @@ def test_actions_are_read(action: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("action", "told"),
+    ("action", "answer"),
     {
         "": "no action",
         " \n ": "no action",
@@ -80,9 +80,9 @@ def test_actions_are_read(action: str) -> None:
         "str_replace a.py\n<old>x</old>": "<new>",
     }.items(),
 )
-def test_what_cannot_be_read_is_told_with_how_it_is_written(action: str, told: str) -> None:
+def test_what_cannot_be_read_is_answered_with_its_syntax(action: str, answer: str) -> None:
     call = parse(action)
-    assert isinstance(call, Malformed) and told in call.why
+    assert isinstance(call, Malformed) and answer in call.why
     word = action.split()[0] if action.split() else ""
     assert word not in USAGE or USAGE[word] in call.why
 
@@ -196,20 +196,20 @@ class TestTools:
         assert "characters left out" in tools.use("view wide").text
 
     @pytest.mark.parametrize(
-        ("action", "told"),
+        ("action", "answer"),
         {
             "view none.py": "none.py does not exist.",
-            "view calc.py 20 30": "calc.py has 9 lines: there are none from 20 to 30.",
+            "view calc.py 20 30": "calc.py has 9 lines: lines 20 to 30 do not exist.",
             "view /etc/shadow": "may not be read by you",
             "view /opt/aem/testbed/calc.py": "does not exist",
             "view /dev/zero": "is no regular file",
-            "str_replace calc.py\n<old>nothing</old>\n<new>x</new>": "does not hold the text",
-            "str_replace calc.py\n<old>return</old>\n<new>x</new>": "2 times (in lines 5, 9)",
+            "str_replace calc.py\n<old>nothing</old>\n<new>x</new>": "does not contain the text",
+            "str_replace calc.py\n<old>return</old>\n<new>x</new>": "2 times (lines 5, 9)",
             "str_replace calc.py\n<old>\ndef add(a,  b):\n   return a + b\n</old>\n<new>x</new>": (
-                "does not hold"
+                "does not contain"
             ),
             "str_replace calc.py\n<old>\ndef  add(a, b):\n  return a + b\n</old>\n<new>x</new>": (
-                "Lines 4 to 5 differ from it in blanks only"
+                "Lines 4 to 5 differ from it only in whitespace"
             ),
             "str_replace tests\n<old>a</old>\n<new>x</new>": "is a folder",
             "create calc.py\n<text>x</text>": "is there already",
@@ -219,9 +219,9 @@ class TestTools:
             "search x none": "does not exist",
         }.items(),
     )
-    def test_what_cannot_be_done_is_told(self, tools: Toolbox, action: str, told: str) -> None:
-        answer = tools.use(action)
-        assert told in answer.text and not answer.valid
+    def test_an_action_that_fails_says_why(self, tools: Toolbox, action: str, answer: str) -> None:
+        found = tools.use(action)
+        assert answer in found.text and not found.valid
 
     def test_edits(self, tools: Toolbox) -> None:
         answer = tools.use("str_replace calc.py\n<old>a + b</old>\n<new>b + a</new>")
@@ -247,10 +247,10 @@ class TestTools:
         tools.use("mkdir .hidden; cp calc.py .hidden; printf 'a + b\\0' > bin")
         assert tools.use('search "a + b"').text == "calc.py:5:    return a + b"
         assert tools.use("search test_ tests").text.startswith("tests/test_calc.py:4:def test_")
-        assert tools.use("search .*").text == "Nothing is found."
+        assert tools.use("search .*").text == "No matches."
         assert tools.use("search double calc.py").text == "calc.py:8:def double(a):"
         tools.use("seq 1000 1999 > n")
-        assert tools.use("search 1 n").text.endswith("more lines hold it]")
+        assert tools.use("search 1 n").text.endswith("more lines match]")
 
     def test_tools_work_in_a_bent_shell(self, tools: Toolbox) -> None:
         bent = (
