@@ -35,6 +35,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RECORD = Path(__file__).with_name("record.py")
 
 _FIRST = "d954532"
+_PLAIN_ENGLISH = "e30f17e"
+"""What SWE's prompts and tools say to an agent was rewritten here, once."""
 BASES: Mapping[str, str] = {
     "alfworld_job": _FIRST,
     "webshop_job": _FIRST,
@@ -42,7 +44,7 @@ BASES: Mapping[str, str] = {
     "credit": _FIRST,
     "alfworld_episodes": _FIRST,
     "webshop_episodes": _FIRST,
-    "swe_episodes": _FIRST,
+    "swe_episodes": _PLAIN_ENGLISH,
     "grading": _FIRST,
 }
 """The commit whose values each part has to keep. Who moves one says why in the CHANGELOG."""

@@ -245,7 +245,8 @@ def test_the_template_suits_model_and_context() -> None:
     named = {"env": env, "prompt_template": "published"}
     assert choose_template(settled(**named, history=5), both).history == 5
     assert choose_template(settled(**named, max_turns=9), both).max_turns == 9
-    assert choose_template(settled(**named, reward_scale=3.0), both).reward_scale == 3.0
+    scaled = settled(**named, reward_scale=3.0)
+    assert Rewards.of(scaled, choose_template(scaled, both)).scale == 3.0
     with pytest.raises(UnknownNameError, match="Did you mean 'published'"):
         choose_template(settled(env=env, prompt_template="publish"), both)
 
