@@ -18,6 +18,7 @@ from aem_gym.rollout.envs import EnvDescription
 from aem_gym.rollout.pool import env_kwargs, env_parameters, open_pool
 from aem_gym.settings import settle
 from aem_gym.text_env import TextEnv
+from aem_gym.training.credit import Rewards
 from aem_gym.training.setup import check_run, choose_template
 from aem_gym.types import PromptTemplate, StepResult, Task
 

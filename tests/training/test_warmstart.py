@@ -104,7 +104,6 @@ CHANGES: list[dict[str, Any]] = [
     {"response_format": "tags"},
     {"history": 7},
     {"max_turns": 3},
-    {"reward_scale": 10.0},
     {"max_length": 1000},
     {"seed": 1},
     {"warmstart": "random"},
@@ -133,6 +132,7 @@ def test_every_setting_that_matters_makes_another(monkeypatch: pytest.MonkeyPatc
     assert key(GUESS) == base
     keys = [key(replace(GUESS, **change)) for change in CHANGES]
     assert len({base, *keys}) == len(CHANGES) + 1
+    assert key(replace(GUESS, reward_scale=10.0)) == base  # rewards are not cloned
     for change in ({"lora_rank": 4}, {"lora_targets": ["q_proj"]}):
         assert key(replace(GUESS, **change)) == base  # tiny is cloned without an adapter
         other = replace(GUESS, model="someone/model", warmstart="expert")
