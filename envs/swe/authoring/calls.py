@@ -28,13 +28,11 @@ class Calls:
         self._by_file: dict[str, set[CodeType]] = {"": self._codes}
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> None:
-        """What `sys.setprofile` calls."""
         if event == "call":
             self._codes.add(frame.f_code)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[Any]:
-        """Around each test."""
         self._codes = self._by_file.setdefault(item.nodeid.partition("::")[0], set())
         sys.setprofile(self)  # a test may have switched it off
         threading.setprofile(self)
@@ -43,7 +41,6 @@ class Calls:
         return result
 
     def pytest_sessionfinish(self) -> None:
-        """At the end."""
         sys.setprofile(None)
         threading.setprofile(None)
         found: dict[str, set[str]] = {}
@@ -57,7 +54,6 @@ class Calls:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin."""
     calls = Calls(config.rootpath, Path(os.environ["CALLS"]))
     config.pluginmanager.register(calls)
     sys.setprofile(calls)

@@ -11,12 +11,24 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from aem_gym.envs.swe.authoring.cuts import cut, function_of, names
-from aem_gym.envs.swe.authoring.mutations import Mutation, functions, mutants, parse
-from aem_gym.envs.swe.authoring.packages import image_plan, import_root
+from aem_gym.envs.swe.authoring.mutations import (
+    Mutation,
+    cut,
+    function_of,
+    functions,
+    mutants,
+    names,
+    parse,
+)
 from aem_gym.envs.swe.authoring.problem import Failure, read_failure
 from aem_gym.envs.swe.authoring.snippets import snippet
-from aem_gym.envs.swe.authoring.trials import Trial, TrialResult, test_command
+from aem_gym.envs.swe.authoring.trials import (
+    Trial,
+    TrialResult,
+    image_plan,
+    import_root,
+    test_command,
+)
 from aem_gym.envs.swe.grading.grader import grade
 from aem_gym.envs.swe.sandbox.base import SandboxEngine
 from aem_gym.envs.swe.tasks.base import SweTask
@@ -165,14 +177,8 @@ def judge(
     """The candidate of a mutant; None if it is not valid.
 
     It is valid if some tests fail but not too many, if the same tests fail in a second run, and if
-    everything that the agent can see passes once the failing tests are cut out.
-
-    Args:
-        trial: runs the tests.
-        before: their results without the mutation.
-        mutation: of a file that is not a test.
-        mutated: the content of that file with the mutation.
-        paths: test files that can notice it; the others run in the second run only.
+    everything that the agent can see passes once the failing tests are cut out. `paths` are the
+    test files that can notice it; the others run in the second run only.
     """
     outcome = trial.run({mutation.path: mutated}, paths)
     able = {test for test in before.tests if function_of(test)[0] in paths}

@@ -23,11 +23,9 @@ class LazySweGroup(click.Group):
     """A group whose commands are strings until they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names; nothing is loaded."""
         return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, loaded now; None if there is none of that name."""
         if cmd_name not in _COMMANDS:
             return None
         target, short = _COMMANDS[cmd_name]
@@ -35,18 +33,12 @@ class LazySweGroup(click.Group):
         return found if isinstance(found, click.Command) else _passing_on(cmd_name, short, found)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands in the help text."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, short) for name, (_, short) in sorted(_COMMANDS.items())])
 
 
 def run_as_script(module: str, command: str) -> None:
-    """Run a command of `aem-gym swe`, if the module of its earlier path is run as a script.
-
-    Args:
-        module: `__name__` there.
-        command: a name of the group.
-    """
+    """Run a command of `aem-gym swe` if its earlier `module` is run as a script (`__name__`)."""
     if module == "__main__":
         swe([command, *sys.argv[1:]], prog_name="aem-gym swe")
 

@@ -12,11 +12,13 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from email.parser import HeaderParser
 from itertools import zip_longest
 from pathlib import Path
 from queue import SimpleQueue
@@ -32,7 +34,6 @@ from aem_gym.envs.swe.authoring.candidates import (
     places,
     search,
 )
-from aem_gym.envs.swe.authoring.packages import release
 from aem_gym.envs.swe.authoring.suites import (
     package_line,
     split_of,
@@ -44,7 +45,14 @@ from aem_gym.envs.swe.authoring.trials import Trial, trial
 from aem_gym.envs.swe.sandbox.base import SandboxEngine, SandboxError
 from aem_gym.envs.swe.sandbox.engines import open_engine
 from aem_gym.envs.swe.tasks.base import SPLITS
-from aem_gym.envs.swe.tasks.packages import Package, PackageError
+from aem_gym.envs.swe.tasks.packages import (
+    Package,
+    PackageError,
+    download,
+    folder_hash,
+    source,
+    sources_folder,
+)
 from aem_gym.errors import AemGymError, OutputError
 from aem_gym.io import replace_file
 from aem_gym.seeding import generator
@@ -67,6 +75,44 @@ _LOOKAHEAD = 8
 Place = tuple[str, str]
 
 
+def release(spec: str, requires: Sequence[str] = ()) -> Package:
+    """The package that `NAME==VERSION` or a folder names; fetched if it is not in the cache.
+
+    Raises:
+        PackageError: the name is neither, or the source cannot be fetched.
+    """
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        folder = folder.resolve()
+        sha256 = folder_hash(folder)
+        name = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-") or "package"
+        package = Package(name, sha256[:8], sha256, "", tuple(requires), str(folder))
+        source(package)
+        return package
+    match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.!+-]+)", spec)
+    if not match:
+        raise PackageError(
+            f"expected --package NAME==VERSION or a folder that is there, got {spec!r}"
+        )
+    name, version = re.sub(r"[-_.]+", "-", match[1].lower()), match[2]
+    known = sorted(sources_folder().glob(f"{name}-{version}-{'?' * 64}"))
+    sha256 = known[0].name[-64:] if known else download(name, version, "")
+    found = Package(name, version, sha256)
+    return Package(name, version, sha256, _licence(source(found)), tuple(requires))
+
+
+def _licence(folder: Path) -> str:
+    """The licence in the metadata of a package, in one line."""
+    try:
+        headers = HeaderParser().parsestr((folder / "PKG-INFO").read_text("utf-8", "replace"))
+    except OSError:
+        return ""
+    said = str(headers.get("License-Expression") or headers.get("License") or "")
+    kinds = [str(value) for value in headers.get_all("Classifier") or ()]
+    kinds = [value.split(" :: ")[-1] for value in kinds if value.startswith("License")]
+    return said if said and "\n" not in said else ", ".join(kinds)
+
+
 @dataclass(frozen=True)
 class PackageWorkspace:
     """A package with copies to run its tests in, one for each job."""
@@ -76,7 +122,6 @@ class PackageWorkspace:
     trials: SimpleQueue[Trial]
 
     def search(self, place: Place, seed: int) -> Candidate | None:
-        """The first valid mutant of a function; None if there is none."""
         rng = generator("swe", "mutants", seed, self.package.name, *place)
         bench = self.trials.get()
         try:
@@ -103,7 +148,6 @@ class Journal:
             replace_file(path, f"{key}\n".encode())
 
     def add(self, package: str, place: Place, found: Candidate | None) -> None:
-        """Record the result of a function."""
         self.known[package, *place] = found
         row = [package, *place, None if found is None else asdict(found)]
         with self._path.open("a", encoding="utf-8") as stream:
@@ -123,24 +167,18 @@ def generate(
     python: Path | None = None,
     engine: SandboxEngine | None = None,
 ) -> Counter[str]:
-    """Make a suite; returns the number of tasks in each split.
+    """Make a suite of at most `tasks` tasks; returns the number of tasks in each split.
 
-    Args:
-        packages: their functions take turns.
-        tasks: most tasks, with at most one for a function.
-        seed: of the mutants, the splits and the words of the issues.
-        out: the file.
-        jobs: tests that run at the same time. The suite does not depend on it.
-        python: an interpreter with all requirements; by default one is made for each package.
-        engine: tests that do not pass in its sandboxes do not count.
+    The functions of all packages take turns, with at most one task for a function. The suite does
+    not depend on `jobs`. Tests that fail in the sandboxes of `engine` do not count. `python` has
+    all requirements installed; by default an environment is made for each package.
 
     Raises:
         PackageError: a package cannot be installed, or its tests do not pass.
         SandboxError: the engine fails.
     """
-    graded_in = engine.name if engine else "none"
     known = [[p.name, p.sha256, p.requires] for p in packages]
-    key = json.dumps([*known, seed, TRIES, graded_in])
+    key = json.dumps([*known, seed, TRIES, engine.name if engine else "none"])
     journal = Journal(out.with_name(f"{out.name}.journal"), key)
     found: list[tuple[PackageWorkspace, Candidate]] = []
     with contextlib.ExitStack() as stack:
@@ -248,14 +286,8 @@ def _engine(name: str, stack: contextlib.ExitStack) -> SandboxEngine | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add(
-        "--package",
-        action="extend",
-        nargs="+",
-        required=True,
-        metavar="NAME==VERSION|DIR",
-        help="a release from the package index, or a folder",
-    )
+    each, what = "NAME==VERSION|DIR", "a release from the package index, or a folder"
+    add("--package", action="extend", nargs="+", required=True, metavar=each, help=what)
     add("--tasks", type=int, default=50, help="how many at most (50)")
     add("--seed", type=int, default=0, help="of mutants, splits and words (0)")
     add("--out", type=Path, required=True, help="the suite's file (.jsonl)")
@@ -267,7 +299,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
     arguments = _parser().parse_args(argv)
     try:
         if arguments.out.suffix != ".jsonl" or not arguments.out.parent.is_dir():

@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aem_gym.envs.swe.images.builder import (
-    IMAGE,
-    NAME,
-    PARENT,
-    RECIPE,
-    WAY,
-    recipe,
-    remove_image,
-)
+from aem_gym.envs.swe.images.builder import IMAGE, NAME, PARENT, RECIPE, WAY, recipe, remove_image
 from aem_gym.envs.swe.images.ensure import DEFAULT_PYTHON, WAYS, ensure_base
 from aem_gym.envs.swe.sandbox.connect import explained, find
 from aem_gym.errors import AemGymError
@@ -50,17 +42,12 @@ class StoredImage:
     way: str
     """Where its Python came from."""
     current: bool
-    """Whether it would be made the same way now."""
+    """Whether it would be built the same way now."""
     own: int
     """Bytes without those that it shares with the image it was made from."""
 
 
 def stored_images(client: docker.DockerClient) -> list[StoredImage]:
-    """The images of aem_gym, bases first.
-
-    Raises:
-        SandboxError: the engine fails.
-    """
     with explained("list images"):
         found = client.api.images(filters={"label": NAME})
         sizes = {image["Id"]: image["Size"] for image in client.api.images(all=True)}
@@ -70,17 +57,10 @@ def stored_images(client: docker.DockerClient) -> list[StoredImage]:
         names = [name for name in image["RepoTags"] or () if name != "<none>:<none>"]
         if names and labels[NAME] not in names:
             continue  # somebody's own, built on one of these
-        kind = labels.get(IMAGE, "")
-        images.append(
-            StoredImage(
-                id=image["Id"],
-                name=labels[NAME] if names else "",
-                kind=kind,
-                way=labels.get(WAY, ""),
-                current=kind == "root" or labels.get(RECIPE) == recipe(),
-                own=int(image["Size"]) - sizes.get(labels.get(PARENT), 0),
-            )
-        )
+        kind, name = labels.get(IMAGE, ""), labels[NAME] if names else ""
+        current = kind == "root" or labels.get(RECIPE) == recipe()
+        own = int(image["Size"]) - sizes.get(labels.get(PARENT), 0)
+        images.append(StoredImage(image["Id"], name, kind, labels.get(WAY, ""), current, own))
     return sorted(images, key=lambda image: (-_rank(image), image.name, image.id))
 
 
@@ -91,11 +71,7 @@ def _rank(image: StoredImage) -> int:
 def remove_images(
     client: docker.DockerClient, *, keep_bases: bool
 ) -> tuple[list[StoredImage], list[StoredImage]]:
-    """Remove the images of aem_gym; which are gone, and which are in use and stay.
-
-    Raises:
-        SandboxError: the engine fails.
-    """
+    """Remove the images of aem_gym; returns those removed, and those in use, which stay."""
     gone: list[StoredImage] = []
     stay: list[StoredImage] = []
     for image in reversed(stored_images(client)):

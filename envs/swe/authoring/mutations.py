@@ -1,4 +1,4 @@
-"""Mutations: small errors in a function that still compiles."""
+"""Changes of Python files: small errors in a function, and functions that are cut out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import hashlib
 import tokenize
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -26,8 +26,6 @@ class MutationError(AemGymError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One edit of one file."""
-
     path: str
     """In the repository, with forward slashes."""
     operator: str
@@ -41,11 +39,7 @@ class Mutation:
     """SHA-256 of the file before the edit (16 digits)."""
 
     def apply(self, source: bytes) -> bytes:
-        """The file with the edit.
-
-        Raises:
-            MutationError: it is another file.
-        """
+        """The file with the edit. Raises MutationError if it is another file."""
         if digest(source) != self.source:
             raise MutationError(
                 f"{self.path}: expected the file with SHA-256 {self.source}..., got "
@@ -56,15 +50,13 @@ class Mutation:
 
 
 def digest(source: bytes) -> str:
-    """16 digits of a file's SHA-256."""
     return hashlib.sha256(source).hexdigest()[:16]
 
 
 def functions(tree: ast.Module) -> Iterator[tuple[str, FunctionNode]]:
     """Functions and methods with their qualified names; none that lie within a function.
 
-    A name that is defined twice (by version, by system) is left out, as the source does not tell
-    which definition counts.
+    A name that is defined twice (by version, by system) is left out: either may be the one in use.
     """
     found: dict[str, list[FunctionNode]] = {}
     waiting: list[tuple[str, ast.stmt]] = [("", node) for node in reversed(tree.body)]
@@ -82,13 +74,9 @@ def functions(tree: ast.Module) -> Iterator[tuple[str, FunctionNode]]:
 def mutants(
     source: bytes, path: str, rng: np.random.Generator, *, function: str | None = None
 ) -> Iterator[Mutation]:
-    """All mutations of a file in a random order, in which the operators take turns.
+    """All mutations of a file (or of one function) in random order; the operators take turns.
 
-    Args:
-        source: a Python file in UTF-8; others have no mutants.
-        path: in the repository.
-        rng: decides the order.
-        function: only of this one.
+    A file that is not Python in UTF-8 has none.
     """
     tree = parse(source)
     if tree is None:
@@ -111,10 +99,7 @@ def mutants(
 
 @lru_cache(maxsize=8)
 def parse(source: bytes) -> ast.Module | None:
-    """The tree of a file; None if it is not Python in UTF-8, or does not compile.
-
-    The tree is cached: do not change it.
-    """
+    """The tree (cached: do not change it); None if it does not compile or is not UTF-8."""
     try:
         if tokenize.detect_encoding(BytesIO(source).readline)[0] != "utf-8":
             return None
@@ -133,3 +118,41 @@ def _mixed(found: list[tuple[str, Edit]], rng: np.random.Generator) -> Iterator[
         kinds.setdefault(found[index][1].operator, []).append(found[index])
     for row in zip_longest(*kinds.values()):
         yield from (item for item in row if item is not None)
+
+
+def function_of(test: str) -> tuple[str, str]:
+    """File and qualified name of the function of a node id: `a.py::C::f[x]` -> `a.py`, `C.f`."""
+    file, _, rest = test.partition("::")
+    return file, rest.partition("[")[0].replace("::", ".")
+
+
+def names(source: bytes) -> frozenset[str]:
+    """Qualified names of the functions that can be cut out of a file."""
+    tree = parse(source)
+    return frozenset(name for name, _ in functions(tree)) if tree else frozenset()
+
+
+def cut(source: bytes, gone: Collection[str]) -> bytes | None:
+    """A file without some functions, by qualified names; None if that cannot be done.
+
+    Whole lines are removed, decorators included. A class without a body gets a `pass`.
+    """
+    tree = parse(source)
+    nodes = dict(functions(tree)) if tree else {}
+    if tree is None or not nodes.keys() >= set(gone):
+        return None
+    cuts = sorted((nodes[name] for name in gone), key=lambda node: node.lineno, reverse=True)
+    emptied = [owner.body[0] for owner in _classes(tree) if set(owner.body) <= set(cuts)]
+    lines = source.splitlines(keepends=True)
+    for node in cuts:
+        first = min([node.lineno, *(part.lineno for part in node.decorator_list)]) - 1
+        rest = [b" " * node.col_offset + b"pass\n"] if node in emptied else []
+        lines[first : node.end_lineno] = rest
+    return b"".join(lines)
+
+
+def _classes(node: ast.Module | ast.ClassDef) -> Iterator[ast.ClassDef]:
+    for inner in node.body:
+        if isinstance(inner, ast.ClassDef):
+            yield inner
+            yield from _classes(inner)

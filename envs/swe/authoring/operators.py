@@ -60,18 +60,16 @@ class Text:
         self._lines = [0, *(match.end() for match in re.finditer(rb"\r\n|\r|\n", source))]
 
     def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
-        """Where a node begins, and where it ends."""
+        """Start and end of a node in bytes."""
         assert node.end_lineno is not None and node.end_col_offset is not None
         start = self._lines[node.lineno - 1] + node.col_offset
         return start, self._lines[node.end_lineno - 1] + node.end_col_offset
 
     def of(self, node: ast.expr | ast.stmt) -> str:
-        """What a node looks like."""
         start, end = self.span(node)
         return self.source[start:end].decode("utf-8")
 
     def replace(self, operator: str, node: ast.expr | ast.stmt, replacement: str) -> Edit:
-        """A node becomes other text."""
         return Edit(operator, *self.span(node), replacement)
 
     def sign(
@@ -219,10 +217,7 @@ OPERATORS: tuple[Callable[[ast.AST, Text], Iterator[Edit]], ...] = (
 
 
 def edits(function: ast.FunctionDef | ast.AsyncFunctionDef, text: Text) -> Iterator[Edit]:
-    """Every edit of a function's body, except those that leave nothing of it.
-
-    Functions within it are not touched.
-    """
+    """Every edit of a function's body, except those that leave nothing of it."""
     body = function.body[1:] if _docstring(function.body[0]) else function.body
     whole = text.span(body[0])[0] if len(body) == 1 else -1
     if len(body) == 1 and isinstance(body[0], ast.Return) and body[0].value is not None:

@@ -43,8 +43,6 @@ GRADERS: Mapping[str, Mapping[str, Grade]] = {
 
 @dataclass(frozen=True, slots=True)
 class GradedPrediction:
-    """The verdicts about one prediction."""
-
     instance_id: str
     verdicts: Mapping[str, Verdict]
     """By grader; empty if grading failed."""
@@ -190,7 +188,6 @@ def _summary(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", required=True, help="rows: a .jsonl file, a folder, an id")
     parser.add_argument("--mirrors", type=Path, help="folder of bare clones to build images from")

@@ -14,8 +14,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from aem_gym.envs.swe.authoring.cuts import function_of
-from aem_gym.envs.swe.authoring.mutations import parse
+from aem_gym.envs.swe.authoring.mutations import function_of, parse
 from aem_gym.envs.swe.authoring.snippets import Snippet, snippet
 
 _LINES = 6
@@ -32,7 +31,7 @@ _OWN = ("AssertionError", "assert", "Failed")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Pytest's report about a failing test."""
+    """Pytest's report of a failing test."""
 
     test: str
     """Its node id."""
@@ -46,8 +45,6 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class IssueSubject:
-    """The function that an issue is about."""
-
     module: str
     function: str
     """Qualified name."""
@@ -55,7 +52,6 @@ class IssueSubject:
 
     @property
     def public(self) -> bool:
-        """Whether the function is public, so that users know its name."""
         whole = f"{self.module}.{self.function}"
         return not any(part.startswith("_") for part in whole.split("."))
 
@@ -110,7 +106,6 @@ def _read_trace(message: str) -> tuple[list[_Frame], list[str]]:
 
 
 def subject(source: bytes, path: str, function: str) -> IssueSubject:
-    """The subject of an issue about a function of a file."""
     parts = list(PurePosixPath(path).with_suffix("").parts)
     parts = parts[1:] if parts[0] == "src" else parts
     parts = parts[:-1] if parts[-1] == "__init__" else parts
@@ -127,13 +122,9 @@ def subject(source: bytes, path: str, function: str) -> IssueSubject:
 
 
 def issue(about: IssueSubject, failure: Failure, tests: bytes, rng: np.random.Generator) -> str:
-    """The text of an issue.
+    """The text of an issue about a failing test of the file `tests`.
 
-    Args:
-        about: the broken function.
-        failure: a failing test.
-        tests: the file of the failing test.
-        rng: decides the words, and whether the function is named.
+    `rng` decides the words, and whether the function is named.
     """
     code = snippet(tests, failure.test, failure.line, failure.values) if failure.line else None
     named = about.public and bool(rng.random() < 0.75 or code is None)
@@ -199,8 +190,6 @@ def _evidence(code: Snippet | None, failure: Failure, rng: np.random.Generator) 
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """A failure that is about two values."""
-
     code: str
     actual: str
     expected: str
@@ -224,7 +213,6 @@ def _block(lines: Sequence[str]) -> str:
 
 
 def _sides(statement: str) -> tuple[str, str] | None:
-    """The two sides of an assertion of equality, as an assert or of unittest."""
     try:
         body = ast.parse(statement).body
     except (SyntaxError, ValueError):

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from aem_gym.envs.swe.authoring.cuts import function_of
-from aem_gym.envs.swe.authoring.mutations import FunctionNode, functions, parse
+from aem_gym.envs.swe.authoring.mutations import FunctionNode, function_of, functions, parse
 
 _MOST_LINES = 15
 _DEFINITION = FunctionNode | ast.ClassDef
@@ -17,8 +16,6 @@ _DEFINITION = FunctionNode | ast.ClassDef
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
-    """Code that shows a failure."""
-
     setup: tuple[str, ...]
     """Lines that come before it."""
     statement: str
@@ -28,16 +25,9 @@ class Snippet:
 
 
 def snippet(source: bytes, test: str, line: int, values: Mapping[str, str]) -> Snippet | None:
-    """The statement of a test at a line, and the statements that it depends on.
+    """The statement of a test at a line (None if there is none), and those that it depends on.
 
-    Args:
-        source: the test's file.
-        test: its node id.
-        line: where it failed.
-        values: of its variables, for those that the test does not set.
-
-    Returns:
-        None if there is no statement at that line.
+    `values` are values of variables, for those that the test does not set.
     """
     tree = parse(source)
     function = dict(functions(tree)).get(function_of(test)[1]) if tree else None
@@ -99,7 +89,6 @@ def _children(node: ast.AST) -> Iterator[ast.stmt | ast.excepthandler]:
 
 
 def _statements(function: FunctionNode) -> Iterator[ast.stmt]:
-    """All statements within a function, outer ones first."""
     return (node for node in ast.walk(function) if isinstance(node, ast.stmt) if node != function)
 
 

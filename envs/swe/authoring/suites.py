@@ -14,10 +14,9 @@ from pathlib import Path
 import msgspec
 
 from aem_gym.envs.swe.authoring.candidates import Baseline, Candidate, hide
-from aem_gym.envs.swe.authoring.cuts import function_of
-from aem_gym.envs.swe.authoring.packages import image_plan
+from aem_gym.envs.swe.authoring.mutations import function_of
 from aem_gym.envs.swe.authoring.problem import issue, subject
-from aem_gym.envs.swe.authoring.trials import test_command
+from aem_gym.envs.swe.authoring.trials import image_plan, test_command
 from aem_gym.envs.swe.tasks.git import git
 from aem_gym.envs.swe.tasks.packages import Package, source
 from aem_gym.envs.swe.tasks.suites import SuiteError, SuitePackage, SuiteRow
@@ -39,10 +38,7 @@ def test_packages(packages: Collection[str], seed: int) -> frozenset[str]:
 
 
 def split_of(package: str, path: str, function: str, seed: int, held_out: Collection[str]) -> str:
-    """The split of a function's task.
-
-    Where no package is held out (`held_out` is empty), functions are: as many as for evaluation.
-    """
+    """The split of a function's task; if no package is held out, some functions are for tests."""
     if package in held_out:
         return "test"
     drawn = derive("swe", "split", seed, package, path, function) % _EVAL
@@ -52,7 +48,6 @@ def split_of(package: str, path: str, function: str, seed: int, held_out: Collec
 
 
 def package_line(package: Package, before: Baseline) -> SuitePackage:
-    """The line of a package whose tests are known."""
     plan, tests = image_plan(package), _tests(before)
     command = test_command({function_of(test)[0] for test in tests})
     return SuitePackage(package, plan.name, plan.install, command, tests)
@@ -86,7 +81,6 @@ def task_row(
 
 
 def suite_lines(packages: Iterable[SuitePackage], rows: Iterable[SuiteRow]) -> bytes:
-    """The content of a suite's file."""
     lines: list[SuitePackage | SuiteRow] = [*packages, *rows]
     return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from aem_gym.envs.swe.grading.grader import unfit
@@ -40,25 +39,12 @@ git apply --verbose {_PATCH} || git apply --verbose --reject {_PATCH} \\
 _INFORMS = ("git status", "git show", "git -c core.fileMode=false diff")
 
 
-def grade_officially(
-    engine: SandboxEngine,
-    row: Row,
-    task: SweTask,
-    patch: str,
-    *,
-    limits: Limits | None = None,
-) -> Verdict:
+def grade_officially(engine: SandboxEngine, row: Row, task: SweTask, patch: str) -> Verdict:
     """Grade a patch as SWE-bench does, in a new sandbox.
 
     As in SWE-bench, the patch is applied unchanged, then the hidden tests, and the log alone
-    decides. Unlike there, tests run as the agent, without network, and nothing is installed again.
-
-    Args:
-        engine: starts the sandbox.
-        row: with its tests.
-        task: of that row, for its image.
-        patch: a diff; the tests run for an empty one, too.
-        limits: of the sandbox.
+    decides; tests run for an empty patch, too. Unlike there, tests run as the agent, without
+    network, and nothing is installed again.
 
     Raises:
         MissingDependencyError: the extra `swebench` is not installed.
@@ -69,7 +55,7 @@ def grade_officially(
     tests = (*row.fail_to_pass, *row.pass_to_pass)
     if patch.strip() and (reason := unfit(patch)):
         return Verdict(False, tests, reason)
-    limits = replace(limits or Limits(), output_bytes=_OUTPUT_BYTES)
+    limits = Limits(output_bytes=_OUTPUT_BYTES)
     sandbox = engine.start(SandboxSpec(engine.image(task.image), limits))
     try:
         prepare(sandbox, task)

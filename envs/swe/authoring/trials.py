@@ -1,4 +1,4 @@
-"""Runs a package's tests in a copy of its source, with some files replaced by mutants."""
+"""Installs a package, and runs its tests in a copy of it with some files replaced by mutants."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from aem_gym.envs.swe.authoring.packages import import_root, install_commands
 from aem_gym.envs.swe.grading.testrun import ReportError, Status, read_junit
-from aem_gym.envs.swe.sandbox.base import ENVIRONMENT, WORKDIR
+from aem_gym.envs.swe.sandbox.base import ENVIRONMENT, WORKDIR, ImagePlan
 from aem_gym.envs.swe.tasks.packages import Package, PackageError, source
 from aem_gym.io import cache_folder
 
 OPTIONS = "-p no:cacheprovider --color=no -q -o addopts= -o junit_family=xunit1"
 """Options of pytest: without those of the repository, and with ids that can be parsed."""
+_TIDY = ("rm -rf build dist", "find . -name __pycache__ -prune -exec rm -rf {} +")
+"""Installing may compile or copy the source, which would show it before the slip."""
 _MEMORY = 2 << 30
 _FILE = 64 << 20
 _LIMITED = (
@@ -39,10 +40,32 @@ _LIMITED = (
 """Sets limits, as a mutant may fill memory or disk; `preexec_fn` is not safe with threads."""
 
 
+def image_plan(package: Package) -> ImagePlan:
+    """The image in which a package is installed from `/testbed` itself, so that edits count.
+
+    Without pip's cache and compiled files, a task's overlay replaces the only copy of the source.
+    """
+    install = install_commands("python3", package)
+    depends = "\n".join((package.sha256, *install))
+    tag = f"{package.version}-{hashlib.sha256(depends.encode()).hexdigest()[:12]}"
+    name = f"aem-swe/{package.name}:{tag.replace('+', '_').replace('!', '_')}"
+    return ImagePlan(name, source(package), install)
+
+
+def install_commands(python: str, package: Package) -> tuple[str, ...]:
+    """Shell commands that install a package from the current folder, and what its tests need."""
+    pip = f"{python} -m pip install --quiet --no-cache-dir --no-compile"
+    needs = (f"{pip} {' '.join(package.requires)}",) if package.requires else ()
+    return (f"{pip} --editable .", *needs, *_TIDY)
+
+
+def import_root(folder: Path) -> Path:
+    """The folder to put on the path of Python: `src` where there is one."""
+    return folder / "src" if (folder / "src").is_dir() else folder
+
+
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """The result of a test run."""
-
     statuses: Mapping[str, Status]
     """By node id; empty if the run did not end, or wrote no report."""
     messages: Mapping[str, str]
@@ -102,12 +125,9 @@ class Trial:
     def run(
         self, overlay: Mapping[str, bytes], paths: Iterable[str] = (), *, frozen: bool = False
     ) -> TrialResult:
-        """Run the tests with some files replaced.
+        """Run some test files (default: `self.paths`) with the files of `overlay` replaced.
 
-        Args:
-            overlay: path -> content.
-            paths: test files to run; by default `self.paths`.
-            frozen: tests cannot write beside their files (only where bubblewrap is installed).
+        If `frozen`, tests cannot write beside their files (only where bubblewrap is installed).
         """
         for path, content in overlay.items():
             (self._folder / path).write_bytes(content)
@@ -175,13 +195,7 @@ class Trial:
 
 @contextlib.contextmanager
 def trial(package: Package, timeout: float, python: Path | None = None) -> Iterator[Trial]:
-    """A folder to run tests in, removed at the end.
-
-    Args:
-        package: what is tested.
-        timeout: seconds for all tests.
-        python: an interpreter with all requirements; by default one is made.
-    """
+    """A folder to run tests in, removed at the end; `timeout` is in seconds, for all tests."""
     python = python or interpreter(package)
     with tempfile.TemporaryDirectory(prefix="aem-trial-", ignore_cleanup_errors=True) as folder:
         yield Trial(package, Path(folder), timeout, python)

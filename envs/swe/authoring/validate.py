@@ -39,8 +39,6 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ValidationResult:
-    """The result of validating one task."""
-
     task_id: str
     repo: str
     fingerprint: str
@@ -54,7 +52,6 @@ class ValidationResult:
 
     @property
     def valid(self) -> bool:
-        """Whether the gold patch resolves the task and the empty patch does not."""
         return self.gold and not self.empty and not self.reason
 
 
@@ -69,7 +66,7 @@ class UnbuiltTask:
 
 @dataclass(frozen=True, slots=True)
 class TasksToValidate:
-    """The tasks of a source, and the rows that were left out."""
+    """The tasks of a source, and the number of rows left out."""
 
     candidates: tuple[UnbuiltTask, ...]
     left_out: Mapping[str, int]
@@ -105,7 +102,6 @@ def read_results(path: Path) -> dict[str, ValidationResult]:
 
 
 def write_results(path: Path, results: Mapping[str, ValidationResult]) -> None:
-    """Replace the file of results."""
     rows = [asdict(results[name]) for name in sorted(results)]
     atomic_write(path, json.dumps({"results": rows}, indent=1) + "\n")
 
@@ -127,7 +123,6 @@ def table(results: Sequence[ValidationResult]) -> Iterator[str]:
 
 
 def from_suite(name: str) -> TasksToValidate:
-    """The tasks of a generated suite."""
     tasks = load_suite(name)
     made = (UnbuiltTask(task.task_id, task.repo, partial(_same, task)) for task in tasks)
     return TasksToValidate(tuple(made), {})
@@ -251,7 +246,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--suite", default="default", help="a shipped suite, or its file")

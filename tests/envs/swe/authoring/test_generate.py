@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aem_gym.envs.swe.authoring.generate import main
-from aem_gym.envs.swe.authoring.packages import release
+from aem_gym.envs.swe.authoring.generate import main, release
 from aem_gym.envs.swe.authoring.trials import trial
 from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.envs.swe.tasks.git import touched

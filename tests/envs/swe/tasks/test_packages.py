@@ -15,12 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from aem_gym.envs.swe.authoring.packages import (
-    image_plan,
-    import_root,
-    install_commands,
-    release,
-)
+from aem_gym.envs.swe.authoring.generate import release
+from aem_gym.envs.swe.authoring.trials import image_plan, import_root, install_commands
 from aem_gym.envs.swe.tasks.packages import Package, PackageError, source
 
 SETUP = "from setuptools import setup\nsetup(name='shelves', version='1.0', packages=['shelves'])\n"
