@@ -207,7 +207,6 @@ class SWEEnv(TextEnv):
 
     @property
     def protocol(self) -> Mapping[str, Any]:
-        """What scores depend on besides the arguments."""
         return {
             "tasks": self._source.name,
             "tasks_digest": self._source.digest(),
@@ -216,7 +215,6 @@ class SWEEnv(TextEnv):
         }
 
     def prefetch(self, seed: int | None, options: Mapping[str, Any] | None = None) -> None:
-        """Prepare a sandbox in the background for the next reset."""
         wanted = (seed, tuple(sorted((options or {}).items())))
         if seed is None or self._expected == wanted:
             return
@@ -225,11 +223,7 @@ class SWEEnv(TextEnv):
         shared_pool(self.engine).prefetch(task, self.limits)
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
-        """Draw a task of the split, or take `options["task_id"]` (of any split).
-
-        Raises:
-            SandboxError: there is no engine, image or sandbox; the message says what to do.
-        """
+        """Draw a task of the split, or take `options["task_id"]` (of any split)."""
         self._drop()
         self._expected = None
         task = self._now = self._draw(self.np_random, options)
@@ -241,7 +235,6 @@ class SWEEnv(TextEnv):
         return Task(task.task_id, task.repo, task.problem.strip()), self._outcome(text, 0)
 
     def act(self, action: str) -> StepResult:
-        """Run an action in the sandbox."""
         assert self._toolbox is not None
         taken = self._turn + 1
         try:
@@ -256,17 +249,11 @@ class SWEEnv(TextEnv):
         return self._outcome(answer.text, taken, valid=answer.valid)
 
     def expert(self) -> tuple[str, str]:
-        """The (thought, action) of the oracle for the current state.
-
-        Raises:
-            NoExpertError: the task has no gold patch.
-        """
         if self._oracle is None:
             raise ConfigError("there is no episode yet: call reset() first")
         return self._oracle.choose()
 
     def close(self) -> None:
-        """Remove the sandbox."""
         self._drop()
         super().close()
 
@@ -288,24 +275,14 @@ class SWEEnv(TextEnv):
             why = verdict.reason or f"{len(verdict.failed)} of {total} hidden tests fail"
             text = f"The issue is not resolved: {why}."
         extra = _facts(verdict, len(patch.encode("utf-8", "replace")))
-        return StepResult(
-            text,
-            reward=float(verdict.resolved),
-            terminated=True,
-            won=verdict.resolved,
-            submitted=True,
-            extra=extra,
-        )
+        won, score = verdict.resolved, float(verdict.resolved)
+        return StepResult(text, reward=score, terminated=True, won=won, submitted=True, extra=extra)
 
     def _outcome(self, text: str, taken: int, *, valid: bool = True, error: str = "") -> StepResult:
         left = self.max_turns - taken
         text = f"{text}\n[{left} step{'s' * (left != 1)} left]" if not error else text
         return StepResult(
-            text,
-            admissible_actions=_ALWAYS,
-            action_valid=valid,
-            error=error,
-            extra=_facts(),
+            text, admissible_actions=_ALWAYS, action_valid=valid, error=error, extra=_facts()
         )
 
     def _drop(self) -> None:

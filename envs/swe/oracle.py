@@ -29,11 +29,8 @@ _SUBMIT = ("all is as it should be", "submit")
 class PatchOracle:
     """Chooses the next action of an episode.
 
-    Args:
-        task: with its gold patch.
-        files: of the sandbox, as the agent has them.
-        bash_only: there is no editor, so a shell command applies the patch.
-        looks: view a place before editing it, as people do.
+    With `bash_only` there is no editor, so a shell command applies the patch. With `looks` it views
+    a place before editing it, as people do.
     """
 
     task: SweTask
@@ -46,12 +43,7 @@ class PatchOracle:
     _applied: bool = False
 
     def choose(self) -> tuple[str, str]:
-        """(thought, action) for the current state.
-
-        Raises:
-            NoExpertError: the task has no gold patch.
-            SandboxError: the sandbox is gone.
-        """
+        """(thought, action) for the current state. Raises NoExpertError without a gold patch."""
         if not self.task.gold.strip():
             raise NoExpertError(f"task {self.task.task_id} has no gold patch to go by")
         if self._targets is None and not self.bash_only:

@@ -31,10 +31,8 @@ class PreparedSandbox:
 class SandboxPool:
     """Prepares sandboxes for the tasks that come next. Safe to use from several threads.
 
-    Args:
-        engine: starts them.
-        size: most that wait at a time; the one that has waited longest is removed first.
-        threads: how many are made or removed at a time.
+    At most `size` wait at a time; the one that has waited longest is removed first. `threads` is
+    how many are made or removed at a time.
     """
 
     def __init__(self, engine: SandboxEngine, *, size: int = 16, threads: int = 2) -> None:
@@ -53,11 +51,7 @@ class SandboxPool:
             self._discard(old[1])
 
     def take(self, task: SweTask, limits: Limits | None = None) -> PreparedSandbox:
-        """A prepared sandbox for a task: a waiting one, or one made now.
-
-        Raises:
-            SandboxError: none can be made; the message says what to do.
-        """
+        """A prepared sandbox for a task: a waiting one, or one made now. Raises SandboxError."""
         while (waiting := self._next((task, limits or Limits()))) is not None:
             # One that failed in the background, or died while it waited, is made again here.
             with contextlib.suppress(SandboxError):
@@ -77,11 +71,7 @@ class SandboxPool:
         wait(waiting)
 
     def make(self, task: SweTask, limits: Limits | None = None) -> PreparedSandbox:
-        """Prepare a sandbox now.
-
-        Raises:
-            SandboxError: it cannot be made; the message says what to do.
-        """
+        """Prepare a sandbox now. Raises SandboxError; the message says what to do."""
         spec = SandboxSpec(self.engine.image(task.image), limits or Limits())
         sandbox = self.engine.start(spec)
         try:
@@ -121,11 +111,7 @@ class SandboxPool:
 
 
 def shared_pool(engine: str = "auto") -> SandboxPool:
-    """The pool of this process for an engine; made when first asked for, closed at exit.
-
-    Raises:
-        SandboxError: no engine answers; the message says how to start one.
-    """
+    """The pool of this process for an engine; made when first asked for, closed at exit."""
     return _shared(engine, os.getpid())
 
 

@@ -98,12 +98,9 @@ def _dealt(ids: Sequence[str], split: str) -> frozenset[str]:
 def open_source(tasks: str, mirrors: str | None = None) -> TaskSource:
     """The source that `tasks` names; shared by all environments of a process.
 
-    Args:
-        tasks: a shipped suite (`default`) or its `.jsonl` file; rows of SWE-bench as a `.jsonl`
-            file, a folder or a dataset's id (`owner/name`); a `.yaml` or `.json` file about a
-            repository of the user's.
-        mirrors: folder of bare clones that rows' images are built from; without it they are
-            pulled.
+    `tasks` is a shipped suite (`default`) or its `.jsonl` file; rows of SWE-bench as a `.jsonl`
+    file, a folder or a dataset's id (`owner/name`); a `.yaml` or `.json` file about a repository of
+    the user's. The images of rows are built from the bare clones below `mirrors`, or pulled.
 
     Raises:
         ConfigError: there is no such source, or it is malformed; says what was expected.

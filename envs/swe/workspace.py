@@ -185,11 +185,7 @@ def shell(
 
 
 def archive(files: Mapping[str, bytes], *, owner: int = 0) -> bytes:
-    """A tar archive of files by their path.
-
-    Raises:
-        ValueError: a path that is absolute or leads upwards.
-    """
+    """A tar archive of files by path. Raises ValueError: a path is absolute or leads upwards."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
         for path, content in sorted(files.items()):

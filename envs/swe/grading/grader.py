@@ -123,13 +123,8 @@ def grade(
 ) -> Verdict:
     """Grade a patch in a sandbox of its own.
 
-    Args:
-        engine: starts the sandbox.
-        task: with its hidden tests.
-        patch: the answer, a diff.
-        limits: of the sandbox.
-        random: draws canaries; by default from the system, so that nobody can guess them.
-        run_empty: run the tests even if the patch is empty, to check that the task needs one.
+    `random` draws the canaries; by default the system does, so that nobody can guess them. With
+    `run_empty` the tests run even if the patch is empty, to check that the task needs one.
 
     Raises:
         SandboxError: grading itself failed, which says nothing about the patch.
@@ -257,10 +252,8 @@ def split_changes(
 ) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
     """(changes that count, changes that are undone).
 
-    Args:
-        changes: the effect of a patch.
-        gold: paths that the gold patch touches, which a patch may change.
-        hidden: paths of hidden tests, which it never may.
+    `gold` are paths that the gold patch touches, which a patch may change; `hidden` are paths of
+    hidden tests, which it never may.
     """
     free, secret = frozenset(gold), frozenset(hidden)
     folders = {str(PurePosixPath(path).parent) for path in secret if _is_test_folder(path)}

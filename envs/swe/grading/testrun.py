@@ -65,11 +65,7 @@ class ReportError(ValueError):
 
 
 def read_junit(content: bytes) -> dict[str, Status]:
-    """Statuses by node id from pytest's junit XML of the family `xunit1`.
-
-    Raises:
-        ReportError: it is no such XML.
-    """
+    """Statuses by node id from pytest's junit XML of the family `xunit1`. Raises ReportError."""
     if b"<!DOCTYPE" in content[:1000] or b"<!ENTITY" in content:
         raise ReportError("expected pytest's junit XML, got one with entities of its own")
     try:
@@ -192,10 +188,8 @@ class Canaries:
 def draw_canaries(task: SweTask, paths: Sequence[str], random: Random) -> Canaries:
     """Canaries for a task; none if its test runner runs no plain functions.
 
-    Args:
-        task: the words of its tests make up the new names.
-        paths: its test files; canaries are written beside them.
-        random: a source that the code under test cannot guess.
+    The words of the task's tests make up the new names, and canaries are written beside its test
+    files. The code under test must not be able to guess `random`.
     """
     if "runtests.py" in task.test_command:
         return Canaries({}, {})
@@ -236,8 +230,6 @@ def _body(passes: bool, words: Sequence[str], random: Random) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TestRun:
-    """The result of a run of the tests."""
-
     __test__ = False
 
     statuses: Mapping[str, Status]
@@ -246,13 +238,10 @@ class TestRun:
 
 
 def run_tests(sandbox: Sandbox, task: SweTask, canaries: Canaries, folder: str) -> TestRun:
-    """Run a task's tests as the agent.
+    """Run a task's tests as the agent, with patch, hidden tests and canaries in place.
 
-    Args:
-        sandbox: with patch, hidden tests and canaries in place.
-        task: has the command.
-        canaries: their files are appended to the command.
-        folder: is created for the report; its name must not be guessable.
+    The canaries' files are appended to the command. `folder` is created for the report; its name
+    must not be guessable.
 
     Raises:
         SandboxError: the sandbox failed, not the tests.

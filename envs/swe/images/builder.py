@@ -18,13 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from aem_gym.envs.swe.images.host import (
-    BUILD_ENVIRONMENT,
-    FOLDER,
-    Log,
-    host_settings,
-    setup_files,
-)
+from aem_gym.envs.swe.images.host import BUILD_ENVIRONMENT, FOLDER, Log, host_settings, setup_files
 from aem_gym.envs.swe.sandbox.base import AGENT, HOME, LABEL, PRISTINE, WORKDIR, SandboxError
 from aem_gym.envs.swe.sandbox.connect import (
     DISK_FULL,
@@ -61,12 +55,7 @@ _ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
     "PIP_NO_CACHE_DIR": "1",
 }
-_PLACES = {
-    "AGENT": str(AGENT),
-    "HOME_FOLDER": HOME,
-    "WORKDIR": WORKDIR,
-    "PRISTINE": PRISTINE,
-}
+_PLACES = {"AGENT": str(AGENT), "HOME_FOLDER": HOME, "WORKDIR": WORKDIR, "PRISTINE": PRISTINE}
 _ADVICE = (
     (
         (
@@ -208,11 +197,7 @@ class ImageBuilder:
     def run(
         self, script: str, doing: str, *, folder: str = "/", env: Mapping[str, str] | None = None
     ) -> None:
-        """Run a script of `sh` as root.
-
-        Raises:
-            SandboxError: it failed: what it was for, how it ended, its last lines, what to do.
-        """
+        """Run a script of `sh` as root. Raises SandboxError with its last lines, and what to do."""
         api = self._client.api
         tail: deque[str] = deque(maxlen=_TAIL)
         with explained(doing):

@@ -144,8 +144,6 @@ def _agents(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 @dataclass(frozen=True, slots=True)
 class BaseImage:
-    """What a base is built on."""
-
     image: str
     way: str
     """Where its Python comes from, in words."""
@@ -269,11 +267,7 @@ def _ensure_debian(client: docker.DockerClient, suite: str, log: Log) -> str:
 
 
 def find_or_pull(client: docker.DockerClient, name: str, log: Log) -> str:
-    """The id of the image of that name; pulled if it is not there.
-
-    Raises:
-        SandboxError: the registry cannot be reached or does not know it, or the disk is full.
-    """
+    """The id of the image of that name; pulled if it is not there. Raises SandboxError."""
     from docker.errors import DockerException
     from docker.utils import parse_repository_tag
     from requests.exceptions import RequestException

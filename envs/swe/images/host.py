@@ -72,7 +72,7 @@ _NOT_NEEDED = (
 
 
 def setup_files() -> dict[str, bytes]:
-    """What makes a base image, by name: `setup.sh` and what it reads."""
+    """The files that make a base image, by name: `setup.sh` and what it reads."""
     folder = Path(__file__).parent
     return {name: (folder / name).read_bytes() for name in ("setup.sh", "requirements.txt")}
 
@@ -92,7 +92,7 @@ class HostSettings:
 
 
 def host_settings() -> HostSettings:
-    """What is set on this machine; nothing on most."""
+    """The settings of this machine; nothing on most."""
     environment = {
         name: value for name, value in os.environ.items() if name.lower() in _PROXIES and value
     }
@@ -128,8 +128,6 @@ def pip_settings(config: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class HostPython:
-    """An interpreter of this machine."""
-
     executable: str
     prefix: str
     version: str
@@ -139,7 +137,6 @@ class HostPython:
 
     @property
     def minor(self) -> str:
-        """`3.9`."""
         return self.version.rpartition(".")[0]
 
 

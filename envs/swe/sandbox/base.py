@@ -41,8 +41,6 @@ class SandboxError(InfrastructureError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a sandbox may use."""
-
     memory_mb: int = 1024
     """Of its processes; files in writable places are in memory too and come on top."""
     cpus: float = 1.0
@@ -74,8 +72,6 @@ class ImagePlan:
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """What a sandbox starts from."""
-
     image: str
     """A name that `SandboxEngine.image` returned."""
     limits: Limits = Limits()
@@ -83,8 +79,6 @@ class SandboxSpec:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command ended."""
-
     output: str
     """Standard output and error in the order printed, decoded with replacement, no escape codes."""
     exit_code: int | None

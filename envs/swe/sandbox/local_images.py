@@ -243,11 +243,7 @@ def ensure_local_image(plan: ImagePlan | str, engine: str) -> str:
 
 
 def find_python(version: str) -> host.HostPython:
-    """An interpreter of a version (`3.9`; empty: the one that runs this).
-
-    Raises:
-        SandboxError: there is none.
-    """
+    """An interpreter of a version (`3.9`; empty: the one that runs this). Raises SandboxError."""
     command = shutil.which(f"python{version}") if version else sys.executable
     found = host.ask_python(command) if command else None
     if not found:

@@ -182,11 +182,7 @@ class Shell:
             stream.send(f"exec {_OUT}>&1 2>/dev/null\n".encode(), time.monotonic() + _SECONDS)
 
     def run(self, command: str, timeout: float, limit: int) -> CommandResult:
-        """Run a command; at most `limit` bytes of its output are kept.
-
-        Raises:
-            ShellOver: it ran out of time, printed without end, or ended the shell.
-        """
+        """Run a command; at most `limit` bytes of its output are kept. Raises ShellOver."""
         deadline = time.monotonic() + timeout
         first, second = secrets.token_hex(8), secrets.token_hex(8)
         reader = _Reader(f"\x1e{first}{second}".encode(), limit)

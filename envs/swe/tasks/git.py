@@ -33,12 +33,9 @@ class DiffError(ValueError):
 
 
 def apply_diff(files: Mapping[str, bytes], diff: str, *, reverse: bool = False) -> dict[str, bytes]:
-    """The contents after a trusted diff: `files` with its changes, by path.
+    """The contents by path after a trusted diff, as git writes it.
 
-    Args:
-        files: path -> content, of all files that the diff changes.
-        diff: as git writes it.
-        reverse: undo it instead.
+    `files` are all files that the diff changes; `reverse` undoes it instead.
 
     Raises:
         DiffError: it does not apply at the very lines that it names.
@@ -107,11 +104,7 @@ def find_mirror(mirrors: Path, repo: str) -> Path:
 
 
 def lacking(mirror: Path, commits: Iterable[str]) -> frozenset[str]:
-    """The commits that a mirror does not hold.
-
-    Raises:
-        SandboxError: git cannot read it.
-    """
+    """The commits that a mirror does not hold. Raises SandboxError: git cannot read it."""
     wanted = sorted(set(commits))
     asked = "".join(f"{commit}^{{commit}}\n" for commit in wanted).encode()
     said = git(mirror, f"--git-dir={mirror}", "cat-file", "--batch-check", stdin=asked)

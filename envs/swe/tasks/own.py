@@ -25,8 +25,6 @@ _HELP = "docs/swe.md shows a whole file"
 
 
 class OwnTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One task as the file has it."""
-
     id: str
     issue: str
     fail_to_pass: tuple[str, ...]
@@ -54,8 +52,6 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class OwnTasks:
-    """The tasks of a file."""
-
     folder: Path
     """Where the file lies."""
     settings: _File
@@ -66,11 +62,7 @@ class OwnTasks:
         return self.settings.name or Path(self.settings.repo).resolve().name
 
     def task(self, own: OwnTask) -> SweTask:
-        """The task itself; its repository is checked out into the cache.
-
-        Raises:
-            ConfigError: a file or a commit is not there.
-        """
+        """The task itself; its repository is checked out into the cache. Raises ConfigError."""
         settings = self.settings
         return SweTask(
             task_id=own.id,
@@ -169,7 +161,6 @@ def _check(path: Path, own: OwnTask) -> None:
 
 
 def _commit(repo: Path, name: str) -> str:
-    """The full hash of a commit."""
     try:
         done = git(repo, "rev-parse", "--verify", "-q", f"{name}^{{commit}}")
     except SandboxError as error:

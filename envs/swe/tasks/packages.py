@@ -30,8 +30,6 @@ class PackageError(AemGymError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package in one version."""
-
     name: str
     version: str
     sha256: str
@@ -69,7 +67,6 @@ def source(package: Package) -> Path:
 
 
 def sources_folder() -> Path:
-    """Where the sources of packages are kept."""
     return cache_folder() / "swe" / "sources"
 
 

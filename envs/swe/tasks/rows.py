@@ -63,8 +63,6 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of a source."""
-
     rows: tuple[Row, ...]
     incomplete: tuple[str, ...] = ()
     """Ids of rows without hidden tests, which cannot be graded."""
@@ -75,15 +73,12 @@ class Rows:
 def read_rows(source: str | Path, *, split: str = "test", strict: bool = False) -> Rows:
     """The rows of a source; of several with one id, the first complete one.
 
-    Args:
-        source: a `.jsonl` file, a `.json` list, a folder of such files or of a dataset's parquet
-            files, or the id of a dataset on the hub.
-        split: of the dataset.
-        strict: raise at the first malformed row instead of skipping it.
+    `source` is a `.jsonl` file, a `.json` list, a folder of such files or of a dataset's parquet
+    files, or the id of a dataset on the hub; `split` is the dataset's.
 
     Raises:
         ConfigError: there is no such file, folder or dataset, or it has no row.
-        RowError: a row is malformed, and `strict`.
+        RowError: a row is malformed, and `strict`; else such rows are skipped.
         MissingDependencyError: a dataset of the hub or a parquet file, without `datasets`.
     """
     rows: dict[str, Row] = {}
@@ -114,9 +109,7 @@ def read_rows(source: str | Path, *, split: str = "test", strict: bool = False) 
 def read_row(content: object, place: str) -> Row | str:
     """One row, or the id of a row without hidden tests.
 
-    Args:
-        content: a decoded record, or its JSON text.
-        place: its file and line, for messages.
+    `content` is a decoded record or its JSON text; `place` is its file and line, for messages.
 
     Raises:
         RowError: a column is missing, of another type, or malformed.

@@ -60,9 +60,7 @@ class SuiteRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load_suite(name_or_file: str | Path, split: str | None = None) -> list[SweTask]:
     """The tasks of a suite in the file's order. Fetches the source of packages not in the cache.
 
-    Args:
-        name_or_file: `default`, or the path of a JSONL file.
-        split: only the tasks of this split.
+    `name_or_file` is `default`, or the path of a JSONL file.
 
     Raises:
         UnknownNameError: there is no suite of that name, and no such file.

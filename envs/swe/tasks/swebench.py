@@ -71,11 +71,7 @@ def recipes() -> Mapping[str, Mapping[str, InstallSpec]]:
 
 
 def make_task(row: Row, mirrors: Path | None = None) -> SweTask:
-    """The task of a row.
-
-    Args:
-        row: a complete one.
-        mirrors: folder of bare clones that images are built from; without it, prebuilt images.
+    """The task of a complete row; its image is built from bare clones in `mirrors`, or prebuilt.
 
     Raises:
         ConfigError: it has no mirror, commit or recipe.
@@ -175,11 +171,7 @@ def _real_tests(row: Row) -> tuple[str, ...]:
 
 
 def find_recipe(repo: str, version: str) -> InstallSpec:
-    """The recipe of a version of a repository.
-
-    Raises:
-        ConfigError: there is none; the message lists the known ones.
-    """
+    """The recipe of a version of a repository. Raises ConfigError, which lists the known ones."""
     versions = recipes().get(repo)
     if versions is None:
         known = ", ".join(sorted(recipes()))
@@ -194,11 +186,7 @@ def find_recipe(repo: str, version: str) -> InstallSpec:
 
 
 def official_command(repo: str, version: str) -> str:
-    """The test command of a repository from the extra `swebench`; empty if it has none.
-
-    Raises:
-        MissingDependencyError: the extra is not installed.
-    """
+    """The test command of a repository from the extra `swebench`; empty if it has none."""
     try:
         constants = importlib.import_module("swebench.harness.constants")
     except ImportError as error:

@@ -79,12 +79,7 @@ class IsFolder(FileError):
 
 @dataclass(frozen=True, slots=True)
 class AgentFiles:
-    """The files of a sandbox, with the rights of the agent.
-
-    Args:
-        sandbox: holds them.
-        limit: most bytes of a file that is read.
-    """
+    """The files of a sandbox, with the rights of the agent. `limit`: most bytes of a file read."""
 
     sandbox: Sandbox
     limit: int = 600_000

@@ -39,8 +39,6 @@ _TIMED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """The result of an action."""
-
     text: str
     valid: bool = True
     """The action was well-formed and was done; true of any shell command."""
@@ -51,11 +49,8 @@ class ToolResult:
 class Toolbox:
     """The tools of an agent in a sandbox. They never have more rights than the agent.
 
-    Args:
-        sandbox: of the episode.
-        bash_only: offer the shell and `submit` alone.
-        timeout: seconds that a command may take.
-        limit: most characters of an answer.
+    With `bash_only` they are the shell and `submit` alone. `timeout` is in seconds, for a command;
+    `limit` is the most characters of an answer.
     """
 
     sandbox: Sandbox
@@ -125,12 +120,8 @@ class Toolbox:
 class Editor:
     """Edits the files of a sandbox as the agent.
 
-    Every method returns the agent's observation. It raises FileError if it cannot be done, and
-    SandboxError if the sandbox is gone.
-
-    Args:
-        files: of the sandbox.
-        limit: most characters of an answer.
+    Every method returns the agent's observation, of at most `limit` characters. It raises FileError
+    if it cannot be done, and SandboxError if the sandbox is gone.
     """
 
     files: AgentFiles
@@ -155,7 +146,6 @@ class Editor:
         return f"{text}\n[lines {first} to {first + fit - 1} of {len(lines)}]"
 
     def create(self, call: Create) -> str:
-        """Write a new file."""
         text = call.text
         if text and not text.endswith("\n"):
             text += "\n"
@@ -185,8 +175,6 @@ class Editor:
         return self._change(call.path, change)
 
     def insert(self, call: Insert) -> str:
-        """Insert lines after a line."""
-
         def change(content: bytes) -> tuple[bytes, int, int]:
             lines = _lines(content)
             if call.line > len(lines):
@@ -267,12 +255,9 @@ def _near(content: bytes, old: bytes) -> str:
 
 
 def shortened(text: str, limit: int, *, left_out: int = 0) -> str:
-    """The text, or its head and tail and a note of how much is left out.
+    """The text, or its head and tail (`limit` characters) and a note of how much is left out.
 
-    Args:
-        text: any.
-        limit: most characters of it that are kept.
-        left_out: bytes that were left out earlier.
+    `left_out` are the bytes that were left out earlier.
     """
     if len(text) <= limit:
         return text
@@ -292,7 +277,6 @@ def numbered(lines: list[str], first: int) -> str:
 
 
 def cut(line: str, longest: int = _LONGEST_LINE) -> str:
-    """A line, or its beginning."""
     line = line.removesuffix("\r")
     return line if len(line) <= longest else f"{line[:longest]} [... {len(line) - longest:,} more]"
 
