@@ -79,7 +79,6 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def train_main() -> None:
-    """Entry point of train.py."""
     sys.exit(run(train, sys.argv[1:], "train.py"))
 
 

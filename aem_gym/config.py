@@ -262,7 +262,6 @@ def field_docs() -> Mapping[str, str]:
 
 @cache
 def field_types() -> Mapping[str, Any]:
-    """Field name -> its type."""
     return get_type_hints(Config)
 
 

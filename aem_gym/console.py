@@ -1,4 +1,4 @@
-"""What a terminal shows of a run: messages beside progress bars, and no lines of libraries."""
+"""Terminal output of a run: messages beside progress bars, and no lines of libraries."""
 
 from __future__ import annotations
 

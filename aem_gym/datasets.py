@@ -1,4 +1,4 @@
-"""What the tools of an environment return to the commands of `aem-gym`.
+"""Return values of an environment's tools for the commands of `aem-gym`.
 
 An environment class names its tools in `tools`, as `module:function` by name
 (`aem_gym.registry.env_tool`):
@@ -27,8 +27,6 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DataPart:
-    """One part of a data set."""
-
     name: str
     found: int
     expected: int | None = None
@@ -43,8 +41,6 @@ class DataPart:
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """Which data of an environment there are."""
-
     title: str
     place: str
     """The folder that was searched."""

@@ -29,7 +29,7 @@ __all__ = ["ContractError", "Violation", "check_text_env"]
 
 TextGym = gym.Env[str, str]
 RuleResult = tuple[str, str] | None
-"""What a rule saw, and how to fix it; None if it is kept."""
+"""The observation that breaks a rule, and how to fix it; None if the rule is kept."""
 
 NONSENSE = (
     "",
@@ -45,8 +45,6 @@ NONSENSE = (
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A broken rule."""
-
     rule: str
     seen: str
     fix: str
@@ -136,9 +134,9 @@ def _raised(error: BaseException) -> str:
     if isinstance(error, BrokenEnvironmentError):
         return message  # it names them
     package, gymnasium = Path(__file__).parent, Path(gym.__file__).parent
-    ours = (__file__, str(package / "text_env.py"), f"{gymnasium}{os.sep}")
+    own = (__file__, str(package / "text_env.py"), f"{gymnasium}{os.sep}")
     stack = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in stack if not frame.filename.startswith(ours)]
+    frames = [frame for frame in stack if not frame.filename.startswith(own)]
     frames = [frame for frame in frames if "site-packages" not in frame.filename] or frames
     return f"{message} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else message
 
@@ -165,7 +163,7 @@ def _subject(env: Any, steps: int, seeds: tuple[int, ...]) -> CheckedEnv:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What `reset` (reward 0, no flags) or `step` returned, and the action that led here."""
+    """The result of `reset` (reward 0, no flags) or `step`, and the action that led here."""
 
     observation: Any
     reward: Any = 0.0

@@ -48,7 +48,6 @@ class EvalSpec:
 
     @property
     def task_seeds(self) -> range:
-        """The seeds of the tasks."""
         return range(self.seed, self.seed + self.episodes)
 
 
@@ -336,7 +335,7 @@ def play(collector: Collector, spec: EvalSpec, label: str) -> EvalResult:
 
 
 def eval_spec(config: Config, template: PromptTemplate, description: EnvDescription) -> EvalSpec:
-    """How a configuration is evaluated, in environments that describe themselves so."""
+    """The evaluation that a configuration asks for."""
     kwargs = env_kwargs(config, config.eval_split)
     return EvalSpec(
         env=config.env,

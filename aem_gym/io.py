@@ -120,11 +120,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
-    """Write a file so that any reader, at any time, finds the old content or the new.
-
-    Raises:
-        OutputError: the disk does not take it; the old file, if any, is untouched.
-    """
+    """Like a durable `replace_file`, but raises OutputError where the disk does not take it."""
     path = Path(path)
     with explained(path):
         replace_file(path, data.encode() if isinstance(data, str) else data, durable=True)

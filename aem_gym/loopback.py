@@ -42,7 +42,7 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a browser gets."""
+    """A response for a browser."""
 
     status: str
     headers: tuple[tuple[str, str], ...]
@@ -56,21 +56,17 @@ class Guarded:
     """A WSGI application behind checks: what reaches it is a whole, small request to this machine.
 
     Everything else, and an application that fails, is answered with a status and a line of text.
-
-    Args:
-        app: the application.
-        turn: calls it; by default at once.
+    The application is called by `turn`, by default at once.
     """
 
     def __init__(self, app: WSGIApplication, turn: Callable[[Ask], Answer] | None = None) -> None:
         self._app, self._turn = app, turn or (lambda ask: ask())
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        """Answer a request."""
         answer = _refusal(environ) or self._turn(lambda: _ask(self._app, environ))
         given = {name.lower() for name, _ in answer.headers}
-        ours = [(name, text) for name, text in _HEADERS.items() if name.lower() not in given]
-        start_response(answer.status, [*answer.headers, *ours])
+        headers = [(name, text) for name, text in _HEADERS.items() if name.lower() not in given]
+        start_response(answer.status, [*answer.headers, *headers])
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else answer.body]
 
 
@@ -104,7 +100,7 @@ def line(status: str, text: str, *headers: tuple[str, str]) -> Answer:
 
 
 def _refusal(environ: WSGIEnvironment) -> Answer | None:
-    """Why a request is not answered. If it is, its body has been read."""
+    """The reason to refuse a request; None if there is none: its body has then been read."""
     host = environ.get("HTTP_HOST", "")
     if not _OUR_NAMES.fullmatch(host):
         said = f"Expected the Host {HOST} or localhost, got {host!r}."
@@ -118,7 +114,7 @@ def _refusal(environ: WSGIEnvironment) -> Answer | None:
 
 
 def _read_body(environ: WSGIEnvironment) -> Answer | None:
-    """Put the whole body in place of the stream; or why not."""
+    """Put the whole body in place of the stream; returns the refusal of a bad one."""
     length = environ.get("CONTENT_LENGTH", "")
     if not length:
         return line("411 Length Required", "Expected a Content-Length.")

@@ -1,4 +1,4 @@
-"""Which model a run is about: one that is registered by name, a folder, or a Hugging Face id."""
+"""Finds the model of a run: one registered by name, a folder, or a Hugging Face id."""
 
 from __future__ import annotations
 

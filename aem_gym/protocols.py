@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeStart:
-    """What an agent learns about an episode before its first turn."""
+    """The facts of an episode that an agent gets before its first turn."""
 
     slot: int
     """Name of the live episode; unique among the live ones."""
@@ -48,7 +48,7 @@ class EpisodeStart:
 
 @dataclass(frozen=True, slots=True)
 class TurnInput:
-    """What an agent sees when it has to act in one live episode."""
+    """The input of an agent for one turn of a live episode."""
 
     slot: int
     turn: int
@@ -100,7 +100,7 @@ class Agent(Protocol):
 
 @runtime_checkable
 class ResponseFormat(Protocol):
-    """How a response is written. `parse(render(thought, action))` gives (thought, action, True)."""
+    """A written form of responses. `parse(render(thought, action))` is (thought, action, True)."""
 
     name: str
 
@@ -145,7 +145,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """What a policy needs to know besides the weights."""
+    """The settings of a policy besides the weights."""
 
     max_new_tokens: int
     """Longest response, end token included."""
@@ -156,7 +156,7 @@ class SamplingSettings:
 
 
 class PolicyBase(Protocol):
-    """What the two kinds of policy share."""
+    """The methods that both kinds of policy share."""
 
     exact: bool
     """Its log-probabilities are the learner's own, to rounding in float32."""
@@ -201,7 +201,7 @@ Policy: TypeAlias = BatchPolicy | AsyncPolicy
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What training reads of N responses; T is the longest. Row i is the i-th span."""
+    """Scores of N responses for training; T is the longest. Row i is the i-th span."""
 
     logprobs: Tensor
     """(N, T), differentiable if asked for; 0 in the padding."""
@@ -257,7 +257,7 @@ class Learner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LearnerSettings:
-    """What a learner is made from."""
+    """The arguments of a learner's factory."""
 
     config: Config
     base: str

@@ -55,7 +55,6 @@ class Registry:
         return sorted({*self._table(), *(point.name for point in entry_points(group=self.group))})
 
     def default(self) -> str:
-        """The name registered as the default of its kind."""
         for package in _PACKAGES:
             defaults: Mapping[str, str] = importlib.import_module(package).DEFAULTS
             if self.group in defaults:
@@ -87,7 +86,6 @@ class Registry:
             raise self.unknown(name)
 
     def unknown(self, name: str) -> UnknownNameError:
-        """The error that says that there is no such name."""
         hint = f"Your own: write module:attribute, or register it in the group {self.group!r}."
         return UnknownNameError(self.kind, name, self.names(), hint)
 
@@ -182,7 +180,7 @@ def register_envs() -> None:
 
 
 def env_name(env: Any) -> Any:
-    """How an environment class is called in a configuration, `module:Class`; else `env` itself.
+    """The name of an environment class in a configuration, `module:Class`; else `env` itself.
 
     The class is registered with Gymnasium on the way, so that one defined in a notebook is found.
     """
@@ -216,12 +214,12 @@ def find_env(name: str) -> str:
             return _class_id(name)
     if bare in gym.registry:
         return bare
-    ours = env_ids()
-    short = {i.split("/")[-1].rsplit("-v", 1)[0].lower(): i for i in ours}
+    ids = env_ids()
+    short = {i.split("/")[-1].rsplit("-v", 1)[0].lower(): i for i in ids}
     if bare.lower() in short:
         return short[bare.lower()]
     hint = "Your own: write module:Class, or module:Id where importing the module registers the id."
-    raise UnknownNameError("environment", name, ours, hint)
+    raise UnknownNameError("environment", name, ids, hint)
 
 
 def env_ids() -> list[str]:
@@ -229,12 +227,12 @@ def env_ids() -> list[str]:
     import gymnasium as gym
 
     register_envs()
-    ours = {name for name in gym.registry if name.startswith("aem_gym/")}
-    return sorted(ours | {point.name for point in entry_points(group=ENVS.group)})
+    ids = {name for name in gym.registry if name.startswith("aem_gym/")}
+    return sorted(ids | {point.name for point in entry_points(group=ENVS.group)})
 
 
 def env_factory(env: str) -> Any:
-    """What makes the environment: a class, or a function."""
+    """The class or function that makes the environment."""
     import gymnasium as gym
 
     entry = gym.registry[find_env(env)].entry_point
@@ -242,7 +240,7 @@ def env_factory(env: str) -> Any:
 
 
 def env_tool(factory: Any, name: str) -> Callable[..., Any] | None:
-    """What an environment registers for a command of `aem-gym`, loaded now; None if it has none.
+    """The tool that an environment registers for a command of `aem-gym`; None if it has none.
 
     An environment class names its tools in `tools`, as `module:function`, so that what imports,
     exports or shows data is not part of the environment itself. A classmethod of that name works

@@ -85,7 +85,7 @@ class Claim:
     """True if the folder was empty, so that all in it is this process's own."""
 
     def withdraw(self) -> None:
-        """Empty a fresh folder again: nothing came of the run, and its name is free."""
+        """Empty a fresh folder again, which frees its name: the run did not start."""
         if not self.fresh:
             return
         for item in self.folder.iterdir():
@@ -152,8 +152,6 @@ def _lock(folder: Path) -> IO[bytes]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One whole checkpoint."""
-
     step: int
     folder: Path
     meta: Mapping[str, Any]
@@ -163,12 +161,7 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run.
-
-    Args:
-        run: the run's folder.
-        keep: how many of the newest to keep.
-    """
+    """The checkpoints of one run, of which the newest `keep` are kept."""
 
     def __init__(self, run: str | Path, keep: int = 2) -> None:
         self.run, self.folder, self.keep = Path(run), Path(run) / "checkpoints", keep
@@ -182,7 +175,6 @@ class CheckpointStore:
         )
 
     def path(self, step: int) -> Path:
-        """The folder of a step's checkpoint."""
         return self.folder / f"step-{step:06d}"
 
     def save(
@@ -266,7 +258,6 @@ class CheckpointStore:
 
 
 def _checkpoint(folder: Path, content: Mapping[str, Any]) -> Checkpoint:
-    """The checkpoint in `folder` whose manifest holds `content`."""
     return Checkpoint(content["step"], folder, content["meta"], content["versions"])
 
 
@@ -277,7 +268,6 @@ def _files(folder: Path) -> list[str]:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file."""
     total = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -307,7 +297,6 @@ def _manifest(folder: Path) -> Any:
 
 
 def _verify(path: Path, expected: Mapping[str, Any]) -> None:
-    """Compare a file with what the manifest says of it."""
     try:
         size = path.stat().st_size
         if size != expected["size"]:
@@ -319,7 +308,7 @@ def _verify(path: Path, expected: Mapping[str, Any]) -> None:
 
 
 def _versions() -> dict[str, str]:
-    """Versions of what decides whether a checkpoint can be read again."""
+    """Versions of the software that decides whether a checkpoint can be read again."""
     found = {"python": platform.python_version()}
     for package in ("aem-gym", "torch", "transformers", "peft"):
         try:

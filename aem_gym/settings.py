@@ -43,10 +43,10 @@ OLD_NAMES = (*_RENAMED, "updates_per_batch", "save_tokens", "tensorboard")
 """Old spellings of settings, which stay valid."""
 _ONCE_UNSET_BY_NULL = ("drop_equal_groups", "mini_batch")
 _OF_THE_ENV = ("env_args", "warmstart_env_args", "train_split", "eval_split")
-"""What a file says of its environment, and what does not hold for another one."""
+"""Settings of a file that are about its environment, and do not hold for another one."""
 
 Layer = tuple[str, Mapping[str, Any]]
-"""Where values come from, and the values: a setting, or `setting.key` for one of its options."""
+"""A layer's name and its values: of a setting, or of one of its options (`setting.key`)."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _settings_of(factory: Any, attribute: str) -> Mapping[str, Any]:
 
 
 def _estimator_settings(name: Any) -> Mapping[str, Any]:
-    """What an estimator suggests. Without torch, which it needs, nothing is known of it."""
+    """The settings that an estimator suggests; none without torch, which it needs."""
     if not isinstance(name, str) or importlib.util.find_spec("torch") is None:
         return {}
     from aem_gym.credit.estimators import needs_of

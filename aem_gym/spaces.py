@@ -43,7 +43,6 @@ class TextSpace(Space[str]):
 
     @property
     def is_np_flattenable(self) -> bool:
-        """Text has no fixed-size numeric form."""
         return False
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
@@ -55,15 +54,12 @@ class TextSpace(Space[str]):
         return "".join(map(chr, codes.tolist()))
 
     def contains(self, x: Any) -> bool:
-        """Whether `x` is a string that fits."""
         return isinstance(x, str) and len(x) <= self.max_length
 
     def to_jsonable(self, sample_n: Iterable[str]) -> list[str]:
-        """Text is JSON as it is."""
         return list(sample_n)
 
     def from_jsonable(self, sample_n: list[Any]) -> list[str]:
-        """Read back `to_jsonable`."""
         return [str(sample) for sample in sample_n]
 
     def __repr__(self) -> str:

@@ -24,4 +24,4 @@ COMPONENTS: dict[str, dict[str, str]] = {
 """Entry-point group -> name -> `module:attribute`."""
 
 DEFAULTS: dict[str, str] = {"aem_gym.models": "tiny"}
-"""What a run uses where it names nothing."""
+"""The components of a run that names none."""

@@ -98,7 +98,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _locate(source: str) -> str:
-    """Where transformers finds the model: a hub id, or a folder that holds a model."""
+    """The hub id or folder by which transformers finds the model."""
     if not source.strip():
         names = ", ".join(MODELS.names())
         raise ModelError(f"model: expected a hub id, a folder or one of {names}, got nothing")

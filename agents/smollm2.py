@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 
 class SmolLM2(PretrainedModel):
-    """The model called `smollm2`."""
-
     def __init__(self) -> None:
         super().__init__("smollm2")
 

@@ -143,7 +143,7 @@ def _distinct(states: Iterable[tuple[str, Sequence[str]]], actions: set[str]) ->
 
 
 def _spans(action: str, shown: set[tuple[str, ...]]) -> Iterable[tuple[int, int]]:
-    """Where spans of `shown` words lie in an action; the first word (the verb) is never one."""
+    """The places of spans of `shown` words in an action, never at its first word (the verb)."""
     words = list(_WORD.finditer(action))
     for i in range(1, len(words)):
         if not words[i].group()[0].isalpha():

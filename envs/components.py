@@ -1,4 +1,4 @@
-"""What the environments of aem_gym register, as import strings."""
+"""The components that aem_gym's environments register, as import strings."""
 
 COMPONENTS: dict[str, dict[str, str]] = {
     "aem_gym.envs": {

@@ -82,7 +82,7 @@ def _reporter(env: str) -> Callable[..., DataReport]:
 
 
 def _import(env: str, source: Path, options: Mapping[str, Any]) -> None:
-    """Import data of an environment that can, and say what came of it."""
+    """Import data of an environment that can, and print the result."""
     from aem_gym.errors import ConfigError
     from aem_gym.registry import env_factory, env_tool
 
@@ -105,7 +105,7 @@ def _import(env: str, source: Path, options: Mapping[str, Any]) -> None:
 
 
 def _with_data() -> Iterator[tuple[str, Callable[..., DataReport]]]:
-    """The environments that say what data they have, with their ids."""
+    """Ids of the environments with a `data_report`, and that function."""
     from aem_gym.errors import ConfigError
     from aem_gym.registry import env_factory, env_ids, env_tool
 
@@ -119,7 +119,7 @@ def _with_data() -> Iterator[tuple[str, Callable[..., DataReport]]]:
 
 
 def _list() -> None:
-    """A line for each environment with data, and what there is of it."""
+    """A line for each environment with data."""
     rows = [(name, report()) for name, report in _with_data()]
     width = max((len(name) for name, _ in rows), default=0)
     for name, report in rows:

@@ -91,7 +91,7 @@ def _cache() -> Finding:
 
 
 def _of_environments() -> Iterator[Finding]:
-    """What environments register to be looked at: engines, images, data."""
+    """The checks that environments register: engines, images, data."""
     from aem_gym.registry import env_factory, env_ids, env_tool
 
     for name in env_ids():

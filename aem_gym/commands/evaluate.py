@@ -46,7 +46,6 @@ def evaluate(
 
 
 def report(evaluation: Evaluation) -> str:
-    """The protocol and a table of scores."""
     protocol = ", ".join(f"{k}={v}" for k, v in asdict(evaluation.protocol).items())
     lines = [protocol, "", "success, interval, score and invalid actions in percent"]
     width = max(map(len, evaluation.results))

@@ -88,7 +88,6 @@ def play(
 
 
 def _serve(env: str, kwargs: Mapping[str, Any], seed: int, port: int | None, browser: bool) -> None:
-    """Show the page of `env` until Ctrl-C."""
     import webbrowser
 
     from aem_gym.loopback import LoopbackServer
@@ -182,7 +181,6 @@ def _episode(pool: EnvPool, agent: Agent, template: PromptTemplate, seed: int) -
 
 
 def _ending(now: CheckedStep, turns: list[Turn]) -> str:
-    """How the episode ended, in one line."""
     how = "won" if now.info["won"] else "over" if now.terminated else "not finished"
     total = sum(turn.reward for turn in turns)
     return f"[{how}: {len(turns)} turns, return {total:g}, score {now.info['score']:g}]"

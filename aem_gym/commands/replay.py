@@ -69,7 +69,6 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def lines(number: int, record: Mapping[str, Any]) -> Iterator[str]:
-    """One episode as text, line by line."""
     reason = record.get("stop_reason", "won" if record["won"] else "lost")  # runs before 0.2
     outcome = f"{reason} ({record['error']})" if record["error"] else str(reason)
     yield (
@@ -85,7 +84,7 @@ def lines(number: int, record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def credit(turn: Mapping[str, Any]) -> str:
-    """What a response was and got, in one line."""
+    """A response and its credit, in one line."""
     parts = [f"H {turn['response_entropy']:.3f}"]
     if "alpha" in turn:
         before, after = turn["base_advantage"], turn["advantage"]

@@ -22,7 +22,6 @@ class _TrainCommand(click.Command):
     """Shows the everyday settings first and the others under a heading of their own."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the two sections of options."""
         everyday: list[tuple[str, str]] = []
         other: list[tuple[str, str]] = []
         for option in self.get_params(ctx):
@@ -36,7 +35,6 @@ class _TrainCommand(click.Command):
 
 
 def run_training(config_file: str | None, dry_run: bool, explain: bool, **given: Any) -> None:
-    """Settle the settings, check them, train, and print the summary."""
     from aem_gym.training.setup import check_run
 
     overrides = [*given.pop("set"), *given.pop("overrides")]

@@ -218,6 +218,6 @@ def _files(task: SweTask) -> bytes:
 
 
 def end_of(ran: CommandResult) -> str:
-    """How a command ended, for a message."""
+    """The end of a command in words, for a message."""
     what = "it ran out of time" if ran.timed_out else f"exit code {ran.exit_code}"
     return f"{what}; {ran.output.strip()[-500:]}"

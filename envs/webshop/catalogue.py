@@ -26,7 +26,7 @@ class BadRow(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """What a person, or the attribute file, asks for."""
+    """The wish of a person, or of the attribute file."""
 
     text: str
     attributes: tuple[str, ...]
@@ -68,12 +68,10 @@ def parse_product(
     attributes: Mapping[str, Any] | None = None,
     human: Sequence[Mapping[str, Any]] = (),
 ) -> Product:
-    """A product from official rows.
+    """A product from an official row of `items_shuffle*.json`.
 
-    Args:
-        row: of `items_shuffle*.json`.
-        attributes: the entry of `items_ins_v2*.json`, if there is one.
-        human: the entries of `items_human_ins.json`.
+    `attributes` is its entry of `items_ins_v2*.json`, if there is one; `human` are its entries of
+    `items_human_ins.json`.
 
     Raises:
         BadRow: a field is missing or of another kind.
@@ -98,11 +96,7 @@ def parse_product(
 
 
 def parse_prices(pricing: Any) -> tuple[float, ...]:
-    """`$5.99`, `$5.99$7.49`, or nothing, as the official loader reads them.
-
-    Raises:
-        BadRow: a part between dollar signs is not a number.
-    """
+    """`$5.99`, `$5.99$7.49`, or nothing, as the official loader reads them. Raises BadRow."""
     if not pricing:
         return (DEFAULT_PRICE,)
     try:
@@ -115,7 +109,7 @@ def parse_prices(pricing: Any) -> tuple[float, ...]:
 
 
 def document(product: Product) -> str:
-    """What the search looks at.
+    """The text that the search looks at.
 
     Raises:
         BadRow: the product has no bullet point (the official engine fails there, too).
@@ -172,7 +166,7 @@ def _human(entry: Mapping[str, Any]) -> Instruction:
 
 
 class Catalogue(Protocol):
-    """What a session needs of a catalogue."""
+    """The part of a catalogue that a session needs."""
 
     def __len__(self) -> int: ...
 
@@ -196,12 +190,7 @@ class Catalogue(Protocol):
 
 
 class MemoryCatalogue:
-    """A catalogue that is wholly in memory.
-
-    Args:
-        products: in order; ids are unique.
-        prices: id -> price.
-    """
+    """A catalogue that is wholly in memory. `prices` are by id."""
 
     def __init__(self, products: Sequence[Product], prices: dict[str, float]) -> None:
         self.products = tuple(products)
@@ -214,25 +203,19 @@ class MemoryCatalogue:
         return len(self.products)
 
     def product(self, asin: str) -> Product:
-        """The article with an id. Raises KeyError."""
         return self._by_asin[asin]
 
     def price(self, asin: str) -> float:
-        """The price of an article; of a range, the one that was drawn. Raises KeyError."""
         return self._prices[asin]
 
     def search(self, words: Sequence[str]) -> list[str]:
-        """Ids of the best articles for some words, best first, at most 50."""
         return [self._asins[position] for position in self._index.search(words, LIMIT)]
 
     def every(self) -> list[str]:
-        """All ids, in the order of the catalogue."""
         return self._asins
 
     def in_category(self, category: str) -> list[str]:
-        """Ids of a whole category, in the order of the catalogue."""
         return [product.asin for product in self.products if product.category == category]
 
     def in_query(self, query: str) -> list[str]:
-        """Ids of the articles with this `query` field, in the order of the catalogue."""
         return [product.asin for product in self.products if product.query == query]

@@ -64,10 +64,8 @@ class Entries(Protocol):
 class ArticleReader:
     """Makes articles of official rows, by the official filters.
 
-    Args:
-        attributes: the entries of `items_ins_v2*.json`.
-        human: the entries of `items_human_ins.json`; empty if people's goals are not wanted.
-        seen: ids of the articles of earlier rows.
+    `attributes` are the entries of `items_ins_v2*.json`, `human` those of `items_human_ins.json`
+    (empty if people's goals are not wanted), `seen` the ids of the articles of earlier rows.
     """
 
     def __init__(self, attributes: Entries, human: Entries, seen: Iterable[str] = ()) -> None:
@@ -95,7 +93,7 @@ class ArticleReader:
         return SkippedRow(number, printable, reason[:_LONGEST_REASON])
 
     def _why_not(self, asin: Any) -> str:
-        """Why an article is left out by the official filters; empty if it is not."""
+        """The reason of the official filters to leave out an article; empty if there is none."""
         if not is_listed(asin):
             return "the id is 'nan', longer than 10 characters, or no text"
         return "the id was there before" if asin in self._seen else ""
@@ -111,11 +109,8 @@ def load_products(
 ) -> Stock:
     """The articles of official files, in their order and by the official filters.
 
-    Args:
-        items: `items_shuffle*.json`.
-        attributes: `items_ins_v2*.json`.
-        human: `items_human_ins.json`, if people's goals are wanted.
-        num_products: read only the first so many rows, before the filters.
+    `human` is given if people's goals are wanted. Only the first `num_products` rows are read,
+    before the filters.
 
     Raises:
         ShopDataError: a file is missing or is not what it should be. Rows that cannot be read are
@@ -139,13 +134,9 @@ def load_products(
 
 
 def rows(path: Path, kind: type = list, after: int = 0, number: int = 0) -> Iterator[JsonElement]:
-    """The elements of an official file, one by one.
+    """The elements of an official file (a `list` or a `dict`), one by one.
 
-    Args:
-        path: the file.
-        kind: `list` or `dict`.
-        after: go on after the element that ends at this byte.
-        number: how many elements that were.
+    Goes on after the element that ends at byte `after`, the `number`-th.
 
     Raises:
         ShopDataError: it is missing, cut off, or something else.
@@ -168,11 +159,7 @@ def none_for_sale(items: Path) -> ShopDataError:
 
 
 def read_json(path: Path, kind: type) -> Any:
-    """A JSON file whose outermost value is a list or a mapping.
-
-    Raises:
-        ShopDataError: it is missing, cut off, or something else.
-    """
+    """A JSON file whose outermost value is a list or a mapping. Raises ShopDataError."""
     try:
         found = json.loads(path.read_bytes())
     except OSError as error:
@@ -210,7 +197,7 @@ _SIZE = re.compile(r"_(\d+)$")
 
 @dataclass(frozen=True, slots=True)
 class FileFingerprint:
-    """What identifies a file's content."""
+    """Identifies the content of a file."""
 
     name: str
     bytes: int
@@ -222,8 +209,6 @@ class FileFingerprint:
 
 @dataclass(frozen=True, slots=True)
 class DatasetFiles:
-    """The files of one shop."""
-
     items: Path
     attributes: Path
     human: Path
@@ -234,10 +219,8 @@ class DatasetFiles:
 def find_files(folder: Path, num_products: int | None = None) -> DatasetFiles:
     """Find the official files in a folder; of several sizes the largest.
 
-    Args:
-        folder: where they are.
-        num_products: if there are files of that size (`items_shuffle_1000.json`), these; else as
-            many rows of the largest.
+    If there are files of size `num_products` (`items_shuffle_1000.json`), these; else as many rows
+    of the largest.
 
     Raises:
         ShopDataError: a file is missing.
@@ -255,11 +238,7 @@ def find_files(folder: Path, num_products: int | None = None) -> DatasetFiles:
 
 
 def fingerprint(path: Path) -> FileFingerprint:
-    """Name, size, time, and a hash of the first and last megabyte of a file.
-
-    Raises:
-        ShopDataError: it cannot be read.
-    """
+    """Name, size, time, and a hash of the first and last megabyte. Raises ShopDataError."""
     try:
         state = path.stat()
         with path.open("rb") as stream:

@@ -35,8 +35,6 @@ class OriginalFails(TypeError):
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """Reward and validity of an action."""
-
     reward: float = 0.0
     done: bool = False
     valid: bool = True
@@ -46,14 +44,9 @@ class ActionResult:
 class Session:
     """One customer's visit.
 
-    Args:
-        catalogue: the articles.
-        goal: what the customer wants.
-        nouns: for the reward.
-        name: part of the page addresses.
-        show_attributes: whether articles have a page of their attributes.
-        strict: see the module.
-        rng: for the back door to random articles, in `strict` sessions.
+    `name` is part of the page addresses. `show_attributes`: articles have a page of their
+    attributes. `strict`: see the module. `rng` is for the back door to random articles, in `strict`
+    sessions.
     """
 
     def __init__(
@@ -73,7 +66,7 @@ class Session:
         self._searched: list[str] = []
         self._kept: Sequence[str] = ()
         self.purchase: PurchaseReward | None = None
-        """What the last purchase was worth."""
+        """The reward of the last purchase."""
         self._start()
 
     # What is seen --------------------------------------------------------------------------
@@ -96,11 +89,7 @@ class Session:
     # What is done --------------------------------------------------------------------------
 
     def step(self, action: str) -> ActionResult:
-        """Answer `search[...]` or `click[...]`; anything else does nothing.
-
-        Raises:
-            OriginalFails: `strict`, and the original does.
-        """
+        """Answer `search[...]` or `click[...]`; other text does nothing. Raises OriginalFails."""
         match = _ACTION.match(action)
         if not match:
             return ActionResult(valid=False)
@@ -243,5 +232,5 @@ _BACK_DOOR: dict[str, Callable[[Session, list[str]], Sequence[str]]] = {
 
 
 def _page_name(url: str) -> str:
-    """Which page an address is of; the original looks for the words anywhere in it."""
+    """The page of an address; the original looks for the words anywhere in it."""
     return next((name for name in _PAGE_NAMES if name in url), "")

@@ -136,7 +136,6 @@ class WebShopEnv(TextEnv):
 
     @property
     def protocol(self) -> Mapping[str, Any]:
-        """What a score depends on: articles, goals, split and its mode, source of nouns, code."""
         return {**self._settings, "tasks_digest": self.shop.digest, "code_version": __version__}
 
     @property
@@ -194,7 +193,6 @@ class WebShopEnv(TextEnv):
         return task, self._outcome(self._session, ActionResult())
 
     def act(self, action: str) -> StepResult:
-        """Answer one action; the same page answers an action that is not possible."""
         session = self.session
         try:
             result = session.step(action)
@@ -203,7 +201,6 @@ class WebShopEnv(TextEnv):
         return self._outcome(session, result)
 
     def expert(self) -> tuple[str, str]:
-        """The (thought, action) of the oracle for the present page."""
         if self._oracle is None:
             raise ConfigError("there is no episode yet: call reset() first")
         return self._oracle.choose()
@@ -223,7 +220,7 @@ class WebShopEnv(TextEnv):
         )
 
     def _admissible(self, session: Session) -> list[str]:
-        """What can be clicked; where a search is all there is, a search for the goal's own words.
+        """The possible clicks; on a page with a search alone, a search for the goal's own words.
 
         Any other search is possible too, on every page.
         """

@@ -1,4 +1,4 @@
-"""What customers want: goals made from instructions, their official order, and the splits.
+"""Customers' goals: made from instructions, in their official order, and split.
 
 The official engine draws prices and price limits from the global generator before it seeds
 anything, so they differ from process to process; here one generator, seeded by the caller, draws
@@ -21,7 +21,7 @@ NO_LIMIT = 1_000_000.0
 
 @dataclass(frozen=True, slots=True)
 class ShopGoal:
-    """What a customer asks for, and the article it was written for."""
+    """A customer's wish, and the article it was written for."""
 
     asin: str
     title: str

@@ -27,7 +27,7 @@ _PARTIAL = ".partial"
 
 
 def partial(folder: Path) -> Path:
-    """Where a shop is made, until it is whole."""
+    """The folder in which a shop is made, until it is whole."""
     return folder.with_name(f"{folder.name}{_PARTIAL}")
 
 
@@ -37,7 +37,7 @@ def is_partial(folder: Path) -> bool:
 
 
 def default_place() -> Path:
-    """Where imported shops go unless said otherwise."""
+    """The default folder of imported shops."""
     return cache_folder() / "webshop"
 
 
@@ -47,7 +47,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ImportPlan:
-    """What an import is made of. The same plan gives the same bytes."""
+    """The settings and sources of an import. The same plan gives the same bytes."""
 
     sources: tuple[FileFingerprint, ...]
     seed: int
@@ -61,16 +61,12 @@ class ImportPlan:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file of an imported shop."""
-
     bytes: int
     sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class ShopManifest:
-    """An imported shop."""
-
     plan: ImportPlan
     products: int
     skipped: int
@@ -118,15 +114,9 @@ def _import_again(folder: Path) -> str:
 
 
 def verify(folder: Path, manifest: ShopManifest, advance: Callable[[int], object]) -> None:
-    """Compare every file with its hash.
+    """Compare every file of a shop with its hash. Raises ShopDataError: a file has changed.
 
-    Args:
-        folder: of the shop.
-        manifest: of the shop.
-        advance: is called with the number of bytes read, block by block.
-
-    Raises:
-        ShopDataError: a file has changed.
+    `advance` is called with the number of bytes read, block by block.
     """
     for name, file in manifest.files.items():
         if digest_file(folder / name, advance) != file.sha256:

@@ -36,11 +36,8 @@ _ROUNDING = 1e-9
 class ShopOracle:
     """Chooses the next action of a session.
 
-    Args:
-        session: the visit it acts in.
-        nouns: those the session is rewarded by.
-        care: how often it decides rightly where people in a hurry may not (0 to 1).
-        draws: decides where it does not; not needed where `care` is 1.
+    `care` (0 to 1) is how often it decides rightly where people in a hurry may not; `draws` decides
+    where it does not.
     """
 
     def __init__(
@@ -120,7 +117,7 @@ class ShopOracle:
         return None
 
     def _reachable(self) -> float:
-        """What the wanted article itself would earn."""
+        """The reward of the wanted article itself."""
         return self._worth(self._session.goal.asin)[0] - _ROUNDING
 
     def _worth(self, asin: str) -> tuple[float, dict[str, str]]:
@@ -165,7 +162,7 @@ def best_options(product: Product, goal: ShopGoal) -> dict[str, str]:
 
 
 def _queries(goal: ShopGoal) -> Iterator[str]:
-    """What to search for, the likeliest first."""
+    """Queries to search for, the likeliest first."""
     text = _PRICE.sub("", goal.text)
     yield _words(text)
     yield _words(f"{' '.join(goal.attributes)} {goal.query}")

@@ -1,4 +1,4 @@
-"""What a page shows: pieces of text, buttons, options, links to articles.
+"""The content of pages: pieces of text, buttons, options, links to articles.
 
 The order and the exact characters are those of the official templates.
 """
@@ -28,8 +28,6 @@ _HTML_SAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "'": "\\u0027"}
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page as it is shown."""
-
     nodes: tuple[Node, ...]
     clickables: dict[str, Node]
     """What a click names -> what is clicked. Of equal names the last thing counts."""
@@ -77,7 +75,7 @@ def _listing(product: Product) -> Page:
 
 @lru_cache(maxsize=8192)
 def _item(product: Product, show_attributes: bool, strict: bool) -> Page:
-    """What an article's page has below its head."""
+    """An article's page below its head."""
     nodes: list[Node] = []
     names: dict[str, Node] = {}
     values: dict[str, str] = {}
@@ -98,7 +96,7 @@ def _item(product: Product, show_attributes: bool, strict: bool) -> Page:
 
 
 def _label(product: Product, name: str, value: str) -> str:
-    """What an option is called: its value, with its group where that alone is not clear."""
+    """The name of an option: its value, with its group where that alone is not clear."""
     groups = sum(value in values for _, values in product.options)
     return f"{name}: {value}" if groups > 1 or value in BUTTON_NAMES else value
 
@@ -172,10 +170,8 @@ def _json(options: dict[str, str]) -> str:
 def text_rich(page: Page, chosen: Callable[[str], bool], visited: Collection[str]) -> str:
     """One piece a line; what can be clicked, and what was clicked, is marked.
 
-    Args:
-        page: what is shown.
-        chosen: whether an option, named as it is shown, was clicked.
-        visited: ids of the articles that were opened.
+    `chosen` tells whether an option, named as it is shown, was clicked; `visited` are the ids of
+    the articles that were opened.
     """
     lines: list[str] = []
     clicked: list[str] = []

@@ -1,4 +1,4 @@
-"""How WebShop is shown to an agent: instructions and prompt templates."""
+"""Instructions and prompt templates of WebShop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a purchase is worth: the official `get_reward`, part by part.
+"""The reward of a purchase: the official `get_reward`, part by part.
 
 Whether two articles are of one kind depends on the nouns of their titles. The official engine asks
 spaCy for them. Where its answers are stored they are used; otherwise all words but a few count,
@@ -71,15 +71,7 @@ class PurchaseReward:
 def purchase_reward(
     product: Product, goal: ShopGoal, price: float, chosen: Sequence[str], nouns: Nouns
 ) -> PurchaseReward:
-    """The worth of a purchase.
-
-    Args:
-        product: what was bought.
-        goal: what was wanted.
-        price: of the product, as drawn for a range.
-        chosen: values of the options that were clicked.
-        nouns: finds the nouns of titles.
-    """
+    """The worth of a purchase. `price` is as drawn for a range; `chosen` are the clicked values."""
     query_match = product.query == goal.query
     category_match = _shared(product.product_category, goal.product_category) >= 2
     score = title_score(nouns(product.title), nouns(goal.title))
@@ -120,7 +112,7 @@ def normalize_color(phrase: Any) -> Any:
 
 
 def _shared(one: str, other: str) -> int:
-    """How many levels two category paths have in common."""
+    """The number of levels that two category paths have in common."""
     return len(_levels(one) & _levels(other))
 
 
@@ -167,11 +159,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 class Nouns:
-    """Nouns by title.
-
-    Args:
-        known: title -> its nouns in lower case, repeated ones as often as they occur.
-    """
+    """Nouns by title, in lower case; repeated ones as often as they occur."""
 
     def __init__(self, known: Mapping[str, Sequence[str]] | None = None) -> None:
         self._known = dict(known or {})
@@ -182,7 +170,6 @@ class Nouns:
         return "spacy" if self._known else "words"
 
     def __call__(self, title: str) -> Sequence[str]:
-        """The nouns of a title, in lower case."""
         known = self._known.get(title)
         return _words(title) if known is None else known
 

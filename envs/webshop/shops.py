@@ -37,7 +37,7 @@ _RULES = ("catalogue.py", "dataset.py", "goals.py")
 
 @dataclass(frozen=True)
 class Shop:
-    """What a session needs besides the number of a goal."""
+    """The parts of a shop that sessions need."""
 
     catalogue: Catalogue
     goals: Sequence[ShopGoal]
@@ -64,11 +64,7 @@ class Shop:
 def choose_shop(
     source: str, data_dir: str | None, level: str, products: int | None, *, seed: int, goals: str
 ) -> Shop:
-    """The shop that the arguments of an environment name. See `open_shop` and `generated_shop`.
-
-    Raises:
-        ConfigError: fewer than one product; data is missing or damaged.
-    """
+    """The shop that the arguments of an environment name. See `open_shop` and `generated_shop`."""
     if products is not None and products < 1:
         raise ConfigError(f"num_products: expected at least 1, got {products}")
     if source == "official":
@@ -78,13 +74,9 @@ def choose_shop(
 
 @lru_cache(maxsize=8)
 def generated_shop(level: str, products: int, seed: int, goals: str) -> Shop:
-    """A shop with generated articles.
+    """A shop with generated articles of a `level`, `full` or `easy`.
 
-    Args:
-        level: `full` or `easy`.
-        products: how many.
-        seed: of articles, hidden prices and price limits.
-        goals: one of `GOAL_TYPES`.
+    `seed` is that of articles, hidden prices and price limits.
     """
     from aem_gym.envs.webshop.generated.listings import make_listings
 
@@ -115,14 +107,10 @@ def _digest(files: Iterable[Path], *arguments: object) -> str:
 
 
 def open_shop(data_dir: str | None, num_products: int | None, seed: int, goals: str) -> Shop:
-    """A shop with official articles.
+    """A shop with official articles, from official files or an imported shop.
 
-    Args:
-        data_dir: a folder with the official files, or with an imported shop; default
-            `$WEBSHOP_DATA`.
-        num_products: only the first so many rows.
-        seed: of hidden prices and price limits.
-        goals: one of `GOAL_TYPES`.
+    `data_dir` defaults to `$WEBSHOP_DATA`; `num_products` means the first so many rows; `seed` is
+    that of hidden prices and price limits.
 
     Raises:
         ShopDataError: there is no such folder; files are missing or damaged; an imported shop has

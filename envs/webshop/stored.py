@@ -41,11 +41,7 @@ _MAPPED = 1 << 40
 
 
 class ShopDatabase:
-    """The finished database, read-only. Each process opens its own connection, also after a fork.
-
-    Args:
-        path: the file.
-    """
+    """The finished database, read-only. Each process, also a forked one, opens a connection."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -55,12 +51,10 @@ class ShopDatabase:
         return ShopDatabase, (self._path,)
 
     def one(self, query: str, *values: str | int) -> tuple[Any, ...] | None:
-        """The first row of a query; None if there is none."""
         row: tuple[Any, ...] | None = self._open().execute(query, values).fetchone()
         return row
 
     def all(self, query: str, *values: str | int) -> Iterable[tuple[Any, ...]]:
-        """The rows of a query."""
         return self._open().execute(query, values)
 
     def _open(self) -> sqlite3.Connection:
@@ -76,12 +70,9 @@ class ShopDatabase:
 
 
 class StoredCatalogue:
-    """A catalogue on disk. Open it with `open_stored`, which checks the folder.
+    """An imported shop's catalogue on disk. Open it with `open_stored`, which checks the folder.
 
     It can be pickled, and used after a fork and in threads.
-
-    Args:
-        folder: of an imported shop.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -98,7 +89,6 @@ class StoredCatalogue:
         return len(self._asins)
 
     def product(self, asin: str) -> Product:
-        """The article with an id. Raises KeyError."""
         return self._read(asin)
 
     def product_at(self, position: int) -> Product:
@@ -106,7 +96,6 @@ class StoredCatalogue:
         return self._read(self._asins[position])
 
     def price(self, asin: str) -> float:
-        """The price of an article; of a range, the one that was drawn. Raises KeyError."""
         row = self.database.one("SELECT price FROM articles WHERE asin = ?", asin)
         if row is None:
             raise KeyError(asin)
@@ -114,19 +103,15 @@ class StoredCatalogue:
         return price
 
     def search(self, words: Sequence[str]) -> list[str]:
-        """Ids of the best articles for some words, best first, at most 50."""
         return [self._asins[position] for position in self._index.search(words, LIMIT)]
 
     def every(self) -> Sequence[str]:
-        """All ids, in the order of the catalogue."""
         return self._asins
 
     def in_category(self, category: str) -> Sequence[str]:
-        """Ids of a whole category, in the order of the catalogue."""
         return self._where("category", category)
 
     def in_query(self, query: str) -> Sequence[str]:
-        """Ids of the articles with this `query` field, in the order of the catalogue."""
         return self._where("query", query)
 
     def _where(self, column: str, value: str) -> Sequence[str]:
@@ -179,7 +164,6 @@ class StoredNouns(Nouns):
         return "spacy"
 
     def __call__(self, title: str) -> Sequence[str]:
-        """The nouns of a title, in lower case."""
         known = self._stored(title)
         return super().__call__(title) if known is None else known
 
@@ -189,12 +173,9 @@ class StoredNouns(Nouns):
 
 
 class StoredGoals(Sequence[ShopGoal]):
-    """The goals of one kind, in the official order.
+    """The goals of one kind (`HUMAN` or `SYNTHETIC`), in the official order.
 
-    Args:
-        folder: with the arrays.
-        kind: `HUMAN` or `SYNTHETIC`.
-        product_at: the article at a position.
+    `product_at` gives the article at a position.
 
     Raises:
         ShopDataError: there are too many of them to be numbered.
@@ -262,8 +243,6 @@ def choices(product: Product) -> list[tuple[str, tuple[str, ...]]]:
 
 @dataclass(frozen=True, slots=True)
 class StoredShop:
-    """An imported shop, open."""
-
     catalogue: StoredCatalogue
     goals: StoredGoals
     """In the official order."""
@@ -272,12 +251,9 @@ class StoredShop:
 
 
 def open_stored(folder: Path, goals: str = HUMAN, *, check: bool = False) -> StoredShop:
-    """Open an imported shop.
+    """Open a shop from the folder where `aem-gym data webshop import` has put it.
 
-    Args:
-        folder: where `aem-gym data webshop import` has put it.
-        goals: `human` or `synthetic`.
-        check: compare every file with its hash first, which reads all of them.
+    `goals` is `human` or `synthetic`. With `check` every file is compared with its hash first.
 
     Raises:
         ShopDataError: it is not whole; or there are more goals than can be numbered.

@@ -40,12 +40,9 @@ class JsonElement:
 
 
 def elements(path: Path, kind: type, after: int = 0) -> Iterator[JsonElement]:
-    """The elements of the outermost list or mapping of a file.
+    """The elements of the outermost list or mapping (`kind`: `list` or `dict`) of a file.
 
-    Args:
-        path: the file.
-        kind: what it holds, `list` or `dict`.
-        after: go on after the element that ends at this byte.
+    With `after`, only those after the element that ends at this byte.
 
     Raises:
         BrokenJson: it is cut off, or something else; what came before was yielded.
@@ -67,12 +64,7 @@ def elements(path: Path, kind: type, after: int = 0) -> Iterator[JsonElement]:
 
 
 class MappingFile:
-    """A mapping in a file: where its values are is kept in memory, not what they are.
-
-    Args:
-        path: the file; it stays open.
-        found: its elements.
-    """
+    """A mapping in a file that stays open: places of its values are in memory, not the values."""
 
     def __init__(self, path: Path, found: Iterable[JsonElement]) -> None:
         self._numbers: dict[str, int] = {}

@@ -82,7 +82,7 @@ def _dialect(index: GameIndex) -> str:
 
 
 def _left_out(index: GameIndex) -> list[str]:
-    """What the other folders of a split are, with how many there are."""
+    """The kinds of the other folders of a split, with their numbers."""
     counts = Counter(problem.reason for problem in index.problems if problem.kind != DAMAGED)
     notes = [f"{count:,} x {reason}" for reason, count in sorted(counts.items())]
     if index.left_out:

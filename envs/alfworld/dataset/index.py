@@ -1,4 +1,4 @@
-"""Which games of the dataset can be played, remembered on disk between runs.
+"""An index of the dataset's playable games, kept on disk between runs.
 
 The filters are the original's, so the counts are too (3,553 / 140 / 134 in the release): both
 files are there, the path names neither movable receptacles nor sliced objects, the task is of one
@@ -84,8 +84,6 @@ class GameIndex:
 
 
 class _Record(msgspec.Struct, array_like=True):
-    """What the cache holds of a folder."""
-
     task_id: str
     trajectory: _Stamp
     game: _Stamp

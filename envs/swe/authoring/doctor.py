@@ -1,4 +1,4 @@
-"""What `aem-gym doctor` reports about sandboxes: engines, disk, images, alternatives."""
+"""Checks of `aem-gym doctor` for sandboxes: engines, disk, images, alternatives."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def loop(node: ast.AST, text: Text) -> Iterator[Edit]:
 
 
 def branch(node: ast.AST, text: Text) -> Iterator[Edit]:
-    """What happens under a condition, or else, does not happen."""
+    """The statements under a condition, or under its `else`, are gone."""
     if isinstance(node, ast.If):
         for body in (node.body, node.orelse):
             is_elif = len(body) == 1 and isinstance(body[0], ast.If)

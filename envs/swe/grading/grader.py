@@ -142,7 +142,7 @@ def grade(
 
 
 def unfit(patch: str) -> str:
-    """Why a patch is rejected without a run; empty if it is not."""
+    """The reason to reject a patch without a run; empty if there is none."""
     if not patch.strip():
         return "the patch is empty"
     size = len(patch.encode("utf-8", "surrogatepass"))

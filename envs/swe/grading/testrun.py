@@ -283,7 +283,7 @@ def _read(sandbox: Sandbox, task: SweTask, ran: CommandResult, report: str) -> M
 
 
 def _doubt(ran: CommandResult, statuses: Mapping[str, Status], canaries: Canaries) -> str:
-    """Why a report cannot be trusted; empty if it can."""
+    """The reason not to trust a report; empty if there is none."""
     wrong = canaries.wrong(statuses)
     if not statuses or (canaries.files and len(wrong) == len(canaries.outcomes)):
         return f"the tests did not run to their end ({end_of(ran)})"

@@ -222,10 +222,10 @@ class ImageBuilder:
         self.run(f"rm -rf {FOLDER} /root/.cache /var/lib/apt/lists/*", "tidy up")
         repository, _, tag = name.rpartition(":")
         own = {IMAGE: kind, NAME: name, RECIPE: recipe(), PARENT: self._parent, LABEL: ""}
-        told = [f'LABEL {key}="{value}"' for key, value in {**labels, **own}.items()]
+        written = [f'LABEL {key}="{value}"' for key, value in {**labels, **own}.items()]
         before = image_id(self._client, name)
         with explained(f"make the image {name}"):
-            changes = ['CMD ["/bin/bash"]', *told, *changes]
+            changes = ['CMD ["/bin/bash"]', *written, *changes]
             self._client.api.commit(self._id, repository, tag, changes=changes)
         if before:
             remove_image(self._client, before)
@@ -247,7 +247,7 @@ def _readable(line: bytes) -> str:
 
 
 def _failed(doing: str, code: int | None, tail: Iterable[str]) -> str:
-    told = "\n".join(["", *(f"    {line[:300]}" for line in tail)])
-    low = f"{told} exit code {code}".lower()
+    output = "\n".join(["", *(f"    {line[:300]}" for line in tail)])
+    low = f"{output} exit code {code}".lower()
     advice = next((text for signs, text in _ADVICE if any(sign in low for sign in signs)), "")
-    return f"{doing}: exit code {code}{told}" + f"\n{advice}" * bool(advice)
+    return f"{doing}: exit code {code}{output}" + f"\n{advice}" * bool(advice)

@@ -255,14 +255,14 @@ def _ensure_debian(client: docker.DockerClient, suite: str, log: Log) -> str:
         return name
     with debian_archive(suite, log) as (archive, mirror), explained(f"import {name}"):
         labels = {IMAGE: "root", NAME: name, WAY: f"debootstrap {suite} {mirror}"}
-        told = client.api.import_image(
+        answer = client.api.import_image(
             str(archive),
             repository="aem-swe/debian",
             tag=suite,
             changes=[f'LABEL {key}="{value}"' for key, value in labels.items()],
         )
         # podman calls it `latest`, whatever it is to be called.
-        client.api.tag(json.loads(told.splitlines()[-1])["status"], "aem-swe/debian", suite)
+        client.api.tag(json.loads(answer.splitlines()[-1])["status"], "aem-swe/debian", suite)
     return name
 
 
@@ -285,8 +285,8 @@ def find_or_pull(client: docker.DockerClient, name: str, log: Log) -> str:
     return image_id(client, name)
 
 
-def _why_not_pulled(name: str, told: str) -> str:
-    low, short = told.lower(), " ".join(told.split())[:300]
+def _why_not_pulled(name: str, answer: str) -> str:
+    low, short = answer.lower(), " ".join(answer.split())[:300]
     if "no space left" in low:
         advice = DISK_FULL
     elif any(sign in low for sign in _UNKNOWN) and "no such host" not in low:

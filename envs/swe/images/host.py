@@ -1,4 +1,4 @@
-"""What a build of an image takes from this machine: settings, a Python, a Debian.
+"""Settings, a Python and a Debian of this machine, for builds of images.
 
 Of the settings (certificates, package index, proxies) nothing stays in an image: files are removed
 before the image is made, variables are given to the commands of the build alone.

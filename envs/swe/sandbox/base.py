@@ -1,4 +1,4 @@
-"""What a sandbox engine must do, and the data that goes in and out."""
+"""The interface of a sandbox engine, and the data that goes in and out."""
 
 from __future__ import annotations
 

@@ -104,12 +104,12 @@ def find(name: str = "auto", timeout: int = 60) -> EngineInfo:
             f"no permission to use the engine at {refused}: sudo usermod -aG docker $USER, then "
             f"log in again; or run podman as yourself: {START_PODMAN}"
         )
-    told = "".join(f" at {url} ({error})" for url, error in failures.items())
-    if not told and "DOCKER_HOST" in os.environ:
-        told = f" at DOCKER_HOST={os.environ['DOCKER_HOST']} (no such socket)"
+    tried = "".join(f" at {url} ({error})" for url, error in failures.items())
+    if not tried and "DOCKER_HOST" in os.environ:
+        tried = f" at DOCKER_HOST={os.environ['DOCKER_HOST']} (no such socket)"
     start = START_PODMAN if name == "podman" else START_DOCKER
     raise SandboxError(
-        f"no container engine answers{told}. Start one: {start}. `aem-gym doctor` lists other "
+        f"no container engine answers{tried}. Start one: {start}. `aem-gym doctor` lists other "
         "ways; trusted code runs without one: engine=bubblewrap"
     )
 
@@ -149,10 +149,10 @@ def explained(doing: str) -> Iterator[None]:
 
 def _root_cause(error: BaseException) -> str:
     """The message of the first cause: the libraries in between repeat it in their own."""
-    told = str(getattr(error, "explanation", "") or "")
-    while not told and (below := error.__cause__ or error.__context__) is not None:
+    text = str(getattr(error, "explanation", "") or "")
+    while not text and (below := error.__cause__ or error.__context__) is not None:
         error = below
-    return (told or str(error)).strip().replace("\n", " ")[:300]
+    return (text or str(error)).strip().replace("\n", " ")[:300]
 
 
 def remove_containers(

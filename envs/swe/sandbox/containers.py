@@ -53,8 +53,8 @@ _READY = "/run/ready"
 """Written by the first command when the repository is in place, or why it is not."""
 _FIRST = (
     f"chown {AGENT}:{AGENT} {HOME} {WORKDIR}; "
-    f"cp -a {PRISTINE}/. {WORKDIR}/ 2>/run/told && echo ready >/run/told; "
-    f"[ -s /run/told ] || echo 'no {PRISTINE} in the image' >/run/told; mv /run/told {_READY}; "
+    f"cp -a {PRISTINE}/. {WORKDIR}/ 2>/run/said && echo ready >/run/said; "
+    f"[ -s /run/said ] || echo 'no {PRISTINE} in the image' >/run/said; mv /run/said {_READY}; "
     f"exec sleep {_LIFETIME}"
 )
 _START_SECONDS, _KILL_SECONDS = 120.0, 60.0
@@ -160,10 +160,10 @@ class ContainerSandbox(RunningSandbox):
         self._engine, self._api, self._container = engine, engine.client.api, container
         self._killer = Shell(self._start(BASH, 0)[1])
         script = (_FOLDER / "kill_processes.sh").read_text()
-        told = self._ask(f"READY={_READY}\n{script}", _START_SECONDS).output.strip()
-        if told != "ready":
+        answer = self._ask(f"READY={_READY}\n{script}", _START_SECONDS).output.strip()
+        if answer != "ready":
             raise SandboxError(
-                f"the repository could not be put in its place: {told[-300:] or 'no answer'}. "
+                f"the repository could not be put in its place: {answer[-300:] or 'no answer'}. "
                 "Is it larger than Limits.disk_mb? Or rebuild the image: "
                 "python -m aem_gym.envs.swe.images prune"
             )
@@ -184,9 +184,9 @@ class ContainerSandbox(RunningSandbox):
     def _exit_code(self, program: str, deadline: float) -> int | None:
         while True:
             with explained("ask how a program ended"):
-                told = self._api.exec_inspect(program)
-            if not told["Running"]:
-                return None if told["ExitCode"] is None else int(told["ExitCode"])
+                state = self._api.exec_inspect(program)
+            if not state["Running"]:
+                return None if state["ExitCode"] is None else int(state["ExitCode"])
             if time.monotonic() > deadline:
                 return None
             time.sleep(0.005)
@@ -247,7 +247,7 @@ class EngineStream(Stream):
         return int(self._socket.send(data))
 
     def _take(self) -> bytes:
-        """What whole and begun frames hold; a begun one's header then says what is missing."""
+        """The content of whole and begun frames; the header of a begun one is kept up to date."""
         found, frames = bytearray(), self._buffer
         while len(frames) >= _HEADER.size:
             kind, length = _HEADER.unpack_from(frames)

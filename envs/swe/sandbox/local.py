@@ -127,8 +127,8 @@ class ProcessEngine:
         missing = [program for program in self._programs if shutil.which(program) is None]
         if missing:
             words = " ".join(missing).replace("bwrap", "bubblewrap")
-            told = f"{words}: sudo apt-get install {words}"
-            raise SandboxError(f"the engine {self.name} needs {told}")
+            advice = f"{words}: sudo apt-get install {words}"
+            raise SandboxError(f"the engine {self.name} needs {advice}")
 
 
 class BubblewrapEngine(ProcessEngine):

@@ -1,4 +1,4 @@
-"""What a sandbox without container consists of: its folder, its isolation, and its image.
+"""The parts of a sandbox without container: its folder, its isolation, and its image.
 
 Each sandbox is a folder, its `sandbox_dir`, with the places it may write to, laid out as in a
 container: `testbed`, `tmp`, `var/tmp`, `home/agent`, `run`. In bubblewrap a program sees these in
@@ -72,7 +72,7 @@ def lay_out(sandbox_dir: Path) -> None:
 
 
 def inside(sandbox_dir: Path, place: str) -> Path:
-    """Where a place of a sandbox lies in its folder."""
+    """The path in a sandbox's folder of a place in the sandbox."""
     return sandbox_dir / place.lstrip("/")
 
 
@@ -106,7 +106,7 @@ class Isolation:
         return re.sub(pattern, lambda match: f"{self.sandbox_dir}{match[1]}", command)
 
     def to_host(self, output: str) -> str:
-        """What was printed, with paths as in a container."""
+        """Output with paths as in a container."""
         return output.replace(str(self.sandbox_dir), "")
 
 

@@ -78,8 +78,8 @@ class RunningSandbox(ABC):
         if result.exit_code == _MISSING:
             raise FileNotFoundError(path)
         if result.exit_code != 0:
-            told = "it is no regular file" if result.exit_code == _NOT_A_FILE else _reason(result)
-            raise OSError(f"{path} cannot be read: {told}")
+            reason = "it is no regular file" if result.exit_code == _NOT_A_FILE else _reason(result)
+            raise OSError(f"{path} cannot be read: {reason}")
         return output.content()
 
     def write(self, path: str, content: bytes, *, user: int = AGENT) -> None:

@@ -149,7 +149,7 @@ class Capture:
         return max(0, self._total - len(self._head) - self._half)
 
     def content(self) -> bytes:
-        """What is kept, with a line in place of what is not."""
+        """The kept output, with a line in place of the rest."""
         if self.floods:
             end = f"\n[... more than {_FLOOD * self._limit} bytes: the command was killed ...]\n"
             return bytes(self._head) + end.encode()
@@ -238,7 +238,7 @@ class _Reader:
 
 
 def _script(command: str, first: str, second: str) -> bytes:
-    """What the shell reads for one command. `eval` keeps a syntax error inside of it."""
+    """The shell's input for one command. `eval` keeps a syntax error inside of it."""
     text = command.replace("\0", "")
     script = (
         f"printf '\\036%s%sb\\036' {first} {second} >&{_OUT}\n"

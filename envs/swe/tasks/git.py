@@ -158,7 +158,7 @@ def _git_directory(folder: Path) -> Path | None:
 
 
 def _pointed(file: Path) -> Path:
-    """Where a `.git` file points to."""
+    """The folder that a `.git` file points to."""
     try:
         said = file.read_text("utf-8", "replace")
         place = file.parent / said.partition("gitdir:")[2].strip()

@@ -58,7 +58,7 @@ class OwnTasks:
 
     @property
     def repo(self) -> str:
-        """What results are grouped by."""
+        """The name that results are grouped by."""
         return self.settings.name or Path(self.settings.repo).resolve().name
 
     def task(self, own: OwnTask) -> SweTask:

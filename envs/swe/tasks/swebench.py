@@ -38,7 +38,7 @@ _TIMEOUT = 1800.0
 
 
 class InstallSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How some versions of a repository are installed and tested."""
+    """Commands that install and test some versions of a repository."""
 
     versions: tuple[str, ...]
     python: str
@@ -115,7 +115,7 @@ def buildable(rows: Iterable[Row], mirrors: Path) -> tuple[tuple[Row, ...], dict
 
 
 def _lost(repo: str, rows: Sequence[Row], mirrors: Path) -> dict[str, str]:
-    """Why rows of one repository cannot be built, by id."""
+    """The reasons why rows of one repository cannot be built, by id."""
     known = recipes().get(repo, {})
     if not known:
         return dict.fromkeys((row.instance_id for row in rows), "no recipe for the repository")

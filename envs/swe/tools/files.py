@@ -101,7 +101,7 @@ class AgentFiles:
             raise FileError(said)
 
     def tree(self, path: str, depth: int = 2) -> list[str]:
-        """What lies in a folder, sorted, without hidden things; folders end with a slash."""
+        """The paths in a folder, sorted, without hidden ones; folders end with a slash."""
         said = self._ask(_LIST, absolute(path), str(depth), str(self.limit))
         names = _content(said).decode("utf-8", "replace").split("\0")[:-1]
         return [name[1:] + "/" * (name[0] == "d") for name in names]

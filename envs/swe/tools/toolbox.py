@@ -282,7 +282,7 @@ def cut(line: str, longest: int = _LONGEST_LINE) -> str:
 
 
 def fitting(lines: list[str], limit: int) -> int:
-    """How many of the first lines have at most `limit` characters in total; at least one."""
+    """The number of first lines with at most `limit` characters in total; at least one."""
     total = 0
     for number, line in enumerate(lines):
         total += min(len(line), _LONGEST_LINE + 20) + 8

@@ -1,1 +1,1 @@
-"""What imports, exports, compares or shows a shop. No part of the environment imports it."""
+"""Tools that import, export, compare or show a shop. The environment imports none of them."""

@@ -32,11 +32,7 @@ _CHUNK = 1 << 22
 
 
 class IndexBuilder:
-    """Builds the files that `SearchIndex.open` maps.
-
-    Args:
-        work: folder for the blocks; whole ones that are there already are kept.
-    """
+    """Builds the files that `SearchIndex.open` maps. Whole blocks in the folder `work` are kept."""
 
     def __init__(self, work: Path) -> None:
         self._work = work
@@ -50,12 +46,10 @@ class IndexBuilder:
 
     @property
     def done(self) -> int:
-        """Documents that are indexed."""
         return sum(map(len, self._lengths))
 
     @property
     def postings(self) -> int:
-        """Their postings."""
         return int(self._sizes.sum())
 
     def add(self, documents: Sequence[str]) -> None:
@@ -77,12 +71,9 @@ class IndexBuilder:
     def finish(
         self, folder: Path, order: NDArray[np.int32], advance: Callable[[int], object]
     ) -> None:
-        """Merge the blocks.
+        """Merge the blocks into a folder; `order` holds the ranks of the ids of all documents.
 
-        Args:
-            folder: where the index goes.
-            order: ranks of the ids of all documents (`index.ranks`).
-            advance: is called with the number of postings merged, chunk by chunk.
+        `advance` is called with the number of postings merged, chunk by chunk.
         """
         starts = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
         norm = norms(np.concatenate([np.zeros(0, np.int32), *self._lengths]))
@@ -166,9 +157,7 @@ def write_numbers(folder: Path, name: str, numbers: Mapping[str, int]) -> None:
 class GoalDraws:
     """Draws price limits of goals, article by article in the order of the catalogue.
 
-    Args:
-        kind: `HUMAN` or `SYNTHETIC`.
-        rng: as the draws of prices have left it.
+    `rng` is as the draws of prices have left it.
     """
 
     def __init__(self, kind: str, rng: random.Random) -> None:
@@ -232,10 +221,7 @@ _NOUNS = ("NOUN", "PROPN")
 
 
 class NounFinder:
-    """Finds nouns as the original does.
-
-    Args:
-        model: name or folder of a spaCy pipeline; the original loads `en_core_web_sm`.
+    """Finds nouns as the original does, which loads the spaCy pipeline `en_core_web_sm`.
 
     Raises:
         MissingDependencyError: spaCy is not installed.

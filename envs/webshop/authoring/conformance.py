@@ -40,7 +40,6 @@ class Tally:
     first: list[str] = field(default_factory=list)
 
     def compare(self, what: str, where: str, ours: Any, theirs: Any) -> None:
-        """Count one comparison."""
         self.total[what] += 1
         agree = ours == theirs
         if isinstance(ours, float) and isinstance(theirs, int | float):

@@ -1,4 +1,4 @@
-"""What `aem-gym data webshop` and `aem-gym export webshop` do: report, import and export shops.
+"""Reports on, imports and exports shops (`aem-gym data webshop`, `aem-gym export webshop`).
 
 An import turns the official files into a shop on disk, once. Everything is made in
 `<folder>.partial`, which gets its name when it is whole. Each step is committed together with the
@@ -53,11 +53,7 @@ _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIS
 
 
 def data_report(data_dir: str | None = None) -> DataReport:
-    """Report on an imported shop, a folder of several, or the official files.
-
-    Args:
-        data_dir: where to look; default: `$WEBSHOP_DATA`, else where imports go.
-    """
+    """Report on an imported shop, a folder of several, or the official files."""
     named = data_dir or os.environ.get(VARIABLE)
     place = Path(named).expanduser() if named else layout.default_place()
     folders = [place] if (place / layout.MANIFEST).exists() else _shops(place)
@@ -132,11 +128,7 @@ def export_games(
 
 
 def write_dataset(listings: Listings, folder: Path) -> None:
-    """Write the three official files into a folder, which is made if it is missing.
-
-    Raises:
-        OutputError: the folder cannot be written. Each file is whole or absent.
-    """
+    """Write the three official files into a folder, which is made if it is missing."""
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     contents = {ITEMS: listings.items, ATTRIBUTES: listings.attributes, HUMAN: listings.human}
@@ -162,13 +154,10 @@ def import_data(
 ) -> Imported:
     """Import the official files of a folder, if that is not done.
 
-    Args:
-        source: folder with the official files; of several sizes the largest is taken.
-        folder: where the shop goes; default: in the cache, by the name of the articles' file.
-        num_products: only the first so many rows.
-        seed: of hidden prices and price limits.
-        nouns: a file with the nouns of titles.
-        spacy: name of a spaCy model that finds the nouns of titles.
+    Of several sizes the largest is taken, and of its rows the first `num_products`. The shop goes
+    to `folder` (default: in the cache, by the name of the articles' file). `seed` is that of
+    hidden prices and price limits. The nouns of titles come from the file `nouns`, or from the
+    spaCy model `spacy`.
 
     Raises:
         ShopDataError: a file is missing, or is not what it should be.
@@ -206,11 +195,7 @@ def _default_folder(files: DatasetFiles, seed: int) -> Path:
 
 
 def _existing(folder: Path, plan: ImportPlan) -> ShopManifest | None:
-    """The manifest of the shop in `folder`, if it has this plan; None if it has to be made.
-
-    Raises:
-        OutputError: the folder holds something else.
-    """
+    """The manifest of the shop in `folder`, if it has this plan; None if it has to be made."""
     if not folder.exists():
         return None
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / layout.MANIFEST).exists()):

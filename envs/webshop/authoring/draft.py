@@ -32,11 +32,7 @@ CREATE INDEX IF NOT EXISTS by_query ON articles ("query");
 
 
 class ImportDraft:
-    """A database that is being made. What is committed together is there together.
-
-    Args:
-        path: the file; made if missing.
-    """
+    """A database that is being made. What is committed together is there together."""
 
     def __init__(self, path: Path) -> None:
         self._database = sqlite3.connect(path, isolation_level=None)
@@ -53,7 +49,6 @@ class ImportDraft:
         self._database.execute("COMMIT")
 
     def add(self, position: int, product: Product, packed: bytes, price: float) -> None:
-        """Add an article."""
         row = (position, product.asin, price, product.category, product.query)
         self._write("INSERT INTO articles VALUES (?, ?, ?, ?, ?)", *row)
         self._write("INSERT INTO bodies VALUES (?, ?)", position, packed)
@@ -63,7 +58,6 @@ class ImportDraft:
         self._write("INSERT INTO skipped VALUES (?, ?, ?)", row.row, row.asin, row.reason)
 
     def add_nouns(self, title: str, nouns: Iterable[str]) -> None:
-        """Note the nouns of a title."""
         packed = msgspec.msgpack.encode(list(nouns))
         self._write("INSERT OR IGNORE INTO nouns VALUES (?, ?)", title, packed)
 

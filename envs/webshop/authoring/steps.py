@@ -84,11 +84,7 @@ def read_articles(draft: ImportDraft, files: DatasetFiles, seed: int) -> None:
 
 
 def add_nouns(draft: ImportDraft, nouns: Path | None, finder: NounFinder | None) -> None:
-    """Store the nouns of titles, from a file or as spaCy finds them.
-
-    Raises:
-        ShopDataError: the file is not what it should be.
-    """
+    """Store the nouns of titles, from a file or as spaCy finds them. Raises ShopDataError."""
     done = draft.state("nouns") or 0
     if nouns is not None and not done:
         with bar("nouns", nouns.stat().st_size, "B") as progress:
@@ -114,12 +110,7 @@ def add_nouns(draft: ImportDraft, nouns: Path | None, finder: NounFinder | None)
 
 
 def draw_goals(draft: ImportDraft, folder: Path) -> tuple[int, int]:
-    """Draw the price limits of all goals; returns how many human and synthetic goals there are.
-
-    Args:
-        draft: with all articles.
-        folder: becomes the folder of the arrays.
-    """
+    """Draw the price limits of all goals; returns how many human and synthetic goals there are."""
     state = draft.state("rows")
     kinds = [GoalDraws(kind, _generator(state["rng"])) for kind in (HUMAN, SYNTHETIC)]
     with bar("goals", state["articles"], " articles") as progress:

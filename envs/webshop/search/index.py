@@ -32,8 +32,6 @@ ARRAYS = ("starts", "documents", "gains", "order")
 
 
 class TermNumbers(Protocol):
-    """Numbers of terms."""
-
     def get(self, term: str, /) -> int | None:
         """The number of a term; None if no document has it."""
 
@@ -41,11 +39,9 @@ class TermNumbers(Protocol):
 class SearchIndex:
     """Finds documents. Positions are those of the documents it was built from.
 
-    Args:
-        terms: term -> number.
-        arrays: `starts` (terms + 1), `documents` and `gains` (postings, by term and position; a
-            gain is 1 + frequency / (k1 * (1 - b + b * length / mean))), `order` (documents: rank
-            of the ASIN among all, ascending).
+    `arrays` are `starts` (terms + 1), `documents` and `gains` (postings, by term and position; a
+    gain is 1 + frequency / (k1 * (1 - b + b * length / mean))), `order` (documents: rank of the
+    ASIN among all, ascending).
     """
 
     def __init__(self, terms: TermNumbers, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -64,12 +60,7 @@ class SearchIndex:
 
     @classmethod
     def build(cls, documents: Iterable[str], asins: Sequence[str]) -> SearchIndex:
-        """Index documents, all in memory.
-
-        Args:
-            documents: their texts.
-            asins: their ids, as many; they decide ties.
-        """
+        """Index documents, all in memory; as many `asins` decide ties."""
         terms = Numbering()
         found = find_postings(documents, terms)
         sizes = np.bincount(found.numbers, minlength=len(terms))
@@ -88,12 +79,7 @@ class SearchIndex:
         return cls(MappedNumbers.open(folder, "terms"), arrays)
 
     def search(self, words: Sequence[str], limit: int = LIMIT) -> list[int]:
-        """Positions of the best documents, best first.
-
-        Args:
-            words: of the query; tokenized like documents. Repeated words count again.
-            limit: how many at most.
-        """
+        """Positions of the best documents, best first; repeated words count again."""
         spans, weights = self._wanted(" ".join(words))
         if sum([end - start for start, end in spans]) <= _FEW:
             positions, scores = self._all(spans, weights)
@@ -166,7 +152,7 @@ class SearchIndex:
         return _last(rough[self._documents[start : start + min(size, max(_FEW, limit))]], limit)
 
     def _worth(self, span: _Span, weight: np.float32, positions: NDArray[Any]) -> NDArray[Any]:
-        """What a term adds to the scores of some documents; 0 where it does not occur."""
+        """The term's part of the scores of some documents; 0 where it does not occur."""
         documents, gains = (array[slice(*span)] for array in (self._documents, self._gains))
         at = np.searchsorted(documents, positions)
         at[at == len(documents)] = 0
@@ -206,12 +192,9 @@ class Postings:
 
 
 def find_postings(documents: Iterable[str], terms: Numbering, first: int = 0) -> Postings:
-    """The postings of some documents.
+    """The postings of some documents, of which the first has the place `first`.
 
-    Args:
-        documents: their texts.
-        terms: numbers of terms; new ones are added.
-        first: the place of the first document.
+    New terms are added to `terms`.
     """
     found, lengths = array("i"), array("i")
     for text in documents:
@@ -232,9 +215,7 @@ def find_postings(documents: Iterable[str], terms: Numbering, first: int = 0) ->
 def gains(counts: NDArray[Any], norm: NDArray[np.float32]) -> NDArray[np.float32]:
     """1 + frequency / (k1 * (1 - b + b * length / mean)), for some postings.
 
-    Args:
-        counts: how often the term occurs in the document.
-        norm: of the documents (`norms`).
+    `counts`: how often the term occurs in the document. `norm`: of the documents (`norms`).
     """
     return 1 + counts.astype(np.float32) * norm
 

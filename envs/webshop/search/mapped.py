@@ -21,12 +21,7 @@ def open_array(path: Path) -> NDArray[Any]:
 
 
 class MappedStrings(Sequence[str]):
-    """MappedStrings, one after the other in an array of bytes.
-
-    Args:
-        text: all of them in UTF-8.
-        starts: where each begins, and where the last one ends.
-    """
+    """Strings in one array of UTF-8; `starts` holds their beginnings, and the end of the last."""
 
     def __init__(self, text: NDArray[Any], starts: NDArray[Any]) -> None:
         self._text, self._starts = text.data, starts.data
@@ -51,12 +46,7 @@ class MappedStrings(Sequence[str]):
 
 
 class MappedNumbers:
-    """Numbers of strings: a mapping that is searched where it lies.
-
-    Args:
-        strings: in ascending order.
-        numbers: of each.
-    """
+    """Numbers of ascending `strings`: a mapping that is searched where it lies."""
 
     def __init__(self, strings: MappedStrings, numbers: NDArray[Any]) -> None:
         self._strings, self._numbers = strings, numbers.data

@@ -234,7 +234,7 @@ def _shape(stem: str) -> str:
 
 
 def _measure(stem: str) -> int:
-    """How often consonants follow vowels."""
+    """The number of times that consonants follow vowels."""
     return _shape(stem).count("vc")
 
 

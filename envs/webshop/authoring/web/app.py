@@ -39,12 +39,9 @@ class RefusedRequest(Exception):
 
 
 def page_app(env: gym.Env[str, str], *, seed: int = 0, token: str | None = None) -> WSGIApplication:
-    """The page of a running shop.
+    """The page of a running shop; `seed` is that of the first task.
 
-    Args:
-        env: a WebShop environment as `gym.make` gave it.
-        seed: the first task.
-        token: what forms have to send back; by default a new secret.
+    Forms have to send back the `token`, which is a new secret by default.
     """
     return ShopApp(Visit(env, seed), token or secrets.token_urlsafe(16))
 
@@ -62,7 +59,6 @@ class ShopApp:
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        """Answer a request."""
         headers = [("Content-Type", _HTML), ("Content-Security-Policy", _csp())]
         status, page = "200 OK", ""
         try:
@@ -166,7 +162,7 @@ def _templates() -> jinja2.Environment:
 
 @cache
 def _csp() -> str:
-    """What a browser may do with the page: show it in its own style, and send its forms here."""
+    """The page's policy for browsers: show it in its own style, and send its forms here."""
     digest = base64.b64encode(hashlib.sha256(_file("style.css").encode()).digest()).decode()
     return (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'; "

@@ -1,4 +1,4 @@
-"""What the web page shows: the visit, the page of the shop, and the receipt at the end."""
+"""The content of the web page: the visit, the shop's page, and the receipt at the end."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from aem_gym.envs.webshop.reward import PurchaseReward
 
 @dataclass(frozen=True, slots=True)
 class SentAction:
-    """An action that was sent, and its effect."""
-
     action: str
     valid: bool
     reward: float
@@ -26,12 +24,7 @@ class SentAction:
 
 
 class Visit:
-    """The environment and the steps of its present episode.
-
-    Args:
-        env: as `gym.make` gave it; its `unwrapped` has a `session`.
-        seed: the first task.
-    """
+    """The environment, as `gym.make` gave it, and the steps of its present episode."""
 
     def __init__(self, env: gym.Env[str, str], seed: int) -> None:
         self._env = env
@@ -41,13 +34,11 @@ class Visit:
 
     @property
     def session(self) -> Session:
-        """The session of the environment."""
         session: Session = self._inner.session
         return session
 
     @property
     def max_turns(self) -> int:
-        """The turn limit."""
         return int(self._inner.max_turns)
 
     @property
@@ -61,7 +52,6 @@ class Visit:
         return f"{self._episode}.{len(self.steps)}"
 
     def begin(self, seed: int) -> None:
-        """Start a task."""
         self.observation, self.info = self._env.reset(seed=seed)
         self.seed, self.over = seed, False
         self.steps: list[SentAction] = []
@@ -87,8 +77,6 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Click:
-    """Something to click."""
-
     label: str
     action: str
     """What an agent sends instead."""
@@ -98,8 +86,6 @@ class Click:
 
 @dataclass(frozen=True, slots=True)
 class ResultCard:
-    """An article among results."""
-
     click: Click
     asin: str
     price: str
@@ -193,7 +179,7 @@ def _choices(session: Session) -> tuple[OptionView, ...]:
 
 
 def _sub_page(session: Session) -> str:
-    """Which page of details this is; only its address says so."""
+    """The name of this page of details, from its address."""
     ends = {name: f"/{name}/{session.options}" for name in pages.SUB_PAGES}
     return next((name for name, end in ends.items() if session.url.endswith(end)), "Details")
 
@@ -203,8 +189,6 @@ def _sub_page(session: Session) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ScorePart:
-    """A part of the score."""
-
     name: str
     words: str
     share: float
@@ -224,8 +208,6 @@ class ReceiptArticle:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The end of an episode."""
-
     verdict: str
     score: float
     wanted: ReceiptArticle
