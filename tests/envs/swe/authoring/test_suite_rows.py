@@ -46,7 +46,7 @@ def test_packages_for_tests_are_for_nothing_else(packages: set[str], seed: int) 
     out = held_out(packages, seed)
     assert out and out < packages
     for package in packages:
-        splits = {split_of(package, "a.py", f"f{number}", seed, out) for number in range(50)}
+        splits = {split_of(package, "a.py", f"f{number}", seed, out) for number in range(200)}
         assert splits == ({"test"} if package in out else {"train", "eval"})
 
 
