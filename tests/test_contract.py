@@ -128,7 +128,11 @@ print(*sorted(name for name in sys.modules if name.startswith("aem_gym.")))
     tops, ours = run_python(code).splitlines()
     heavy = {"torch", "transformers", "peft", "docker", "rapidfuzz", "yaml", "click", "tqdm"}
     assert not heavy & set(tops.split())
-    assert set(ours.split()) <= {"aem_gym.registry", "aem_gym.errors"}
+    light = {"aem_gym.registry", "aem_gym.errors"}
+    tables = {
+        f"aem_gym.{part}{table}" for part in ("envs", "agents") for table in ("", ".components")
+    }
+    assert set(ours.split()) <= light | tables
 
 
 # Who may import whom -----------------------------------------------------------------------------

@@ -21,7 +21,14 @@ BILLIONS = {
 PROJECTIONS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "preset",
+    [
+        pytest.param(path, marks=[pytest.mark.docker] if path.stem.startswith("swe") else [])
+        for path in PRESETS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_presets_are_possible(preset: Path) -> None:
     config = load_config(preset)
     check_run(config)

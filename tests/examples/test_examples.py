@@ -223,4 +223,15 @@ print(json.dumps([summary["steps"], suggested]))
     episodes = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
     for turn in (turn for e in episodes for turn in e["turns"]):
         _, arrow, action = turn["response"].partition(" -> ")
-        assert turn["format_valid"] == bool(arrow and action.strip())
+        parsed = bool(arrow and action.strip())
+        assert turn["format_valid"] == (parsed and not turn["cut"])
+
+
+def test_a_sandbox_engine_joins(site: Path) -> None:
+    code = """
+import json
+from aem_gym.envs.swe.sandbox.engines import ENGINES, open_engine
+named, direct = open_engine("counting"), open_engine("own_parts:CountingEngine")
+print(json.dumps(["counting" in ENGINES.names(), named.name, direct.name, direct.isolates]))
+"""
+    assert run(site, code) == [True, "counting", "counting", False]
