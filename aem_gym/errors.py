@@ -65,7 +65,7 @@ class EnvironmentFailure(RolloutError):
 
 
 class InfrastructureError(EnvironmentFailure):
-    """What an environment runs on failed: a container engine, a server."""
+    """The backend of an environment failed: a container engine, a server."""
 
 
 class EnvironmentTimeout(EnvironmentFailure, TimeoutError):

@@ -16,7 +16,7 @@ import msgspec
 
 
 class StopReason(StrEnum):
-    """Why an episode ended."""
+    """The reason why an episode ended."""
 
     WON = "won"
     LOST = "lost"
@@ -38,7 +38,7 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """How an environment wants to be shown to an agent. Data; `aem_gym.agents.language` renders it.
+    """The text in which an environment is shown to an agent; `aem_gym.agents.language` renders it.
 
     The templates are `str.format` strings. Fields: `{instructions} {goal} {observation}
     {admissible} {history} {step} {shown}` (`shown` is the number of past turns in `{history}`).
@@ -166,7 +166,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where one response lies in a sequence: tokens `start` to `end` (exclusive)."""
+    """The place of one response in a sequence: tokens `start` to `end` (exclusive)."""
 
     start: int
     end: int
@@ -185,7 +185,7 @@ class TrainingRow:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What an episode is about, as an environment reports it."""
+    """The task of an episode, as an environment reports it."""
 
     task_id: str
     task_type: str = "default"
@@ -194,7 +194,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What an environment answers to one action (or to the start of an episode)."""
+    """An environment's answer to one action (or to the start of an episode)."""
 
     observation: str
     reward: float = 0.0

@@ -1,4 +1,4 @@
-"""How a response is written: (thought, action) to text and back.
+"""Response formats: (thought, action) to text and back.
 
 `parse` never raises. Where a text does not follow the format, the environment still gets an
 action, the last line of the text, and `valid` is False, so that the trainer can penalise it.

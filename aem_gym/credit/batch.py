@@ -216,7 +216,7 @@ def credit_metrics(
     *,
     threshold: float = 0.1,
 ) -> dict[str, float]:
-    """What each step logs about credit (docs/runs.md). A figure that does not exist is left out.
+    """The metrics of credit of a step (docs/runs.md). One that does not exist is left out.
 
     `alpha` (N,) is the modulator's, `advantages` (N,) the base estimator's, before modulation;
     `success` (N,) bool tells whether a row's episode succeeded; `threshold` is AEM's, in nats.

@@ -31,7 +31,7 @@ _PENALTIES = ("advantage", "reward")
 
 @dataclass(frozen=True)
 class EstimatorNeeds:
-    """What an estimator needs of a run, and the loss settings it is published with.
+    """An estimator's requirements of a run, and the loss settings it is published with.
 
     The settings hold where the run gives none; the loss takes those that it has an option for.
     """
@@ -75,7 +75,7 @@ def needs_of(function: Callable[..., Any]) -> EstimatorNeeds:
 
 @dataclass(frozen=True)
 class SplitAdvantages:
-    """What an estimator may return in place of (N,): only the first part is modulated."""
+    """Advantages of which only a part is modulated; an estimator may return it in place of (N,)."""
 
     modulated: Tensor
     """(N,) given to the modulator."""
@@ -291,7 +291,7 @@ def gigpo_parts(
 
 @dataclass(frozen=True)
 class _Scores:
-    """What is compared within a group: episodes or rows, I items."""
+    """The items that are compared within a group: episodes or rows."""
 
     value: Tensor  # (I,)
     by_group: Segments  # of the items

@@ -20,7 +20,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Modulated:
-    """What a modulator returns. Nothing in it carries a gradient."""
+    """The result of a modulator. Nothing in it carries a gradient."""
 
     advantages: Tensor
     """(N, T) per token; 0 outside the mask."""

@@ -36,7 +36,7 @@ class RolloutRequest:
 
 @dataclass(frozen=True, slots=True)
 class CollectorSettings:
-    """How episodes are run, whatever the agent and the task."""
+    """Settings of rollouts, independent of agent and task."""
 
     template: PromptTemplate
     context: str = "transcript"

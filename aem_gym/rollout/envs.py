@@ -45,7 +45,7 @@ memory."""
 
 @dataclass(frozen=True, slots=True)
 class EnvSpec:
-    """Which environment, with which constructor arguments. Picklable."""
+    """An environment and its constructor arguments. Picklable."""
 
     env_id: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class EnvSpec:
 
 @dataclass(frozen=True, slots=True)
 class EnvDescription:
-    """What an environment declares, read once; defaults where it declares nothing."""
+    """The declarations of an environment, read once; defaults where it declares nothing."""
 
     instructions: str = ""
     prompt_templates: Mapping[str, PromptTemplate] = field(
@@ -273,7 +273,7 @@ def _description(env: TextGym) -> EnvDescription:
 
 @dataclass(frozen=True, slots=True)
 class CheckedStep:
-    """What came back from `reset` or `step`, or why nothing did.
+    """The answer to `reset` or `step`, or the reason why there is none.
 
     `info` always holds the keys of `INFO_DEFAULTS`. Where an environment does not report `won`,
     it is taken as won when it terminates with a positive reward.

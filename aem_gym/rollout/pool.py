@@ -84,7 +84,7 @@ class EnvPool:
         return max(1, len(self._workers))
 
     def describe(self) -> EnvDescription:
-        """What the environment says about itself (read once, when the pool was made)."""
+        """The environment's declarations (read once, when the pool was made)."""
         return self._description
 
     def reset(self, starts: Sequence[tuple[int, int, dict[str, Any] | None]]) -> list[CheckedStep]:
@@ -213,7 +213,7 @@ def env_parameters(env: str) -> tuple[list[str], bool]:
 
 
 def env_kwargs(config: Config, split: str) -> dict[str, Any]:
-    """What to pass to `gym.make(config.env, ...)` for the tasks of `split`.
+    """The arguments of `gym.make(config.env, ...)` for the tasks of `split`.
 
     `split` and `max_turns` are passed only where the constructor names such an argument; `split`
     never over one that `env_args` holds.

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What a worker needs to know. Picklable."""
+    """The settings of a worker. Picklable."""
 
     spec: EnvSpec
     registered: Any

@@ -21,7 +21,7 @@ from aem_gym.types import IMITATE, PROMPT, LabelledRow
 
 @dataclass(frozen=True, slots=True)
 class CloningSettings:
-    """How to clone. The defaults are for a model trained from scratch."""
+    """Settings of cloning. The defaults are for a model trained from scratch."""
 
     steps: int = 500
     batch: int = 32

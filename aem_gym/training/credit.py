@@ -47,7 +47,7 @@ class TrainBatch:
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """How an environment's rewards become those of training, and what is penalized."""
+    """Scaling of rewards, and the penalty for invalid responses."""
 
     scale: float = 1.0
     reward_source: str = "return"

@@ -1,4 +1,4 @@
-"""What a run writes down: every episode, the figures of every step, and its loggers.
+"""Records of a run: every episode, the metrics of every step, and its loggers.
 
 `episodes.jsonl` holds no clock times and no paths: two runs of the same seed give the same bytes.
 """

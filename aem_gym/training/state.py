@@ -1,4 +1,4 @@
-"""How far a run is, how that gets into a checkpoint and back, and how a signal ends it."""
+"""The progress of a run, its checkpoints, and its end on a signal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPTIMIZER = "optimizer.pt"
 
 @dataclass
 class Progress:
-    """What a run has done so far, weights and optimizer aside."""
+    """The progress of a run, except weights and optimizer."""
 
     step: int = 0
     """RL steps done."""

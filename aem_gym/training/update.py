@@ -31,7 +31,7 @@ _OF_ALL = ("aggregation", "constant", "value_coef")
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What a run minimizes.
+    """The loss of a run.
 
     Besides the loss's own options `loss_options` may hold `aggregation` (mode of
     `aem_gym.credit.losses.aggregate`), `constant` (its length; default: max_new_tokens) and
@@ -112,7 +112,7 @@ def check_loss(config: Config) -> None:
 
 @dataclass(frozen=True)
 class _Targets:
-    """What a step's tokens are compared with."""
+    """The quantities that a step's tokens are compared with."""
 
     credit: Credit
     old: Tensor

@@ -238,7 +238,7 @@ def _class_digest(env: str) -> str:
 
 
 def _code(function: FunctionType | CodeType) -> tuple[Any, ...]:
-    """What a function does, without where it was written."""
+    """The code of a function, without its place in a file."""
     code = function.__code__ if isinstance(function, FunctionType) else function
     constants = tuple(_code(c) if isinstance(c, CodeType) else c for c in code.co_consts)
     return (code.co_code, code.co_names, constants)

@@ -44,7 +44,7 @@ TRACE = Path(__file__).with_name("trace.py")
 
 
 def trace(what: str, tree: Path) -> dict[str, Any] | str:
-    """What `trace.py` reports about a job in `tree`, or why it could not run.
+    """The report of `trace.py` about a job in `tree`, or the reason why it could not run.
 
     Raises:
         SystemExit: the job failed.
