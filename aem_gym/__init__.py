@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aem_gym.training.loop import train
     from aem_gym.types import PromptTemplate, StepResult, Task
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _PUBLIC = {
     "Config": "aem_gym.config",
     "PromptTemplate": "aem_gym.types",

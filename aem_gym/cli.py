@@ -39,10 +39,15 @@ class _App(click.Group):
         found = super().get_command(ctx, cmd_name)
         if found is None and cmd_name in COMMANDS.names():
             try:
-                loaded: click.Command = COMMANDS.load(cmd_name)
-                return loaded
+                loaded = COMMANDS.load(cmd_name)
             except ConfigError as error:
                 return _broken(cmd_name, error)
+            if isinstance(loaded, click.Command):
+                return loaded
+            expected = "expected a click.Command, the package that registers it gave"
+            return _broken(
+                cmd_name, ConfigError(f"command {cmd_name!r}: {expected} {loaded!r:.60}")
+            )
         return found
 
 

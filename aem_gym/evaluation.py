@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from aem_gym.config import Config, check_ranges
 from aem_gym.console import quiet_loading
-from aem_gym.errors import ConfigError
+from aem_gym.errors import ConfigError, EnvironmentFailure
 from aem_gym.io import atomic_write, explained
 from aem_gym.protocols import Agent, TrainableAgent
 from aem_gym.registry import AGENTS, env_name, import_object
@@ -198,6 +198,10 @@ def run_episode(
         The episode: `.turns`, `.won`, `.score`, `.stop_reason`, `.error`.
     """
     found, _ = find_agent(agent)
+    if env_args and not isinstance(env, str | type):
+        raise ConfigError(
+            "run_episode: env_args are for an id or a class; this one is made already"
+        )
     spec = EnvSpec.of(env, env_args or {})
     with EnvPool(spec) as pool:
         templates = pool.describe().prompt_templates
@@ -238,6 +242,7 @@ def evaluate(
     Raises:
         CheckpointError: the folder holds no adapter yet.
         ConfigError: a value out of range, a name that does not exist, or no environment given.
+        EnvironmentFailure: every episode failed.
     """
     found, run = find_agent(agent)
     template: PromptTemplate | None = getattr(found, "template", None)
@@ -253,7 +258,10 @@ def evaluate(
         about = pool.describe()
         template = template or next(iter(about.prompt_templates.values()))
         spec = eval_spec(config, template, about)
-        return evaluate_agent(found, pool, spec, template, live=config.max_concurrent_episodes)
+        result = evaluate_agent(found, pool, spec, template, live=config.max_concurrent_episodes)
+    if result.errors and not result.episodes:
+        raise EnvironmentFailure(f"each of {result.errors} episodes failed: see the log")
+    return result
 
 
 @dataclass(frozen=True)

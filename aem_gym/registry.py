@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.errors import ConfigError, UnknownNameError, describe
 
 _CREDIT = {
     "aem_gym.estimators": {
@@ -77,13 +77,19 @@ class Registry:
         return import_object(target, self.kind)
 
     def check(self, name: str) -> None:
-        """Is `name` registered, or a `module:attribute` whose module exists? Imports no built-in.
+        """Is `name` registered, or a `module:attribute` that can be imported?
+
+        Imports no registered component.
 
         Raises:
             UnknownNameError: neither; lists the known names.
+            ConfigError: the attribute does not exist, or importing its module fails.
         """
-        if name not in self.names() and not (":" in name and _module_exists(name.split(":")[0])):
+        if name in self.names():
+            return
+        if ":" not in name or not _module_exists(name.split(":")[0]):
             raise self.unknown(name)
+        self.load(name)
 
     def unknown(self, name: str) -> UnknownNameError:
         hint = f"Your own: write module:attribute, or register it in the group {self.group!r}."
@@ -104,7 +110,7 @@ def _builtin(group: str) -> dict[str, str]:
 def _module_exists(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
+    except (ImportError, ValueError, TypeError):
         return name in ("__main__",)
 
 
@@ -115,8 +121,9 @@ def import_object(target: str, kind: str = "object") -> Any:
         value: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             value = getattr(value, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{kind} {target!r} cannot be imported: {error}") from error
+    except Exception as error:  # another package's code: anything may happen in it
+        reason = describe(error) if not isinstance(error, ImportError) else str(error)
+        raise ConfigError(f"{kind} {target!r} cannot be imported: {reason}") from error
     return value
 
 

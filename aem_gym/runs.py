@@ -50,8 +50,12 @@ def run_config(folder: Path) -> Config:
 
 def run_template(folder: Path) -> PromptTemplate:
     """The prompt template a run was trained with. Raises CheckpointError where there is none."""
-    path = folder / TEMPLATE
+    path, older = folder / TEMPLATE, folder / "recipe.json"  # as it was called before 0.2
     try:
+        if older.exists() and not path.exists():
+            values = msgspec.json.decode(older.read_bytes(), type=dict[str, Any])
+            values["reward_source"] = values.pop("learn_from", "return")
+            return msgspec.convert(values, PromptTemplate)
         return msgspec.json.decode(path.read_bytes(), type=PromptTemplate)
     except (OSError, msgspec.MsgspecError) as error:
         raise CheckpointError(

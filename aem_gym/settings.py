@@ -41,7 +41,6 @@ _RENAMED = {
 }
 OLD_NAMES = (*_RENAMED, "updates_per_batch", "save_tokens", "tensorboard")
 """Old spellings of settings, which stay valid."""
-_ONCE_UNSET_BY_NULL = ("drop_equal_groups", "mini_batch")
 _OF_THE_ENV = ("env_args", "warmstart_env_args", "train_split", "eval_split")
 """Settings of a file that are about its environment, and do not hold for another one."""
 
@@ -94,8 +93,8 @@ def settle(
     top += [("flag", _renamed(dict([parse_override(text)]), text)) for text in overrides]
     chosen = merge(top)[0]
     source, saved = _file_layer(file, chosen)
-    asked = env_name(chosen.get("env", UNSET))
-    base = saved.get("env", ENVS.default())
+    asked = UNSET if chosen.get("env") is None else env_name(chosen["env"])
+    base = saved.get("env") or ENVS.default()
     env = _full_id(base if asked is UNSET else asked)
     if env != _full_id(base):
         saved = {k: v for k, v in saved.items() if k.split(".")[0] not in _OF_THE_ENV}
@@ -136,6 +135,8 @@ def merge(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
             else:
                 inside = values[name] = dict(values.get(name) or {})
                 for part in path[:-1]:
+                    if not isinstance(inside.get(part) or {}, Mapping):
+                        raise ConfigError(f"{key}: {part} is {inside[part]!r} and has no sub-keys")
                     inside[part] = dict(inside.get(part) or {})
                     inside = inside[part]
                 inside[path[-1]] = value
@@ -198,20 +199,23 @@ def _renamed(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
     Raises:
         UnknownNameError: no such setting.
-        ConfigError: options of a setting that has none.
+        ConfigError: options of a setting that has none, or a bad value of an old spelling.
     """
     renamed: dict[str, Any] = {}
     for key, value in values.items():
         name, dot, rest = str(key).partition(".")
-        if value is None and name in _ONCE_UNSET_BY_NULL:
+        if value is None and name == "drop_equal_groups":
+            continue  # which left it to the estimator before 0.2
+        if name == "mini_batch" and value is None:
+            renamed |= {"mini_batch": f"1/{values.get('updates_per_batch', 2)}"}
             continue
-        if name == "updates_per_batch" and values.get("mini_batch") is not None:
-            continue  # which it gave way to
-        if name in OLD_NAMES:
-            new = _converted(name, value)
-            logger.warning("%s: %s is now %s", source, name, " ".join(new) or "the default")
-            renamed |= new
+        if name in OLD_NAMES and not dot:
+            # A present spelling beside an old one wins.
+            new = _converted(name, value, source)
+            renamed |= {k: v for k, v in new.items() if values.get(k) is None}
+            logger.warning("%s: %s is now %s", source, name, " ".join(new))
             continue
+        name = _RENAMED.get(name, name)
         if name not in field_types():
             raise UnknownNameError("configuration key", name, field_types(), f"(In {source}.)")
         if dot and not is_options(name):
@@ -221,15 +225,19 @@ def _renamed(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     return renamed
 
 
-def _converted(name: str, value: Any) -> dict[str, Any]:
+def _converted(name: str, value: Any, source: str) -> dict[str, Any]:
     """An old setting under its present name; where its meaning changed, with the present value."""
     if name in _RENAMED:
         return {_RENAMED[name]: value}
     if name == "updates_per_batch":
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{source}: {name}: expected a number above 0, got {value!r}")
         return {"mini_batch": f"1/{value}"}
+    if not isinstance(value, bool):
+        raise ConfigError(f"{source}: {name}: expected true or false, got {value!r}")
     if name == "save_tokens":
-        return {"token_samples": "all"} if value else {}
-    return {} if value else {"loggers": []}
+        return {"token_samples": "all" if value else built_in()["token_samples"]}
+    return {"loggers": ["tensorboard"] if value else []}
 
 
 def _typed(key: str, value: Any, source: str) -> Any:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-from aem_gym.errors import ModelError
+from aem_gym.errors import ComponentError, ModelError
 from aem_gym.protocols import (
     AsyncPolicy,
     BatchPolicy,
@@ -155,8 +155,21 @@ def _sample(policy: Policy, requests: list[GenerationRequest]) -> list[Generatio
     if not requests:
         return []
     if isinstance(policy, BatchPolicy):
-        return policy.generate(requests)
-    return _sample_each(policy, requests)
+        made = policy.generate(requests)
+    else:
+        made = _sample_each(policy, requests)
+    if len(made) != len(requests) or not all(map(_is_whole, made)):
+        raise ComponentError(
+            f"sampler {type(policy).__name__}: expected {len(requests)} Generations, each with "
+            f"no or one log-probability and entropy for each id, got {made!r:.200}"
+        )
+    return made
+
+
+def _is_whole(made: object) -> bool:
+    return isinstance(made, Generation) and all(
+        len(values) in (0, len(made.ids)) for values in (made.logprobs, made.entropies)
+    )
 
 
 def _sample_each(policy: AsyncPolicy, requests: list[GenerationRequest]) -> list[Generation]:

@@ -95,6 +95,7 @@ OLD_FLAGS: list[tuple[list[str], list[str]]] = [
     (["--updates-per-batch", "4"], ["--mini-batch", "1/4"]),
     (["--save-tokens"], ["--token-samples", "all"]),
     (["--no-save-tokens"], []),
+    (["--drop-equal-groups", "true"], ["drop_equal_groups=true"]),
     (["--no-tensorboard"], ["--loggers", "[]"]),
     (["--tensorboard"], []),
     (["--set", "recipe=compact"], ["--prompt-template", "compact"]),
@@ -258,12 +259,16 @@ def test_a_command_of_another_package_that_is_broken_breaks_no_other(
     info = tmp_path / "guest-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guest\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[aem_gym.commands]\nguest = no_such_guest:command\n")
+    entries = "[aem_gym.commands]\nguest = no_such_guest:command\nvisitor = json:dumps\n"
+    (info / "entry_points.txt").write_text(entries)
     monkeypatch.syspath_prepend(str(tmp_path))
     status, out, err = run(capsys, "--help")
     assert status == 0 and "guest" in out and "cannot be imported" in out, err
+    assert "visitor" in out
     status, out, err = run(capsys, "guest", "--flag", "x")
     assert status == 2 and out == "" and "No module named 'no_such_guest'" in err
+    status, out, err = run(capsys, "visitor")
+    assert status == 2 and out == "" and "'visitor': expected a click.Command" in err
 
 
 def test_the_package_is_a_command(tmp_path: Path) -> None:
@@ -459,6 +464,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Sig
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # nohup ignores it
     ) as child:
         try:
             deadline = time.monotonic() + 120

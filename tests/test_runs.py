@@ -313,6 +313,12 @@ def test_a_run_is_read_back(tmp_path: Path) -> None:
     assert run_adapter(tmp_path) == tmp_path / "adapter"
 
 
+def test_a_run_of_version_0_1_is_read_back(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"name": "mine", "max_turns": 4, "learn_from": "won"}')
+    found = run_template(tmp_path)
+    assert (found.name, found.max_turns, found.reward_source) == ("mine", 4, "won")
+
+
 def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a run: it has no config.yaml.*train.py"):
         run_config(tmp_path / "missing")

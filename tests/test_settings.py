@@ -272,9 +272,9 @@ OLD = [
     ({"max_live": 7}, {"max_concurrent_episodes": 7}),
     ({"updates_per_batch": 4}, {"mini_batch": "1/4"}),
     ({"save_tokens": True}, {"token_samples": "all"}),
-    ({"save_tokens": False}, {}),
+    ({"save_tokens": False}, {"token_samples": 2}),
     ({"tensorboard": False}, {"loggers": []}),
-    ({"tensorboard": True}, {}),
+    ({"tensorboard": True}, {"loggers": ["tensorboard"]}),
 ]
 
 
@@ -289,7 +289,7 @@ def test_old_spellings_stay_valid_everywhere(
     assert name in OLD_NAMES
     with caplog.at_level(logging.WARNING):
         assert settle(file=file).config == wanted
-    assert f"{file}: {name} is now {next(iter(new), 'the default')}" in caplog.text
+    assert f"{file}: {name} is now {next(iter(new))}" in caplog.text
     assert settle(old).config == wanted
     assert settle(flags=old).config == wanted
     assert settle(overrides=[f"{name}={dump_yaml(value)}"]).config == wanted
@@ -312,6 +312,30 @@ def test_null_in_older_files_leaves_a_setting_to_the_other_layers(tmp_path: Path
     ):
         file.write_text(text)
         assert settle(file=file).config.mini_batch == 32
+
+
+def test_an_old_flag_takes_back_what_an_old_file_says(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text("save_tokens: true\ntensorboard: false\nmini_batch: null\nenv: null\n")
+    assert settle(file=file).config.mini_batch == "1/2"
+    config = settle(file=file, flags={"save_tokens": False, "tensorboard": True}).config
+    assert (config.token_samples, config.loggers) == (2, ["tensorboard"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"updates_per_batch": "two"}, "updates_per_batch: expected a number above 0, got 'two'"),
+        ({"updates_per_batch": True}, "expected a number above 0"),
+        ({"tensorboard": "no"}, "tensorboard: expected true or false, got 'no'"),
+        ({"recipe.name": "x"}, "prompt_template"),
+        ({"env_args": {"a": "text"}, "env_args.a.b": 1}, "env_args.a.b: a is 'text'"),
+    ],
+    ids=str,
+)
+def test_bad_old_spellings_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settle(flags=values)
 
 
 class OldFashioned(TextEnv):

@@ -19,6 +19,8 @@ EVERYDAY = (
 )
 """The settings that `--help` shows first."""
 _OLD_BOOLEANS = ("save_tokens", "tensorboard")
+_WITH_VALUE = ("drop_equal_groups",)
+"""Settings that are true or false, whose flag has always taken a value."""
 
 
 def env_arg_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,11 +73,11 @@ def _option(name: str) -> click.Option:
     flag, hint = _flag(name), field_types()[name]
     default = dump_yaml(built_in()[name]).split("\n")[0]
     text = f"{field_docs()[name]} [{'unset' if default == 'null' else default}]"
-    if hint is bool:
+    if hint is bool and name not in _WITH_VALUE:
         return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=text)
     if list[str] in (hint, *getattr(hint, "__args__", ())):
         return click.Option([flag], default=None, metavar="TEXT|[A,B]", help=text)
-    choices = getattr(hint, "__args__", ())
+    choices = ("true", "false") if hint is bool else getattr(hint, "__args__", ())
     if choices and all(isinstance(choice, str) for choice in choices):
         return click.Option([flag], default=None, metavar="|".join(choices), help=text)
     words = type_text(hint).removesuffix(" or null")

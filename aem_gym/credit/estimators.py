@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -57,14 +57,18 @@ class EstimatorNeeds:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def estimator(**needs: Any) -> Callable[[F], F]:
+@overload
+def estimator(function: F, /) -> F: ...
+@overload
+def estimator(**needs: Any) -> Callable[[F], F]: ...
+def estimator(function: F | None = None, /, **needs: Any) -> Any:
     """Decorate an estimator with the fields of `EstimatorNeeds` that differ from the defaults."""
 
     def attach(function: F) -> F:
         function.__dict__["needs"] = EstimatorNeeds(**needs)
         return function
 
-    return attach
+    return attach if function is None else attach(function)
 
 
 def needs_of(function: Callable[..., Any]) -> EstimatorNeeds:

@@ -257,6 +257,9 @@ class CreditRule:
             raise ComponentError(f"{name}: expected a Modulated (aem_gym.credit), got {kind}")
         _check_tensor(f"{name}, advantages", found.advantages, batch.mask.shape)
         _check_tensor(f"{name}, alpha", found.alpha, batch.returns.shape)
+        info: object = found.info
+        if not isinstance(info, dict) or any(type(v) not in (int, float) for v in info.values()):
+            raise ComponentError(f"{name}: expected numbers by name in info, got {info!r:.80}")
 
     def _value_targets(self, batch: ResponseBatch) -> Tensor | None:
         if batch.values is None:

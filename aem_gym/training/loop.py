@@ -37,7 +37,13 @@ from aem_gym.training.credit import (
 )
 from aem_gym.training.records import Recorder, episode_records, open_loggers, step_metrics
 from aem_gym.training.setup import RunComponents, check_run, open_components, prepare_torch
-from aem_gym.training.state import Progress, StopAfterStep, restore_state, save_state
+from aem_gym.training.state import (
+    Progress,
+    StopAfterStep,
+    interrupted_by_signals,
+    restore_state,
+    save_state,
+)
 from aem_gym.training.update import Updater
 from aem_gym.types import Episode, Group
 
@@ -80,6 +86,13 @@ def train(
         KeyboardInterrupt: Ctrl-C; the first one after the step was finished and saved.
     """
     started = time.perf_counter()
+    if config is not None and not isinstance(config, Config):
+        raise ConfigError(
+            f"train: expected a Config, got {config!r:.60}. Settings go by name: env=..."
+        )
+    for each in loggers or ():
+        if not isinstance(each, str | Logger):
+            raise ConfigError(f"train: expected a name or a Logger in loggers, got {each!r:.60}")
     names = [each for each in loggers or () if isinstance(each, str)]
     objects = [each for each in loggers or () if not isinstance(each, str)]
     if names or (loggers is not None and not objects):
@@ -100,7 +113,7 @@ def train(
         atomic_write(run / CONFIG_NAME, to_yaml(replace(config, resume=False, out=None)))
         _remove_results(run)
         prepare_torch(config)
-        with open_components(config, run) as parts:
+        with interrupted_by_signals(), open_components(config, run) as parts:
             return Trainer(config, run, parts, store, checkpoint, started, objects).run()
     except BaseException as error:
         begun = (run / EPISODES).exists()

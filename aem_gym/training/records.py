@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ import torch
 
 from aem_gym.config import Config
 from aem_gym.credit.batch import credit_metrics
+from aem_gym.errors import ConfigError, describe
 from aem_gym.io import JsonLines
 from aem_gym.protocols import Logger
 from aem_gym.registry import LOGGERS
 from aem_gym.runs import EPISODES, EVALUATIONS, METRICS
 from aem_gym.training.credit import Credit, Rewards, TrainBatch
 from aem_gym.types import Episode, Group, StopReason, Turn
+
+logger = logging.getLogger(__name__)
 
 FILES = (EPISODES, METRICS, EVALUATIONS)
 
@@ -161,25 +165,22 @@ class Recorder:
         self, run: Path, offsets: Mapping[str, int], loggers: Sequence[Logger] = ()
     ) -> None:
         self._files = {name: JsonLines(run / name, offsets.get(name, 0)) for name in FILES}
-        self._loggers = loggers
+        self._loggers = list(loggers)
 
     def episodes(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
         """Append lines to episodes.jsonl."""
         self._files[EPISODES].write(*map(msgspec.json.encode, records))
-        for logger in self._loggers:
-            logger.episodes(step, records)
+        self._call_loggers("episodes", step, records)
 
     def metrics(self, step: int, figures: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl."""
         self._files[METRICS].write(msgspec.json.encode({"step": step, **figures}))
-        for logger in self._loggers:
-            logger.metrics(step, figures)
+        self._call_loggers("metrics", step, figures)
 
     def evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
         """Append a line to evaluations.jsonl."""
         self._files[EVALUATIONS].write(msgspec.json.encode({"step": step, **figures}))
-        for logger in self._loggers:
-            logger.evaluation(step, figures)
+        self._call_loggers("evaluation", step, figures)
 
     def sync(self) -> dict[str, int]:
         """Bring everything to the disk; the size of each file, for the checkpoint."""
@@ -189,8 +190,17 @@ class Recorder:
         """Flush and close all files and loggers."""
         for file in self._files.values():
             file.close()
-        for logger in self._loggers:
-            logger.close()
+        self._call_loggers("close")
+
+    def _call_loggers(self, method: str, *arguments: Any) -> None:
+        """A logger that fails is left out from then on: it is only a view of the run."""
+        for each in list(self._loggers):
+            try:
+                getattr(each, method)(*arguments)
+            except Exception as error:
+                name = type(each).__name__
+                logger.warning("logger %s failed in %s: %s", name, method, describe(error))
+                self._loggers.remove(each)
 
     def __enter__(self) -> Recorder:
         return self
@@ -205,8 +215,13 @@ class Recorder:
 def open_loggers(config: Config, run: Path, step: int) -> list[Logger]:
     """The loggers of a run, by name. One that is not installed is left out, with a warning."""
     makers: list[Callable[..., Logger | None]] = [LOGGERS.load(name) for name in config.loggers]
-    made = [make(run, config, step) for make in makers]
-    return [logger for logger in made if logger is not None]
+    made = []
+    for name, make in zip(config.loggers, makers, strict=True):
+        try:
+            made.append(make(run, config, step))
+        except Exception as error:  # a user's own logger raises whatever it likes
+            raise ConfigError(f"logger {name!r} cannot be opened: {describe(error)}") from error
+    return [each for each in made if each is not None]
 
 
 class TensorBoardLogger:

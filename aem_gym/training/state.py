@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -9,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -116,6 +117,9 @@ def restore_state(checkpoint: Checkpoint, updater: Updater, policy: Policy) -> P
     return progress
 
 
+_Handlers = dict[int, Any]
+
+
 class StopAfterStep:
     """Turns the first SIGINT, SIGTERM or SIGHUP of a block into the flag `requested`.
 
@@ -124,14 +128,10 @@ class StopAfterStep:
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous: dict[int, Any] = {}
+        self._previous: _Handlers = {}
 
     def __enter__(self) -> StopAfterStep:
-        if threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                if hasattr(signal, name):
-                    number = getattr(signal, name)
-                    self._previous[number] = signal.signal(number, self._heard)
+        self._previous = _handle(("SIGINT", "SIGTERM", "SIGHUP"), self._heard)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -150,3 +150,29 @@ class StopAfterStep:
             for stream in (1, 2):
                 os.dup2(silence, stream)
         logger.warning("stopping after this step, then saving (again to stop at once)")
+
+
+@contextlib.contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt inside, as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = _handle(("SIGTERM", "SIGHUP"), interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _handle(names: Sequence[str], handler: Callable[[int, FrameType | None], None]) -> _Handlers:
+    """The handlers before. SIGHUP stays ignored where it is: that is what `nohup` asks for."""
+    before: _Handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+            ignored = signal.getsignal(number) is signal.SIG_IGN
+            if not (ignored and number == getattr(signal, "SIGHUP", None)):
+                before[number] = signal.signal(number, handler)
+    return before

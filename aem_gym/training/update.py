@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from aem_gym.protocols import Learner, Scores
 from aem_gym.registry import ESTIMATORS, LOSSES, check_options
 from aem_gym.seeding import generator
 from aem_gym.training.credit import Credit, TrainBatch
+
+logger = logging.getLogger(__name__)
 
 FP32_TOLERANCE = 1e-3
 """Largest difference of sampler and learner log-probabilities in float32, in nats."""
@@ -98,12 +101,14 @@ def check_loss(config: Config) -> None:
     Raises:
         ConfigError: an option that the loss does not take or cannot use.
     """
-    some = torch.tensor([[-0.1, -0.9], [-0.5, -0.2]])
+    some = torch.tensor([[-0.1, -0.9], [-0.5, -0.2]], requires_grad=True)
     mask = torch.ones_like(some, dtype=torch.bool)
     try:
         settings = LossSettings.of(config)
         output = settings.per_token(some, some, torch.ones_like(some), mask)
-        settings.total(output.per_token, mask, 4.0, 2.0)
+        total = settings.total(output.per_token, mask, 4.0, 2.0)
+        if not (total.requires_grad and bool(torch.isfinite(total))):
+            raise ComponentError("expected a finite loss with a gradient, got " + repr(total))
     except ConfigError:
         raise
     except Exception as error:  # a user's own loss raises whatever it likes
@@ -228,6 +233,8 @@ class Updater:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
         if math.isfinite(norm):
             self.optimizer.step()
+        else:
+            logger.warning("an update was skipped: its gradient is not finite (%s)", norm)
         return norm, sums
 
     def _loss(

@@ -378,3 +378,17 @@ def test_components_that_do_not_fit_their_role_are_refused(tiny: Tiny) -> None:
     config = tiny.changed(sampler=f"{__name__}:no_policy")
     with pytest.raises(ConfigError, match="no_policy'.*BatchPolicy or AsyncPolicy .*got 7"):
         open_agent(config, tiny.template, str(tiny.folder))
+
+
+@pytest.mark.parametrize("spoil", [lambda made: made[:-1], lambda made: [cut(made[0]), *made[1:]]])
+def test_what_a_sampler_gives_is_checked(tiny: Tiny, spoil) -> None:
+    agent = tiny.agent()
+    generate = agent.policy.generate
+    agent.policy.generate = lambda requests: spoil(generate(requests))
+    for episode in flat(tiny.groups(agent, groups=2, size=1)):
+        assert episode.stop_reason is StopReason.AGENT_ERROR
+        assert "expected 1 Generations" in str(episode.error)
+
+
+def cut(made: Generation) -> Generation:
+    return replace(made, logprobs=made.logprobs[:-1])

@@ -238,6 +238,12 @@ def test_an_own_estimator_states_its_needs_by_a_decorator():
         return batch.returns
 
     assert needs_of(mine) == EstimatorNeeds(needs_values=True, loss="reinforce", clip_low=0.1)
+
+    @estimator
+    def bare(batch):
+        return batch.returns
+
+    assert needs_of(bare) == EstimatorNeeds()
     plain = needs_of(lambda batch: batch.returns)
     assert plain == EstimatorNeeds(compares=False)  # of one without it nothing is assumed
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from aem_gym.runs import CheckpointStore
 from aem_gym.settings import settle
 from aem_gym.training.loop import Trainer
 from aem_gym.training.setup import open_components
+from aem_gym.training.state import StopAfterStep, interrupted_by_signals
 from tests.training.runs import (
     GUESS,
     SMALL,
@@ -105,6 +109,26 @@ def test_ctrl_c_saves_and_says_how_to_go_on(finished: Path, tmp_path: Path) -> N
     assert len(list((out / "checkpoints").glob("step-*"))) == 1
     run(out, resume=True, save_every=100)
     assert result_files(out) == result_files(finished)
+
+
+def test_signals_end_a_run_that_has_not_begun() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interrupted_by_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("block", [StopAfterStep, interrupted_by_signals])
+def test_a_run_under_nohup_outlives_its_terminal(block: Callable[[], Any]) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with block():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.05)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_damaged_checkpoint_falls_back(

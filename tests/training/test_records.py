@@ -175,6 +175,33 @@ def test_loggers_receive_what_is_written(tmp_path: Path) -> None:
     assert lines(tmp_path / EPISODES) == [{"step": 1}]
 
 
+class Failing(Notes):
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        raise ConnectionError("the service is away")
+
+
+def unreachable(run: Path, config: Config, step: int) -> None:
+    raise ConnectionError("no such host")
+
+
+def test_a_logger_that_fails_is_left_out_and_the_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing, whole = Failing(), Notes()
+    with Recorder(tmp_path, {}, [failing, whole]) as recorder:
+        recorder.metrics(1, {"loss": 1.0})
+        recorder.metrics(2, {"loss": 2.0})
+    assert [step for _, step, _ in whole.heard] == [1, 2]
+    assert caplog.text.count("logger Failing failed in metrics") == 1
+    assert len(lines(tmp_path / METRICS)) == 2
+
+
+def test_a_logger_that_cannot_be_opened_stops_the_run_early(tmp_path: Path) -> None:
+    config = settle({"loggers": [f"{HERE}:unreachable"]}).config
+    with pytest.raises(ConfigError, match="unreachable' cannot be opened: .*no such host"):
+        open_loggers(config, tmp_path, 0)
+
+
 def test_files_are_cut_back_to_a_checkpoint(tmp_path: Path) -> None:
     with Recorder(tmp_path, {}) as recorder:
         recorder.metrics(1, {"loss": 1.0})

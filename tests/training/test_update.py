@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from aem_gym.config import Config
+from aem_gym.credit.losses import LossOutput
 from aem_gym.errors import ConfigError, SamplerMismatchError, UnknownNameError
 from aem_gym.settings import settle
 from aem_gym.training.credit import Credit, CreditRule, Rewards, TrainBatch, make_batch
@@ -214,9 +215,19 @@ def test_the_estimators_settings_hold_unless_others_are_given() -> None:
     assert (chosen.aggregation, chosen.constant, chosen.options) == ("token-sum-norm", 7.0, {})
 
 
+def not_a_number(logprobs, old_logprobs, advantages, mask) -> LossOutput:
+    return LossOutput(logprobs * float("nan"))
+
+
+def without_gradient(logprobs, old_logprobs, advantages, mask) -> LossOutput:
+    return LossOutput(logprobs.detach() * advantages)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"loss": f"{__name__}:not_a_number"}, "expected a finite loss"),
+        ({"loss": f"{__name__}:without_gradient"}, "loss with a gradient"),
         ({"loss": "kl_kov"}, "Did you mean 'kl_cov'"),
         ({"loss_options": {"clap": 1}}, "loss_options .*clap.*clip_low"),
         ({"loss_options": {"aggregation": "tokens"}}, "token-mean"),
