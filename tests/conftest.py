@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -24,6 +25,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a script's background job. Processes that tests start and interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No timing assertion in tests: a busy machine is not an error.
 settings.register_profile("aem-gym", deadline=None)

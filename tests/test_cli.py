@@ -288,7 +288,7 @@ def test_the_package_is_a_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize("goal", [[], ["help"]])
 def test_make_alone_lists_its_targets(goal: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
-        ["make", "-f", str(ROOT / "Makefile"), *goal],
+        ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), *goal],
         cwd=tmp_path,
         capture_output=True,
         text=True,

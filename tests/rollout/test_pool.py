@@ -253,7 +253,6 @@ def test_ids_registered_only_in_the_parent_reach_the_workers() -> None:
 
 SCRIPT = """
 import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.path[:0] = {folders!r}
 import tests.rollout.pool_envs
 from aem_gym.rollout.envs import EnvSpec

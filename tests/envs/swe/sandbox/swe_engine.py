@@ -126,8 +126,7 @@ def processes(*words: str) -> list[int]:
 
 
 _TRAINER = """
-import signal, sys, threading, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background job
+import sys, threading, time
 from aem_gym.envs.swe.sandbox.base import SandboxSpec
 from aem_gym.envs.swe.sandbox.engines import open_engine
 engine = open_engine("auto")
