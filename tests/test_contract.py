@@ -66,8 +66,10 @@ def test_the_contract_is_kept(env_id: str) -> None:
 def test_gymnasiums_checker_has_nothing_to_say(env_id: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(gym.make(env_id).unwrapped)
-        check_env(gym.make(env_id, render_mode="ansi").unwrapped)
+        for options in ({}, {"render_mode": "ansi"}):
+            env = gym.make(env_id, **options)
+            check_env(env.unwrapped)
+            env.close()
 
 
 @pytest.mark.parametrize("env_id", EACH)

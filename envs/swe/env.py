@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -196,6 +196,7 @@ class SWEEnv(TextEnv):
         self._ids = _choose(self._source, split, _names(repos), whole=elsewhere)
         self._now: SweTask | None = None
         self._ready: PreparedSandbox | None = None
+        self._release: Callable[[], object] | None = None
         self._toolbox: Toolbox | None = None
         self._oracle: PatchOracle | None = None
         self._expected: object = None
@@ -227,8 +228,10 @@ class SWEEnv(TextEnv):
         self._drop()
         self._expected = None
         task = self._now = self._draw(self.np_random, options)
-        self._ready = shared_pool(self.engine).take(task, self.limits)
+        pool = shared_pool(self.engine)
+        self._ready = pool.take(task, self.limits)
         sandbox = self._ready.sandbox
+        self._release = pool.lend(sandbox, self)
         self._toolbox = Toolbox(sandbox, self.bash_only, self._step_timeout, self._longest)
         self._oracle = PatchOracle(task, AgentFiles(sandbox), self.bash_only)
         text = f"{task.problem.strip()}\n\nThe repository is in {WORKDIR}."
@@ -287,9 +290,9 @@ class SWEEnv(TextEnv):
 
     def _drop(self) -> None:
         """Release the sandbox; the pool removes it."""
-        if self._ready is not None:
-            shared_pool(self.engine).release(self._ready.sandbox)
-        self._ready = self._toolbox = self._oracle = None
+        if self._release is not None:
+            self._release()
+        self._ready = self._toolbox = self._oracle = self._release = None
 
 
 def _facts(verdict: Verdict | None = None, size: int = 0) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import atexit
 import contextlib
 import os
 import threading
+import weakref
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
@@ -89,6 +91,12 @@ class SandboxPool:
         except RuntimeError:  # closed
             sandbox.close()
 
+    def lend(self, sandbox: Sandbox, owner: object) -> Callable[[], object]:
+        """What releases a sandbox. It is also called when `owner` is collected without it."""
+        release = weakref.finalize(owner, self._release_in, os.getpid(), sandbox)
+        release.atexit = False  # the engine removes what is open then
+        return release
+
     def close(self) -> None:
         """Remove what waits, and end. May be called twice; raises nothing."""
         with self._lock:
@@ -96,6 +104,10 @@ class SandboxPool:
         for _, future in waiting:
             self._discard(future)
         self._threads.shutdown(wait=True)
+
+    def _release_in(self, process: int, sandbox: Sandbox) -> None:
+        if os.getpid() == process:  # a forked process collects copies of its parent's objects
+            self.release(sandbox)
 
     def _next(self, key: tuple[SweTask, Limits]) -> Future[PreparedSandbox] | None:
         with self._lock:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -291,6 +293,18 @@ def test_closing_leaves_nothing(env: SWEEnv) -> None:
     env.close()
     env.close()
     gone(name)
+
+
+@docker
+def test_an_environment_that_is_dropped_leaves_nothing(engine: SandboxEngine, tasks: str) -> None:
+    env = SWEEnv(tasks=tasks, split="test")
+    begin(env)
+    name = container(env)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        del env
+        gc.collect()
+        gone(name)
 
 
 @docker
