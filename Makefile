@@ -1,10 +1,13 @@
 # Each target makes the virtual environment if there is none and installs what it needs.
-# TORCH chooses the torch requirement (TORCH=torch==2.13.0), PYTHON the interpreter.
+# TORCH chooses the torch requirement (TORCH=torch==2.13.0), PYTHON the interpreter, WORKERS= one
+# process for the tests.
 
 PYTHON ?= python3
 TORCH ?= torch>=2.9
 VENV ?= .venv
 ARGS ?=
+# A file of tests goes to one process, in the order of their names.
+WORKERS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
@@ -19,7 +22,7 @@ train: $(VENV)/.train  ## train the default job; ARGS="--steps 20" changes it
 	@$(PY) train.py $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests; ARGS="tests/credit" chooses some
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(WORKERS) $(ARGS)
 
 lint: $(VENV)/.dev  ## check style and types: ruff and mypy
 	$(PY) -m ruff check .

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,12 +21,29 @@ from aem_gym.envs.swe.tasks.packages import source
 from aem_gym.envs.swe.tasks.suites import load_suite
 from tests.envs.swe.authoring.swe_library import write_library
 
-PYTHON = Path(sys.executable)
+Command = Callable[..., list[str]]
 
 
-def command(folder: Path, out: Path, *more: str) -> list[str]:
-    made = ["--package", str(folder), "--out", str(out), "--python", str(PYTHON)]
-    return [*made, "--engine", "none", *more]
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This Python without pytest's plugins, which take longer to load than a trial runs."""
+    home = tmp_path_factory.mktemp("python")
+    venv.create(home, symlinks=True)
+    (site,) = home.glob("lib/python*/site-packages")
+    off = "import os; os.environ['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] = '1'"
+    (site / "tests.pth").write_text(f"{Path(pytest.__file__).parents[1]}\n{off}\n")
+    return home / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def command(python: Path) -> Command:
+    """Arguments for `generate`: the package's folder, the file of the suite, and more."""
+
+    def arguments(folder: Path, out: Path, *more: str) -> list[str]:
+        made = ["--package", str(folder), "--out", str(out), "--python", str(python)]
+        return [*made, "--engine", "none", *more]
+
+    return arguments
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +52,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def suite(library: Path) -> Path:
+def suite(library: Path, command: Command) -> Path:
     out = library.parent / "suite.jsonl"
     assert main(command(library, out, "--jobs", "2")) == 0
     return out
@@ -53,10 +72,10 @@ def test_one_task_for_each_function_that_tests_notice(suite: Path, tasks: list[S
 
 
 def test_each_task_fails_without_and_passes_with_its_patch(
-    library: Path, tasks: list[SweTask]
+    library: Path, tasks: list[SweTask], python: Path
 ) -> None:
     package = release(str(library))
-    with trial(package, 60, PYTHON) as bench:
+    with trial(package, 60, python) as bench:
         for task in tasks:
             mutated = {p: c for p, c in task.overlay.items() if not p.startswith("tests/")}
             broken, mended = bench.run({**mutated, **task.hidden}), bench.run(task.hidden)
@@ -94,7 +113,9 @@ def test_a_patch_restores_the_file(library: Path, tasks: list[SweTask], tmp_path
             assert now == (content if path in task.hidden else (original / path).read_bytes())
 
 
-def test_the_suite_depends_on_neither_jobs_nor_interruptions(suite: Path, library: Path) -> None:
+def test_the_suite_depends_on_neither_jobs_nor_interruptions(
+    suite: Path, library: Path, command: Command
+) -> None:
     out = library.parent / "again.jsonl"
     journal = out.with_name(f"{out.name}.journal")
     module = "aem_gym.envs.swe.tasks.generate"
@@ -114,7 +135,7 @@ def test_the_suite_depends_on_neither_jobs_nor_interruptions(suite: Path, librar
     assert out.read_bytes() == suite.read_bytes()
 
 
-def test_another_seed_gives_another_suite(suite: Path, library: Path) -> None:
+def test_another_seed_gives_another_suite(suite: Path, library: Path, command: Command) -> None:
     out = library.parent / "other.jsonl"
     assert main(command(library, out, "--seed", "1", "--tasks", "2")) == 0
     assert len(load_suite(out)) == 2
@@ -129,14 +150,18 @@ def test_another_seed_gives_another_suite(suite: Path, library: Path) -> None:
     ],
 )
 def test_wrong_arguments(
-    library: Path, change: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    library: Path,
+    command: Command,
+    change: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main([*command(library, Path("suite.jsonl")), *change]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_tests_that_do_not_pass_say_how_to_see_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_library(tmp_path / "library")
     (folder / "tests" / "test_shelf.py").write_text("import no_such_module\n")
