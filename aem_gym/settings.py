@@ -182,7 +182,6 @@ def _file_layer(file: str | Path | None, chosen: Mapping[str, Any]) -> tuple[str
     saved = Path(str(out)) / CONFIG_NAME if out and chosen.get("resume") is True else None
     if saved is None or not saved.is_file():
         return "file", {}
-    logger.info("resuming with the configuration in %s", saved)
     return str(saved), _renamed(load_values(saved), str(saved))
 
 

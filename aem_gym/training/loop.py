@@ -57,6 +57,10 @@ _MAY_CHANGE = {
     *("reset_timeout", "max_concurrent_episodes"),
 }
 """Settings that may differ on resume; `threads` and `micro_batch` change results by rounding."""
+_NOT_BEGUN = "stopped before the run began: give the same command"
+_WHY_STEPS = (
+    " (steps may change where lr_schedule is constant; any other schedule ends with the last step.)"
+)
 
 
 def train(
@@ -101,8 +105,8 @@ def train(
     check_run(config)
     run = Path(config.run_folder)
     claim = claim_output(run, config.resume)
+    store = CheckpointStore(run, config.keep_checkpoints)
     try:
-        store = CheckpointStore(run, config.keep_checkpoints)
         checkpoint = store.recover() if claim.resuming else None
         if (run / CONFIG_NAME).exists() and checkpoint is not None:
             _check_resume(load_config(run), config)
@@ -119,8 +123,8 @@ def train(
         begun = (run / EPISODES).exists()
         if not begun:
             claim.withdraw()
-        if isinstance(error, KeyboardInterrupt) and not begun:
-            raise KeyboardInterrupt("stopped before the run began: give the same command") from None
+        if isinstance(error, KeyboardInterrupt) and not (begun and error.args):
+            raise KeyboardInterrupt(_how_to_go_on(store, run) if begun else _NOT_BEGUN) from None
         raise
     finally:
         claim.release()
@@ -324,6 +328,7 @@ class Trainer:
         }
         atomic_write(self.folder / SUMMARY, json.dumps(summary))
         logger.info("%s took %.3f%% of the step time", self.config.modulator, 100 * share)
+        logger.info("look at it: aem-gym replay %s; aem-gym eval %s", self.folder, self.folder)
         return summary
 
 
@@ -335,6 +340,12 @@ def _rise(name: str, evaluations: list[dict[str, float]]) -> dict[str, float | N
     after = sum(last) / len(last) if last else None
     gain = None if before is None or after is None else after - before
     return {f"{name}_before": before, f"{name}_after": after, f"{name}_gain": gain}
+
+
+def _how_to_go_on(store: CheckpointStore, run: Path) -> str:
+    step = max(store.steps(), default=0)
+    saved = f"step {step} is saved" if step else "no step is saved yet"
+    return f"stopped at once; {saved}. Continue with: --resume --out {run}"
 
 
 def _check_resume(saved: Config, now: Config) -> None:
@@ -353,6 +364,7 @@ def _check_resume(saved: Config, now: Config) -> None:
         raise ConfigError(
             f"--resume: the run in {now.run_folder} was begun with other settings: "
             f"{'; '.join(differing)}. Leave those flags out, or start a new run with another --out."
+            f"{_WHY_STEPS if saved.steps != now.steps and 'steps' not in free else ''}"
         )
 
 

@@ -113,7 +113,7 @@ def restore_state(checkpoint: Checkpoint, updater: Updater, policy: Policy) -> P
         raise CheckpointError(
             f"{checkpoint.folder} does not fit this run ({error}). Start a new run: --out"
         ) from error
-    logger.info("resumed from %s", checkpoint.folder)
+    logger.info("resumed from %s, with the settings of the run", checkpoint.folder)
     return progress
 
 
@@ -140,9 +140,7 @@ class StopAfterStep:
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt(
-                "stopped at once; continue from the last checkpoint with --resume"
-            )
+            raise KeyboardInterrupt
         self.requested = True
         if number == getattr(signal, "SIGHUP", None) and sys.stderr.isatty():
             # The connection is lost, and with it the terminal: every further line would fail.

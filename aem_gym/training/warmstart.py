@@ -84,6 +84,7 @@ def _make_alone(
         with exclusive(folder.with_name(f".{folder.name}.lock")):
             if (folder / _INFO).exists():
                 return False
+            logger.info("warm start: cloning demonstrations, once for runs with these settings")
             _make(config, description, template, source, folder)
             return True
     except OutputError as error:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,35 @@ def test_ctrl_c_saves_and_says_how_to_go_on(finished: Path, tmp_path: Path) -> N
     assert len(list((out / "checkpoints").glob("step-*"))) == 1
     run(out, resume=True, save_every=100)
     assert result_files(out) == result_files(finished)
+
+
+class InterruptedTwice:
+    """A logger in whose second step Ctrl-C is pressed, and again."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def evaluation(self, step: int, values: Mapping[str, Any]) -> None: ...
+
+    def episodes(self, step: int, records: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(("save_every", "saved"), [(1, "step 1 is saved"), (9, "no step is saved")])
+def test_a_second_signal_says_what_is_saved(tmp_path: Path, save_every: int, saved: str) -> None:
+    with pytest.raises(KeyboardInterrupt) as told:
+        run(tmp_path / "run", save_every=save_every, eval_every=0, objects=[InterruptedTwice()])
+    assert saved in str(told.value) and f"--resume --out {tmp_path / 'run'}" in str(told.value)
+
+
+def test_more_steps_are_refused_with_the_reason(tmp_path: Path) -> None:
+    settings = {"lr_schedule": "linear", "steps": 1, "eval_every": 0}
+    run(tmp_path / "run", **settings)
+    with pytest.raises(ConfigError, match="1 then, 2 now.*lr_schedule is constant"):
+        run(tmp_path / "run", resume=True, **{**settings, "steps": 2})
 
 
 def test_signals_end_a_run_that_has_not_begun() -> None:
