@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,8 @@ from aem_gym.runs import BASE, run_adapter, run_config, run_template
 from aem_gym.seeding import derive
 from aem_gym.settings import settle
 from aem_gym.types import Episode, PromptTemplate
+
+logger = logging.getLogger(__name__)
 
 BASELINES = ("random", "expert")
 
@@ -285,7 +289,8 @@ def evaluate_run(
     Args:
         run: the run's folder.
         baselines: also run the random agent, and the expert where there is one.
-        out: where the scores go as JSON; default: `eval-SPLIT-tTEMPERATURE.json` in the run.
+        out: where the scores go as JSON; default: `eval-SPLIT-tTEMPERATURE.json` in the run, with
+            `-2`, `-3`, ... where that holds other tasks' scores.
         device: where the model goes.
         changes: env, env_args, episodes, split, temperature and seed, as for `evaluate`.
 
@@ -309,7 +314,9 @@ def evaluate_run(
             for name, who in agents.items()
         }
     evaluation = Evaluation(spec, results)
+    target = target if out else _unlike_others(target, evaluation)
     atomic_write(target, json.dumps(asdict(evaluation), indent=1))
+    logger.info("scores written to %s", target)
     return evaluation
 
 
@@ -365,6 +372,24 @@ def _writable(target: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=target.parent):
             return target
+
+
+def _unlike_others(target: Path, evaluation: Evaluation) -> Path:
+    """The first of `target`, `target-2`, ... that holds no scores but those made here again."""
+    numbered = (target.with_stem(f"{target.stem}-{number}") for number in itertools.count(2))
+    names = itertools.chain([target], numbered)
+    return next(name for name in names if _may_be_replaced(name, evaluation))
+
+
+def _may_be_replaced(target: Path, evaluation: Evaluation) -> bool:
+    protocol = json.loads(json.dumps(asdict(evaluation.protocol)))
+    try:
+        there = json.loads(target.read_bytes())
+        return there["protocol"] == protocol and set(there["results"]) <= set(evaluation.results)
+    except FileNotFoundError:
+        return True
+    except (ValueError, KeyError, TypeError):
+        return False  # not written here
 
 
 def _baselines(pool: EnvPool) -> dict[str, Agent]:

@@ -175,6 +175,17 @@ def test_other_protocols(interrupted: Path) -> None:
     assert (interrupted / "eval-train-t0.json").exists()
 
 
+def test_scores_of_other_tasks_are_kept(interrupted: Path) -> None:
+    settings: dict[str, Any] = {"baselines": False, "device": "cpu", "split": "train"}
+    for episodes in (1, 2, 1, 2):
+        evaluate_run(interrupted, episodes=episodes, **settings)
+    written = {
+        file.name: json.loads(file.read_text())["protocol"]["episodes"]
+        for file in interrupted.glob("eval-*")
+    }
+    assert written == {"eval-train-t1.json": 1, "eval-train-t1-2.json": 2}
+
+
 def test_a_run_called_like_a_baseline_is_not_mistaken_for_it(
     interrupted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
