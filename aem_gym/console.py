@@ -53,6 +53,14 @@ def _write(text: str) -> None:
         sys.stderr.flush()
 
 
+def printable(text: str) -> str:
+    """The text with control characters as escapes: a model may write any, and terminals obey."""
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
     """No bars for reading and writing weights, no deprecation warnings among libraries.

@@ -355,6 +355,16 @@ def test_replay_shows_text_and_credit(capsys: pytest.CaptureFixture[str], tmp_pa
     assert status == 2 and "episodes 0 to 1" in err
 
 
+def test_what_a_model_wrote_cannot_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    written = record(1, 0)
+    written["turns"][0]["response"] = "go\x1b[2J\x00 \ud800é\n"
+    (tmp_path / "episodes.jsonl").write_text(json.dumps(written) + "\n")
+    status, out, _ = run(capsys, "replay", str(tmp_path))
+    assert status == 0 and "> go\\x1b[2J\\x00 \\ud800é\n" in out
+
+
 def extras() -> dict[str, list[str]]:
     """The optional dependencies of the package."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

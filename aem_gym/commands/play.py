@@ -53,6 +53,8 @@ def play(
 ) -> None:
     """Play one episode of ENV and print it. You are the agent, unless --agent says who is.
 
+    ENV is a name that `aem-gym envs` lists; the part in the middle will do, in small letters.
+
     With --web you play on a web page, for this machine's browsers only, until Ctrl-C.
     """
     from aem_gym.errors import ConfigError, UnknownNameError
@@ -142,6 +144,7 @@ def _has_screen() -> bool:
 
 
 def _episode(pool: EnvPool, agent: Agent, template: PromptTemplate, seed: int) -> None:
+    from aem_gym.console import printable
     from aem_gym.errors import EnvironmentFailure
     from aem_gym.protocols import EpisodeStart, TurnInput
     from aem_gym.seeding import derive
@@ -150,6 +153,8 @@ def _episode(pool: EnvPool, agent: Agent, template: PromptTemplate, seed: int) -
     instructions = pool.describe().instructions
     person = agent.name == "human"  # who is shown everything by the agent itself
     now = pool.reset([(_SLOT, seed, None)])[0]
+    if now.error is not None:
+        raise EnvironmentFailure(now.error)
     if instructions and not person:
         click.echo(f"{instructions}\n")
     goal = now.info["goal"]
@@ -170,7 +175,7 @@ def _episode(pool: EnvPool, agent: Agent, template: PromptTemplate, seed: int) -
             break
         if not person:
             thought = f"({response.thought}) " if response.thought else ""
-            click.echo(f"> {thought}{response.action}")
+            click.echo(printable(f"> {thought}{response.action}"))
         before, now = now, pool.step([(_SLOT, response.action)])[0]
         text = response.text or response.action
         turns.append(Turn(before.observation, text, response.thought, response.action, now.reward))

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from aem_gym.console import printable
 from aem_gym.errors import ConfigError
 
 _EPISODES = "episodes.jsonl"
@@ -28,9 +29,9 @@ def replay(run: str, step: int | None, episode: int | None) -> None:
         raise ConfigError(
             f"--episode {episode}: step {records[0]['step']} has episodes 0 to {len(records) - 1}"
         )
-    for number, record in enumerate(records):
-        if episode in (None, number):
-            click.echo("\n".join(lines(number, record)) + "\n")
+    shown = ((n, record) for n, record in enumerate(records) if episode in (None, n))
+    # On a terminal page by page: a step can be thousands of lines.
+    click.echo_via_pager(printable("\n".join(lines(*each)) + "\n\n") for each in shown)
 
 
 def read_step(run: Path, step: int | None) -> list[dict[str, Any]]:
