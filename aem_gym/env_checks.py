@@ -58,7 +58,7 @@ class ContractError(AemGymError, AssertionError):
 
     def __init__(self, name: str, violations: Sequence[Violation]) -> None:
         listed = "\n".join(f"  {violation}" for violation in violations)
-        super().__init__(f"{name} breaks {len(violations)} rule(s) of the contract:\n{listed}")
+        super().__init__(f"{name} breaks the contract:\n{listed}")
         self.violations = tuple(violations)
 
 
@@ -109,7 +109,7 @@ def _violations(subject: CheckedEnv) -> list[Violation]:
         subject.make()
     except Exception as error:
         fix = "it must be made without arguments, offline, right after install"
-        fix = "define them" if isinstance(error, BrokenEnvironmentError) else fix
+        fix = "write what is missing" if isinstance(error, BrokenEnvironmentError) else fix
         return [Violation("make", f"making it raised {_raised(error)}", fix)]
     violations: list[Violation] = []
     raised: list[str] = []
@@ -117,7 +117,7 @@ def _violations(subject: CheckedEnv) -> list[Violation]:
         try:
             found = rule(subject)
         except BrokenEnvironmentError as error:  # nothing else can be checked before it is fixed
-            return [*violations, Violation(name, str(error), "return what is expected")]
+            return [*violations, Violation(name, str(error), "return what it says is expected")]
         except Exception as error:
             found = f"raised {_raised(error)}", "fix the line that raised"
         if found is None or any(text in found[0] for text in raised):

@@ -42,7 +42,7 @@ def data(
     With `import DIR`, turn the data in DIR, as they are downloaded, into what ENV opens quickly. If
     it is stopped, the same command goes on where it was.
 
-    Exit status: 0 all of it is there, 1 something is missing or damaged.
+    Exit status with ENV: 0 all of it is there, 1 something is missing or damaged.
     """
     from aem_gym.errors import ConfigError
 

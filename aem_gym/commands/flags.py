@@ -71,7 +71,8 @@ def _flag(name: str) -> str:
 
 def _option(name: str) -> click.Option:
     flag, hint = _flag(name), field_types()[name]
-    default = dump_yaml(built_in()[name]).split("\n")[0]
+    value = built_in()[name]
+    default = ",".join(value) if isinstance(value, list | tuple) else dump_yaml(value).strip()
     text = f"{field_docs()[name]} [{'unset' if default == 'null' else default}]"
     if hint is bool and name not in _WITH_VALUE:
         return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=text)

@@ -1,4 +1,4 @@
-"""Lockbox: set three dials to the code on a note, then open the box. With an expert."""
+"""A complete environment with an expert."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ DIGITS = 4
 
 
 class Lockbox(TextEnv):
-    """The task's id holds the dials and the code: `013-210`."""
+    """Set three dials to a code, then open the box. A task's id is dials and code: `013-210`."""
 
     instructions = (
         "Set the dials to the code and open the box. A turn moves one dial up by one, and from "

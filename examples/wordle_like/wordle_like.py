@@ -1,4 +1,4 @@
-"""WordleLike: find the secret word in three guesses. No expert: random play wins now and then."""
+"""A complete environment without an expert: random play wins now and then."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ def marks(guess: str, secret: str) -> str:
 
 
 class WordleLike(TextEnv):
-    """The task's id is the secret word's place in the list."""
+    """Find the secret word in three guesses. A task's id is the word's place in the list."""
 
     instructions = (
         "Find the secret word. After a guess, each letter is marked: + in its place, ? in another "

@@ -41,7 +41,7 @@ def findings() -> Iterator[Finding]:
         yield _images(answering.client)
         answering.client.close()
     if shutil.which("bwrap"):
-        yield True, "bubblewrap", "installed, for trusted code only: engine=bubblewrap"
+        yield True, "bubblewrap", "installed, for trusted code only: --env-arg engine=bubblewrap"
     else:
         advice = "not installed (apt-get install bubblewrap); for trusted code only"
         yield False, "bubblewrap", advice

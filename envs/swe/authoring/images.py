@@ -157,7 +157,9 @@ def _client(engine: str) -> Iterator[docker.DockerClient]:
         with contextlib.closing(find(engine).client) as client:
             yield client
     except AemGymError as error:
-        raise click.ClickException(str(error)) from error
+        shown = click.ClickException(str(error))
+        shown.exit_code = 2
+        raise shown from error
 
 
 def _mb(size: int) -> str:

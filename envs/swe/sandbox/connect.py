@@ -110,7 +110,7 @@ def find(name: str = "auto", timeout: int = 60) -> EngineInfo:
     start = START_PODMAN if name == "podman" else START_DOCKER
     raise SandboxError(
         f"no container engine answers{tried}. Start one: {start}. `aem-gym doctor` lists other "
-        "ways; trusted code runs without one: engine=bubblewrap"
+        "ways; trusted code runs without one: --env-arg engine=bubblewrap"
     )
 
 
