@@ -157,9 +157,7 @@ def _client(engine: str) -> Iterator[docker.DockerClient]:
         with contextlib.closing(find(engine).client) as client:
             yield client
     except AemGymError as error:
-        shown = click.ClickException(str(error))
-        shown.exit_code = 2
-        raise shown from error
+        raise click.UsageError(str(error)) from error
 
 
 def _mb(size: int) -> str:
