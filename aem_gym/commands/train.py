@@ -90,8 +90,8 @@ def _command() -> click.Command:
         help="Train an agent on an environment.\n\nWithout arguments: generated household tasks, "
         "the tiny policy, GRPO + AEM, on the CPU. A setting is taken from the last of these that "
         "gives it: built-in default (shown in brackets), environment, model, both, estimator, "
-        "--config, flags and KEY.SUB=VALUE; --explain shows which. The last line on stdout is a JSON "
-        "object with the outcome.",
+        "--config, flags and KEY.SUB=VALUE; --explain shows which. The last line on stdout is a "
+        "JSON object with the outcome.",
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
 
