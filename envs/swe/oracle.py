@@ -12,7 +12,7 @@ import re
 import shlex
 from dataclasses import dataclass, field
 
-from aem_gym.envs.swe.sandbox.base import WORKDIR
+from aem_gym.envs.swe.sandbox.base import AGENT, WORKDIR, CommandResult
 from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.envs.swe.tasks.git import DiffError, apply_diff, touched
 from aem_gym.envs.swe.tools.files import AgentFiles, FileError
@@ -22,6 +22,7 @@ _MARGIN = 3
 """Lines that are viewed above and below a place."""
 _NO_EDIT = re.compile("^(old mode|new mode|GIT binary patch|Binary files )", re.MULTILINE)
 """Lines of a diff that the editor cannot follow."""
+_SECONDS = 30.0
 _SUBMIT = ("all is as it should be", "submit")
 
 
@@ -29,18 +30,16 @@ _SUBMIT = ("all is as it should be", "submit")
 class PatchOracle:
     """Chooses the next action of an episode.
 
-    With `bash_only` there is no editor, so a shell command applies the patch. With `looks` it views
-    a place before editing it, as people do.
+    With `bash_only` there is no editor, so a shell command applies the patch. With one it views a
+    place before editing it, as people do.
     """
 
     task: SweTask
     files: AgentFiles
     bash_only: bool = False
-    looks: bool = True
     _targets: dict[str, str | None] | None = None
     """Path -> the content of the solution; None: the file is deleted."""
     _seen: set[str] = field(default_factory=set)
-    _applied: bool = False
 
     def choose(self) -> tuple[str, str]:
         """(thought, action) for the current state. Raises NoExpertError without a gold patch."""
@@ -49,7 +48,7 @@ class PatchOracle:
         if self._targets is None and not self.bash_only:
             self._targets = self._aims()
         if not self._targets:
-            return _SUBMIT if self._applied else self._by_patch()
+            return self._by_patch() if self._is_open() else _SUBMIT
         for path, target in self._targets.items():
             now = self._content(path)
             if now != target:
@@ -58,13 +57,24 @@ class PatchOracle:
 
     def _by_patch(self) -> tuple[str, str]:
         """One shell command that applies the patch."""
-        self._applied = True
         gold = self._gold()
         mark = "PATCH"
         while mark in gold:
             mark += "_"
         command = f"cd {WORKDIR} && git apply --whitespace=nowarn - <<'{mark}'\n{gold}{mark}"
         return "this change fixes it", command
+
+    def _is_open(self) -> bool:
+        """Whether the patch can be applied, and is not yet."""
+        undo = self._check("--reverse")
+        # Of a file with other rights than the patch gives it, git only warns.
+        is_applied = undo.exit_code == 0 and not undo.output.strip()
+        return not is_applied and self._check().exit_code == 0
+
+    def _check(self, *options: str) -> CommandResult:
+        argv = ["git", "-C", WORKDIR, "apply", "--check", "--whitespace=nowarn", *options, "-"]
+        gold = self._gold().encode("utf-8", "surrogateescape")
+        return self.files.sandbox.execute(argv, _SECONDS, user=AGENT, stdin=gold)
 
     def _gold(self) -> str:
         return self.task.gold if self.task.gold.endswith("\n") else self.task.gold + "\n"
@@ -108,7 +118,7 @@ class PatchOracle:
         blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
         _, first, last, start, end = next(block for block in blocks if block[0] != "equal")
         look = f"view {name} {max(1, first + 1 - _MARGIN)} {min(len(old), last + _MARGIN)}"
-        if self.looks and look not in self._seen and old:
+        if look not in self._seen and old:
             self._seen.add(look)
             return "look at this place", look
         if first == last and _whole(old[:first]) and _whole(new[start:end]):

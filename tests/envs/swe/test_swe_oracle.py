@@ -142,6 +142,31 @@ def test_it_goes_by_what_is_there_now(bench: Bench, sandbox: Sandbox, tmp_path: 
     assert {name: sandbox.read(f"/testbed/{name}") for name in after} == after
 
 
+@pytest.mark.parametrize("case", ["several places and files", "rights", "binary"])
+def test_a_patch_is_proposed_until_it_is_applied(
+    case: str, bench: Bench, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """A warm start with noise asks the expert, and may then play another action."""
+    before, after = CASES[case]
+    gold = gold_of(tmp_path, before, after)
+    for name, content in before.items():
+        sandbox.write(f"/testbed/{name}", content or b"")
+    oracle = PatchOracle(replace(bench.task, gold=gold), AgentFiles(sandbox), bash_only=True)
+    proposed = oracle.choose()
+    assert "git apply" in proposed[1] and oracle.choose() == proposed
+    assert sandbox.run(proposed[1], 10).exit_code == 0
+    assert oracle.choose()[1] == "submit"
+
+
+def test_only_rights_are_changed_once(bench: Bench, sandbox: Sandbox) -> None:
+    gold = "diff --git a/a b/a\nold mode 100644\nnew mode 100755\n"
+    sandbox.run("echo 1 > a", 10)
+    oracle = PatchOracle(replace(bench.task, gold=gold), AgentFiles(sandbox))
+    assert sandbox.run(oracle.choose()[1], 10).exit_code == 0
+    assert oracle.choose()[1] == "submit"
+    assert sandbox.run("test -x a", 10).exit_code == 0
+
+
 def test_without_a_gold_patch_there_is_no_answer(bench: Bench, sandbox: Sandbox) -> None:
     oracle = PatchOracle(replace(bench.task, gold=""), AgentFiles(sandbox))
     with pytest.raises(NoExpertError, match="no gold patch"):
