@@ -20,6 +20,8 @@ from aem_gym.envs.swe.workspace import Workspace, prepare
 
 _ALIVE = 10.0
 """Seconds for a waiting sandbox to show that it still answers."""
+_THREADS = 2
+"""How many sandboxes are made or removed at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +35,14 @@ class PreparedSandbox:
 class SandboxPool:
     """Prepares sandboxes for the tasks that come next. Safe to use from several threads.
 
-    At most `size` wait at a time; the one that has waited longest is removed first. `threads` is
-    how many are made or removed at a time.
+    At most `size` wait at a time; the one that has waited longest is removed first.
     """
 
-    def __init__(self, engine: SandboxEngine, *, size: int = 16, threads: int = 2) -> None:
+    def __init__(self, engine: SandboxEngine, *, size: int = 16) -> None:
         self.engine, self._size = engine, size
         self._lock = threading.Lock()
         self._waiting: deque[tuple[tuple[SweTask, Limits], Future[PreparedSandbox]]] = deque()
-        self._threads = ThreadPoolExecutor(threads, "sandbox")
+        self._threads = ThreadPoolExecutor(_THREADS, "sandbox")
 
     def prefetch(self, task: SweTask, limits: Limits | None = None) -> None:
         """Prepare a sandbox for a task in the background. Returns at once; raises nothing."""
@@ -117,9 +118,13 @@ class SandboxPool:
                     return future
         return None
 
+    def _release_result(self, future: Future[PreparedSandbox]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self.release(future.result().sandbox)
+
     def _discard(self, future: Future[PreparedSandbox]) -> None:
         if not future.cancel():
-            future.add_done_callback(_close_result)
+            future.add_done_callback(self._release_result)
 
 
 def shared_pool(engine: str = "auto") -> SandboxPool:
@@ -139,8 +144,3 @@ def _close_in(process: int, pool: SandboxPool) -> None:
     if os.getpid() == process:
         pool.close()
         pool.engine.close()
-
-
-def _close_result(future: Future[PreparedSandbox]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        future.result().sandbox.close()

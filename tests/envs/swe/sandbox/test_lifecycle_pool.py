@@ -91,6 +91,25 @@ def test_the_oldest_goes_where_too_many_wait(pool: Pool, bench: Bench) -> None:
     wait_for(lambda: len(pool.names()) <= 2, 60)
 
 
+def test_prefetching_does_not_wait_for_the_one_that_goes(
+    pool: Pool, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        pool.prefetch(replace(bench.task, task_id=str(number)))
+    pool.wait()
+    closed_in: list[int] = []
+    oldest = pool._waiting[0][1].result().sandbox
+
+    def close() -> None:
+        closed_in.append(threading.get_ident())
+        type(oldest).close(oldest)
+
+    monkeypatch.setattr(oldest, "close", close)
+    pool.prefetch(bench.task)
+    wait_for(lambda: len(closed_in) == 1, 60)
+    assert closed_in != [threading.get_ident()]
+
+
 def test_one_that_died_while_it_waited_is_replaced(pool: Pool, bench: Bench) -> None:
     pool.prefetch(bench.task)
     wait_for(lambda: len(pool.names()) == 1, 60)
