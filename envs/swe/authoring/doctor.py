@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from aem_gym.envs.swe.authoring.images import stored_images
 from aem_gym.envs.swe.images.ensure import DEFAULT_PYTHON, base_name, is_ready
 from aem_gym.envs.swe.sandbox.base import SandboxError
-from aem_gym.envs.swe.sandbox.connect import START_DOCKER, START_PODMAN, EngineInfo, find, sockets
+from aem_gym.envs.swe.sandbox.connect import (
+    START_DOCKER,
+    START_PODMAN,
+    WITHOUT,
+    EngineInfo,
+    find,
+    sockets,
+)
 
 if TYPE_CHECKING:
     import docker
@@ -26,33 +33,34 @@ _LITTLE_GB = 5.0
 def findings() -> Iterator[Finding]:
     """Every check in turn. None of them raises."""
     answering = None
-    for name, start in (("docker", START_DOCKER), ("podman", START_PODMAN)):
-        if name == "podman" and os.environ.get("DOCKER_HOST"):
-            continue  # it names the one engine that is looked for
+    # DOCKER_HOST names one engine, of either kind.
+    names = ("auto",) if os.environ.get("DOCKER_HOST") else ("docker", "podman")
+    for name in names:
         try:
             found = find(name, _SECONDS)
         except SandboxError as error:
-            yield False, name, _missing(name, start, str(error))
+            checked = "container engine" if name == "auto" else name
+            yield False, checked, _missing(name, str(error))
             continue
-        yield True, name, f"engine {found.version} at {found.url}"
+        yield True, found.name, f"engine {found.version} at {found.url}"
         answering = answering or found
     if answering:
         yield _disk(answering)
         yield _images(answering.client)
         answering.client.close()
     if shutil.which("bwrap"):
-        yield True, "bubblewrap", "installed, for trusted code only: --env-arg engine=bubblewrap"
+        yield True, "bubblewrap", f"installed, for trusted code only: {WITHOUT}"
     else:
         advice = "not installed (apt-get install bubblewrap); for trusted code only"
         yield False, "bubblewrap", advice
 
 
-def _missing(name: str, start: str, error: str) -> str:
-    program = "dockerd" if name == "docker" else "podman"
-    if host := os.environ.get("DOCKER_HOST"):
-        return f"no {name} answers at DOCKER_HOST={host}. Start it, or unset DOCKER_HOST"
+def _missing(name: str, error: str) -> str:
     if "permission" in error:
         return error
+    if host := os.environ.get("DOCKER_HOST"):
+        return f"no engine answers at DOCKER_HOST={host}. Start it, or unset DOCKER_HOST"
+    program, start = ("podman", START_PODMAN) if name == "podman" else ("dockerd", START_DOCKER)
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     if not shutil.which(program, path=path):
         package = "docker.io" if name == "docker" else "podman"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 START_DOCKER = "sudo systemctl start docker (or, without systemd: sudo dockerd &)"
 START_PODMAN = "systemctl --user start podman.socket (or: podman system service -t 0 &)"
+WITHOUT = "--env-arg engine=bubblewrap (of aem-gym swe: --engine bubblewrap)"
+"""How an engine without containers is chosen."""
 DISK_FULL = (
     "The engine's disk is full: docker system df shows by what; "
     "python -m aem_gym.envs.swe.images prune removes the images of aem_gym"
@@ -110,7 +112,7 @@ def find(name: str = "auto", timeout: int = 60) -> EngineInfo:
     start = START_PODMAN if name == "podman" else START_DOCKER
     raise SandboxError(
         f"no container engine answers{tried}. Start one: {start}. `aem-gym doctor` lists other "
-        "ways; trusted code runs without one: --env-arg engine=bubblewrap"
+        f"ways; trusted code runs without one: {WITHOUT}"
     )
 
 
