@@ -91,13 +91,14 @@ class SWEEnv(TextEnv):
     """Read, run and change a repository in a sandbox until its issue is resolved; then submit.
 
     The reward is 1 if all hidden tests pass after `submit`, else 0. An episode that reaches the
-    limit of steps is truncated and not graded. An episode whose sandbox or engine fails is
-    truncated, with the reason in `info["error"]`.
+    limit of steps is truncated and not graded, unless `grade_at_limit`. An episode whose sandbox
+    or engine fails is truncated, with the reason in `info["error"]`.
 
     Args:
         split: `train`, `eval` or `test` (docs/swe.md lists the tasks of each).
         tasks: a shipped suite (`default`) or its `.jsonl` file; rows of SWE-bench (`.jsonl` file,
-            folder, or a dataset's id); a `.yaml` or `.json` file about a repository of yours.
+            `.json` list, folder, or a dataset's id); a `.yaml` or `.json` file about a
+            repository of yours.
         eval_tasks: another source for the tasks of `eval` and `test`.
         repos: only tasks of these packages or repositories; a list, or names joined by commas.
         engine: `docker`, `podman`, `auto` for whichever answers, or (without isolation)

@@ -6,8 +6,8 @@ fetch the source of a package, or check a repository out.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -16,8 +16,6 @@ from pathlib import Path
 from aem_gym.envs.swe.tasks.base import SPLITS, SweTask
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.seeding import derive
-
-logger = logging.getLogger(__name__)
 
 _EVAL = 6
 """Of tasks without a split, one in so many is for evaluation."""
@@ -99,17 +97,18 @@ def open_source(tasks: str, mirrors: str | None = None) -> TaskSource:
     """The source that `tasks` names; shared by all environments of a process.
 
     `tasks` is a shipped suite (`default`) or its `.jsonl` file; rows of SWE-bench as a `.jsonl`
-    file, a folder or a dataset's id (`owner/name`); a `.yaml` or `.json` file about a repository of
-    the user's. The images of rows are built from the bare clones below `mirrors`, or pulled.
+    file, a `.json` list, a folder or a dataset's id (`owner/name`); a `.yaml` or `.json` file about
+    a repository of the user's. The images of rows are built from the bare clones below `mirrors`,
+    or pulled.
 
     Raises:
         ConfigError: there is no such source, or it is malformed; says what was expected.
     """
     path = Path(tasks).expanduser()
-    if path.suffix in (".yaml", ".yml", ".json"):
+    if _is_own(path):
         return _own(path)
     if path.is_dir() or (path.is_file() and not _is_suite(path)) or _is_hub_id(tasks, path):
-        return _rows(tasks, path, Path(mirrors).expanduser() if mirrors else None)
+        return _rows(tasks, Path(mirrors).expanduser() if mirrors else None)
     return _suite(tasks)
 
 
@@ -126,27 +125,10 @@ def _suite(name: str) -> TaskSource:
     return _source(name, entries, lambda: repr((packages, rows)))
 
 
-def _rows(name: str, path: Path, mirrors: Path | None) -> TaskSource:
-    from aem_gym.envs.swe.tasks.rows import read_rows
-    from aem_gym.envs.swe.tasks.swebench import buildable, make_task
+def _rows(name: str, mirrors: Path | None) -> TaskSource:
+    from aem_gym.envs.swe.tasks.swebench import make_task, rows_to_use
 
-    found = read_rows(path if path.exists() else name)
-    for message in found.malformed:
-        logger.warning("a row is skipped: %s", message)
-    if not found.rows:
-        raise ConfigError(
-            f"tasks: expected rows of SWE-bench with hidden tests in {name}, got none "
-            f"({len(found.incomplete)} without tests, {len(found.malformed)} malformed)"
-        )
-    rows, left = (found.rows, {}) if mirrors is None else buildable(found.rows, mirrors)
-    if not rows:
-        why = ", ".join(sorted(set(left.values())))
-        raise ConfigError(
-            f"tasks: expected rows of {name} that can be built from mirrors in {mirrors}, got none "
-            f"({why}). Leave mirrors out to pull SWE-bench's images"
-        )
-    if left:
-        logger.info("%d rows of %s are left out: they cannot be built", len(left), name)
+    rows, _ = rows_to_use(name, mirrors)
     entries = [TaskEntry(r.instance_id, r.repo, "", partial(make_task, r, mirrors)) for r in rows]
     return _source(name, entries, lambda: repr((rows, mirrors is None)))
 
@@ -165,6 +147,17 @@ def _source(name: str, entries: Sequence[TaskEntry], content: Callable[[], str])
         {entry.task_id: entry for entry in entries},
         lambda: hashlib.sha256(content().encode("utf-8", "replace")).hexdigest()[:32],
     )
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is about a user's repository: YAML, or JSON other than a list of rows."""
+    from aem_gym.envs.swe.tasks.rows import is_list
+
+    if path.suffix != ".json":
+        return path.suffix in (".yaml", ".yml")
+    with contextlib.suppress(OSError):
+        return not is_list(path)
+    return True  # who reads it says why that fails
 
 
 def _is_suite(path: Path) -> bool:

@@ -21,8 +21,8 @@ from aem_gym.envs.swe.grading.grader import grade
 from aem_gym.envs.swe.sandbox.base import SandboxEngine
 from aem_gym.envs.swe.sandbox.engines import open_engine
 from aem_gym.envs.swe.tasks.base import SweTask, Verdict
-from aem_gym.envs.swe.tasks.rows import Row, read_rows
-from aem_gym.envs.swe.tasks.swebench import buildable, make_task
+from aem_gym.envs.swe.tasks.rows import Row
+from aem_gym.envs.swe.tasks.swebench import make_task, rows_to_use
 from aem_gym.errors import AemGymError, ConfigError
 from aem_gym.io import atomic_write
 
@@ -128,20 +128,18 @@ def _chosen(
     arguments: argparse.Namespace,
 ) -> tuple[tuple[Row, ...], dict[str, str], dict[str, str]]:
     """(rows to grade, patch by id, why others are left out by id)."""
-    rows, left = read_rows(arguments.tasks).rows, dict[str, str]()
-    if arguments.only:
-        rows = tuple(row for row in rows if row.instance_id in set(arguments.only))
+    rows, left = rows_to_use(arguments.tasks, arguments.mirrors)
     kind = arguments.predictions
     if kind in ("gold", "empty"):
         patches = {row.instance_id: row.patch if kind == "gold" else "" for row in rows}
     else:
         patches = read_predictions(Path(kind))
         known = {row.instance_id for row in rows}
-        left = {name: "no such complete row" for name in patches if name not in known}
+        left = {name: left.get(name, "no such row") for name in patches if name not in known}
+    if arguments.only:
+        patches = {name: patch for name, patch in patches.items() if name in arguments.only}
+        left = {name: why for name, why in left.items() if name in arguments.only}
     rows = tuple(row for row in rows if row.instance_id in patches)
-    if arguments.mirrors is not None:
-        rows, lost = buildable(rows, arguments.mirrors)
-        left |= lost
     if not rows:
         raise ConfigError(
             f"expected predictions that can be graded, got none ({len(left)} left out: "
@@ -187,15 +185,15 @@ def _summary(
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(argv: Sequence[str] | None = None, prog: str = "aem-gym swe predictions") -> int:
+    parser = argparse.ArgumentParser(prog, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", required=True, help="rows: a .jsonl file, a folder, an id")
     parser.add_argument("--mirrors", type=Path, help="folder of bare clones to build images from")
     parser.add_argument(
         "--predictions", required=True, help="a file in SWE-bench's format, or gold, or empty"
     )
-    parser.add_argument("--grader", choices=tuple(GRADERS), default="own")
-    parser.add_argument("--only", nargs="+", metavar="ID", help="these instances alone")
+    parser.add_argument("--grader", choices=tuple(GRADERS), default="own", help="whose verdicts")
+    parser.add_argument("--only", nargs="+", metavar="ID", help="grade only these instances")
     parser.add_argument("--out", type=Path, help="file for all verdicts (JSON)")
     parser.add_argument("--engine", default="auto", help="docker, podman, bubblewrap or process")
     try:
@@ -207,4 +205,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def official_main(argv: Sequence[str] | None = None) -> int:
     """The same command with SWE-bench's own grader; `--grader` may still choose another."""
-    return main(["--grader", "official", *(sys.argv[1:] if argv is None else argv)])
+    words = ["--grader", "official", *(sys.argv[1:] if argv is None else argv)]
+    return main(words, "aem-gym swe official")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import logging
 import sys
 import time
 from collections import Counter
@@ -27,14 +26,13 @@ from aem_gym.envs.swe.grading.grader import grade
 from aem_gym.envs.swe.sandbox.base import SandboxEngine
 from aem_gym.envs.swe.sandbox.engines import open_engine
 from aem_gym.envs.swe.tasks.base import SweTask
-from aem_gym.envs.swe.tasks.rows import read_rows
 from aem_gym.envs.swe.tasks.suites import load_suite, suite_text
-from aem_gym.envs.swe.tasks.swebench import buildable, make_task, recipes
+from aem_gym.envs.swe.tasks.swebench import make_task, rows_to_use
 from aem_gym.errors import AemGymError, ConfigError
 from aem_gym.io import atomic_write
 from aem_gym.seeding import generator
 
-logger = logging.getLogger(__name__)
+_ABOUT = (__doc__ or "").splitlines()[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +128,9 @@ def from_suite(name: str) -> TasksToValidate:
 
 def from_rows(source: str, mirrors: Path | None) -> TasksToValidate:
     """The tasks of SWE-bench's rows; with mirrors, those that can be built."""
-    found = read_rows(source)
-    for message in found.malformed:
-        logger.warning("a row is skipped: %s", message)
-    left = {"incomplete": len(found.incomplete), "malformed": len(found.malformed)}
-    rows, reasons = (found.rows, {}) if mirrors is None else buildable(found.rows, mirrors)
-    left |= Counter(reasons.values())
-    if not rows:
-        raise ConfigError(
-            f"expected rows that can be built, got none in {source} "
-            f"({', '.join(f'{n} {what}' for what, n in left.items() if n)}). With --mirrors "
-            f"these can: {', '.join(sorted(recipes()))}; without it SWE-bench's images are pulled"
-        )
+    rows, left = rows_to_use(source, mirrors)
     made = (UnbuiltTask(r.instance_id, r.repo, partial(make_task, r, mirrors)) for r in rows)
-    return TasksToValidate(tuple(made), {what: n for what, n in left.items() if n})
+    return TasksToValidate(tuple(made), Counter(left.values()))
 
 
 def part_of_suite(name_or_file: str, kept: Collection[str]) -> str:
@@ -218,8 +205,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
     rows = arguments.tasks is not None
     source = from_rows(arguments.tasks, arguments.mirrors) if rows else from_suite(arguments.suite)
-    for what, number in source.left_out.items():
-        print(f"{number} rows left out: {what}", flush=True)
     chosen = list(source.candidates)
     if arguments.limit is not None:
         chosen = sample(chosen, arguments.limit, arguments.seed)
@@ -246,16 +231,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser("aem-gym swe validate", description=_ABOUT)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--suite", default="default", help="a shipped suite, or its file")
     what.add_argument("--tasks", help="rows of SWE-bench: a .jsonl file, a folder, a dataset's id")
     parser.add_argument("--mirrors", type=Path, help="folder of bare clones to build images from")
-    parser.add_argument("--limit", type=int, help="so many tasks, evenly over the repositories")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of --limit")
+    most = "validate at most this many tasks, spread evenly over the repositories"
+    parser.add_argument("--limit", type=int, help=most)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of --limit")
     parser.add_argument("--jobs", type=int, default=1, help="tasks at the same time")
-    parser.add_argument("--out", type=Path, default=Path("validated.json"))
-    parser.add_argument("--again", action="store_true", help="also what --out already holds")
+    results = "file of the results, from which the same command continues (validated.json)"
+    parser.add_argument("--out", type=Path, default=Path("validated.json"), help=results)
+    parser.add_argument("--again", action="store_true", help="grade again what --out holds")
     parser.add_argument("--keep-valid", type=Path, help="write a suite of the valid tasks (.jsonl)")
     parser.add_argument("--engine", default="auto", help="docker, podman, bubblewrap or process")
     arguments = parser.parse_args(argv)

@@ -86,7 +86,9 @@ def find_mirror(mirrors: Path, repo: str) -> Path:
         ConfigError: there is none; the message says how to make it.
     """
     if not mirrors.is_dir():
-        raise ConfigError(f"--mirrors: expected a folder of bare clones, got {mirrors}: it is none")
+        raise ConfigError(
+            f"mirrors: expected a folder of bare clones, got {mirrors}, which is not a folder"
+        )
     owner, name = repo.split("/")
     stems = (*(f"{owner}{sign}{name}" for sign in ("__", "/", "+", "-", "_", ".")), name)
     for stem in (*stems, *map(str.lower, stems)):

@@ -59,7 +59,7 @@ class OwnTasks:
     @property
     def repo(self) -> str:
         """The name that results are grouped by."""
-        return self.settings.name or Path(self.settings.repo).resolve().name
+        return self.settings.name or (self.folder / self.settings.repo).resolve().name
 
     def task(self, own: OwnTask) -> SweTask:
         """The task itself; its repository is checked out into the cache. Raises ConfigError."""

@@ -91,8 +91,8 @@ def read_rows(source: str | Path, *, split: str = "test", strict: bool = False) 
                 incomplete[row] = None
             elif rows.setdefault(row.instance_id, row) != row:
                 raise RowError(
-                    f"{place}: expected one row of {row.instance_id}, got another one that says "
-                    "something else; the first counts. Take one of them away"
+                    f"{place}: expected one row of {row.instance_id}, got a second, different one; "
+                    "the first is used. Remove one of them"
                 )
         except RowError as error:
             if strict:
@@ -241,7 +241,7 @@ def _from_file(file: Path) -> Iterator[tuple[str, object]]:
     try:
         if file.suffix == ".parquet":
             yield from _from_parquet(file)
-        elif _is_list(file):
+        elif is_list(file):
             yield from _from_list(file)
         else:
             yield from _from_lines(file)
@@ -261,7 +261,8 @@ def _from_lines(file: Path) -> Iterator[tuple[str, object]]:
                 yield f"{file}, line {number}", line
 
 
-def _is_list(file: Path) -> bool:
+def is_list(file: Path) -> bool:
+    """Whether a file holds a JSON list, by its beginning. Raises OSError: it cannot be read."""
     with file.open("rb") as stream:
         return stream.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -23,9 +25,11 @@ import yaml
 from aem_gym.envs.swe.sandbox.base import ImagePlan
 from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.envs.swe.tasks.git import checkout, find_mirror, lacking, touched
-from aem_gym.envs.swe.tasks.rows import Row
+from aem_gym.envs.swe.tasks.rows import Row, read_rows
 from aem_gym.errors import ConfigError, MissingDependencyError
 from aem_gym.io import cache_folder
+
+logger = logging.getLogger(__name__)
 
 _PREBUILT = "swebench/sweb.eval.x86_64.{}:latest"
 # Prebuilt images keep the Python of the repository there.
@@ -93,6 +97,37 @@ def make_task(row: Row, mirrors: Path | None = None) -> SweTask:
     if mirrors is None:
         return task
     return replace(task, image=_plan(row, mirrors), test_command=_command(row))
+
+
+def rows_to_use(source: str, mirrors: Path | None) -> tuple[tuple[Row, ...], dict[str, str]]:
+    """(rows that can be graded, why others are left out by id); warns of those.
+
+    A malformed row has the message about it in place of an id. With mirrors, rows whose images
+    cannot be built are left out as well.
+
+    Raises:
+        ConfigError: there is no such source or folder of mirrors, or no row is left.
+        SandboxError: a mirror cannot be read.
+    """
+    found = read_rows(source)
+    rows, lost = (found.rows, {}) if mirrors is None else buildable(found.rows, mirrors)
+    left = dict.fromkeys(found.incomplete, "incomplete (no hidden tests)")
+    left |= dict.fromkeys(found.malformed, "malformed") | lost
+    for message in found.malformed:
+        logger.warning("a row is skipped: %s", message)
+    why = ", ".join(f"{number} {reason}" for reason, number in Counter(left.values()).items())
+    if not rows:
+        known = ", ".join(sorted(recipes()))
+        advice = (
+            f". From mirrors can be built: {known}. Leave mirrors out to pull SWE-bench's images"
+        )
+        raise ConfigError(
+            f"tasks: expected rows of SWE-bench that can be graded in {source}, got none ({why})"
+            + (advice if mirrors else "")
+        )
+    if left:
+        logger.warning("%d rows of %s are left out: %s", len(left), source, why)
+    return rows, left
 
 
 def buildable(rows: Iterable[Row], mirrors: Path) -> tuple[tuple[Row, ...], dict[str, str]]:

@@ -172,6 +172,11 @@ def test_wrong_files_of_ones_own_are_told(
         SWEEnv(tasks=str(write_tasks(tmp_path, **changes)))
 
 
+def test_the_name_of_ones_own_repository_counts_from_its_file(tmp_path: Path) -> None:
+    source = open_source(str(write_tasks(tmp_path, repo=".")))
+    assert {entry.repo for entry in source.entries.values()} == {tmp_path.name}
+
+
 @pytest.mark.parametrize(
     ("change", "told"), {"commit": "got none. See: git", "gold": "a file absent"}.items()
 )

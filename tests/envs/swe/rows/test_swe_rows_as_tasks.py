@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
 
 import pytest
 
+from aem_gym.envs.swe.authoring.predictions import _chosen
 from aem_gym.envs.swe.authoring.validate import from_rows, main
 from aem_gym.envs.swe.sandbox.base import ImagePlan
 from aem_gym.envs.swe.sources import open_source
@@ -82,7 +84,7 @@ def test_what_cannot_be_built_is_left_out_first(mirrors: tuple[Path, str]) -> No
         "a-4": "no recipe for the repository",
         "a-5": "no mirror of the repository",
     }
-    with pytest.raises(ConfigError, match="--mirrors: expected a folder"):
+    with pytest.raises(ConfigError, match="^mirrors: expected a folder .* which is not a folder"):
         buildable(rows, folder / "none")
 
 
@@ -92,8 +94,28 @@ def test_the_command_says_what_is_left_out(
     file = write_rows(tmp_path / "r.jsonl", record("1" * 40), "{", {"instance_id": "a-2"})
     assert main(["--tasks", str(file), "--mirrors", str(mirrors[0])]) == 2
     told = capsys.readouterr().err
-    assert "1 incomplete, 1 malformed, 1 the mirror lacks the commit" in told
+    assert "1 incomplete (no hidden tests), 1 malformed, 1 the mirror lacks the commit" in told
     assert "pallets/flask, pytest-dev/pytest, sympy/sympy" in told
+
+
+def test_each_command_and_source_warns_of_rows_that_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write_rows(tmp_path / "r.jsonl", record(), "{", {"instance_id": "a-2"})
+    words = argparse.Namespace(tasks=str(file), mirrors=None, only=None, predictions="gold")
+    for use in (open_source, lambda name: from_rows(name, None), lambda name: _chosen(words)):
+        caplog.clear()
+        use(str(file))
+        assert "r.jsonl, line 2: expected a JSON object" in caplog.text
+        assert "1 incomplete (no hidden tests), 1 malformed" in caplog.text
+
+
+def test_a_list_of_rows_is_a_source(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps([record(), record(instance_id="a-2")], indent=1))
+    assert list(open_source(str(file)).entries) == ["pallets__flask-1", "a-2"]
+    with pytest.raises(ConfigError, match=r"none\.json cannot be read: No such file"):
+        open_source(str(tmp_path / "none.json"))
 
 
 def test_a_source_of_rows_counts_them(mirrors: tuple[Path, str], tmp_path: Path) -> None:
