@@ -148,7 +148,7 @@ def prepare(sandbox: Sandbox, task: SweTask) -> Workspace:
         raise SandboxError(
             f"{task.task_id}: the repository could not be prepared in {WORKDIR} "
             f"({end_of(ran)}). An image needs git, tar, findutils and a {WORKDIR} that root can "
-            "write. Build it again: aem-gym swe images base"
+            "write. Remove it, so that it is built again: aem-gym swe images prune"
         )
     return Workspace(words[-1])
 

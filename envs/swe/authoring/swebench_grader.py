@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from aem_gym.envs.swe.grading.grader import unfit
+from aem_gym.envs.swe.grading.grader import OUTPUT_BYTES, unfit
 from aem_gym.envs.swe.sandbox.base import (
     AGENT,
     WORKDIR,
@@ -27,7 +27,6 @@ from aem_gym.envs.swe.tasks.rows import Row
 from aem_gym.envs.swe.workspace import SECONDS, prepare
 from aem_gym.errors import ConfigError, MissingDependencyError
 
-_OUTPUT_BYTES = 20_000_000
 _SCRIPT, _PATCH = "/tmp/eval.sh", "/tmp/patch.diff"
 # In the order in which the harness tries them.
 _APPLY = f"""
@@ -55,7 +54,7 @@ def grade_officially(engine: SandboxEngine, row: Row, task: SweTask, patch: str)
     tests = (*row.fail_to_pass, *row.pass_to_pass)
     if patch.strip() and (reason := unfit(patch)):
         return Verdict(False, tests, reason)
-    limits = Limits(output_bytes=_OUTPUT_BYTES)
+    limits = Limits(output_bytes=OUTPUT_BYTES)
     sandbox = engine.start(SandboxSpec(engine.image(task.image), limits))
     try:
         prepare(sandbox, task)
@@ -75,7 +74,7 @@ def _run(sandbox: Sandbox, script: str, task: SweTask) -> str | None:
     command = f"exec bash {_SCRIPT} 2>&1"  # into one pipe, so that lines keep their order
     ran = sandbox.execute(["/bin/bash", "-c", command], task.timeout, user=AGENT)
     if ran.elided and not ran.timed_out:
-        raise SandboxError(f"{task.task_id}: its log is longer than {_OUTPUT_BYTES:,} bytes")
+        raise SandboxError(f"{task.task_id}: its log is longer than {OUTPUT_BYTES:,} bytes")
     return None if ran.timed_out else ran.output
 
 

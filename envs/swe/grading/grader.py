@@ -65,7 +65,7 @@ _TOOLS = frozenset(
     ["pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "xdist"]
     + ["hypothesis", "exceptiongroup", "tomli", "attr", "attrs", "sitecustomize", "usercustomize"]
 )
-_OUTPUT_BYTES = 20_000_000
+OUTPUT_BYTES = 20_000_000
 """Output of the tests that is kept; it is parsed for runners without a report."""
 
 # First as strictly as git does, then as leniently as SWE-bench's harness.
@@ -132,7 +132,7 @@ def grade(
     reason = unfit(patch)
     if reason and not (run_empty and not patch.strip()):
         return Verdict(False, _tests(task), reason)
-    limits = replace(limits or Limits(), output_bytes=_OUTPUT_BYTES)
+    limits = replace(limits or Limits(), output_bytes=OUTPUT_BYTES)
     sandbox = engine.start(SandboxSpec(engine.image(task.image), limits))
     try:
         workspace = prepare(sandbox, task)
@@ -212,7 +212,8 @@ def _lay(sandbox: Sandbox, task: SweTask, files: Mapping[str, bytes], paths: Seq
     if ran.exit_code != 0 or not ran.output.rstrip().endswith("laid"):
         raise SandboxError(
             f"{task.task_id}: its hidden tests cannot be written ({end_of(ran)}). "
-            "Is the image of another version? Build it again: aem-gym swe images base"
+            "Is the image of another version? Remove it, so that it is built again: aem-gym swe "
+            "images prune"
         )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 import tarfile
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from aem_gym.envs.swe.sandbox.connect import (
     ulimits,
 )
 from aem_gym.envs.swe.sandbox.reaper import is_left_over, new_run
+from aem_gym.envs.swe.sandbox.shell import ESCAPES
 
 if TYPE_CHECKING:
     import docker
@@ -243,7 +243,7 @@ def _lines(chunks: Iterable[bytes]) -> Iterable[str]:
 
 
 def _readable(line: bytes) -> str:
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.decode("utf-8", "replace")).rstrip()
+    return ESCAPES.sub("", line.decode("utf-8", "replace")).rstrip()
 
 
 def _failed(doing: str, code: int | None, tail: Iterable[str]) -> str:

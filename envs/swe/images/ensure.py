@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 DEFAULT_PYTHON = "3.11"
 """Where any will do."""
 _NEWEST_DEBIAN = "bookworm"
-_DISTANCE = 12
+_DIGITS = 12
 _UNREACHABLE = ("no such host", "dial tcp", "timeout", "timed out", "connection", "lookup", "eof")
 _UNKNOWN = ("not found", "manifest unknown", "pull access denied", "no such image", "denied")
 
@@ -116,7 +116,7 @@ def _ensure_derived(client: docker.DockerClient, image: str, log: Log) -> str:
 def derived_name(image: str) -> str:
     """The name of the ready image that is derived from an image."""
     slug = re.sub(r"[^a-z0-9]+", "-", image.lower()).strip("-")[-80:].strip("-")
-    return f"aem-swe/derived:{slug}-{hashlib.sha256(image.encode()).hexdigest()[:_DISTANCE]}"
+    return f"aem-swe/derived:{slug}-{hashlib.sha256(image.encode()).hexdigest()[:_DIGITS]}"
 
 
 def is_ready(client: docker.DockerClient, name: str) -> bool:
@@ -166,9 +166,10 @@ def ensure_base(
     rebuild: bool = False,
     log: Log | None = None,
 ) -> str:
-    """The name of the base with a version of Python (`3.9`; empty: any), which exists now.
+    """Make sure that the base image for a Python version exists; returns its name.
 
-    `way` is one of `WAYS`, an image to build on, or `auto`: the first way that works.
+    `python` is a version (`3.9`), or empty: any. `way` is one of `WAYS`, an image to build on, or
+    `auto`: the first way that works.
 
     Raises:
         SandboxError: no way leads to it; the message says why, and what to do.

@@ -1,4 +1,4 @@
-"""Settings, a Python and a Debian of this machine, for builds of images.
+"""What image builds take from this machine: network settings, a Python, a Debian by debootstrap.
 
 Of the settings (certificates, package index, proxies) nothing stays in an image: files are removed
 before the image is made, variables are given to the commands of the build alone.

@@ -25,8 +25,9 @@ add_agent() { # whoever had its name or number before is gone
     chown "$AGENT:$AGENT" "$HOME_FOLDER"
 }
 
-# What ran as root may have left compiled copies of the source, which show it before a slip.
-# Site-packages are compiled instead: where nothing can be written, every import would do it again.
+# What ran as root may have left compiled copies of the source, which show it before the bug was
+# put in. Site-packages are compiled instead: where nothing can be written, every import would do
+# it again.
 tidy_repository() {
     find "$WORKDIR" -name __pycache__ -prune -exec rm -rf {} +
     [ -n "$KEEP_BUILD" ] || rm -rf "$WORKDIR/build"

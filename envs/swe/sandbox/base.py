@@ -46,7 +46,8 @@ class Limits:
     cpus: float = 1.0
     pids: int = 256
     disk_mb: int = 512
-    """For the repository; each other writable place (/tmp, the home folder) has half of it."""
+    """For the repository, and for root's /run; /tmp and the home folder have half of it each, and
+    /var/tmp and /dev/shm 64 MB."""
     inodes: int = 200_000
     """Files and folders in each writable place."""
     output_bytes: int = 1_000_000

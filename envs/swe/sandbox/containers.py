@@ -7,6 +7,7 @@ there is no disk to fill, and what an episode leaves is gone with its container.
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import socket
 import struct
@@ -43,6 +44,8 @@ from aem_gym.envs.swe.sandbox.connect import (
 from aem_gym.envs.swe.sandbox.reaper import Reaper, is_left_over, new_run
 from aem_gym.envs.swe.sandbox.running import BASH, RunningSandbox
 from aem_gym.envs.swe.sandbox.shell import Shell, ShellOver, Stream
+
+logger = logging.getLogger(__name__)
 
 _LIFETIME = 24 * 3600
 """Seconds after which a container ends by itself, whoever is left to remove it."""
@@ -81,7 +84,7 @@ class ContainerEngine:
     def image(self, plan: ImagePlan | str) -> str:
         wanted = plan if isinstance(plan, str) else plan.name
         if wanted not in self._images:
-            self._images[wanted] = ensure_image(self.client, plan)
+            self._images[wanted] = ensure_image(self.client, plan, log=_log)
         return self._images[wanted]
 
     def start(self, spec: SandboxSpec) -> ContainerSandbox:
@@ -262,6 +265,11 @@ class EngineStream(Stream):
             else:
                 break
         return bytes(found)
+
+
+def _log(line: str) -> None:
+    """Log a step of an image's build; what its commands print is for debugging only."""
+    logger.log(logging.DEBUG if line.startswith("  | ") else logging.INFO, "%s", line)
 
 
 def _host(limits: Limits, engine: str) -> dict[str, Any]:

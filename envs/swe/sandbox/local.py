@@ -1,6 +1,6 @@
 """Sandboxes without containers, for code that is trusted: `bubblewrap` and `process`.
 
-Neither keeps out who wants to get out. They are for machines without a container engine, and to
+Neither stops code that tries to escape. They are for machines without a container engine, and to
 validate generated tasks in bulk. Both run programs as the user who runs this, with limits of memory
 and file size for each process, cap output, keep deadlines, and kill what commands leave running.
 docs/swe_engines.md says what each of them does not limit.
@@ -30,6 +30,7 @@ from aem_gym.envs.swe.sandbox.base import (
     SandboxSpec,
 )
 from aem_gym.envs.swe.sandbox.local_images import (
+    CONTAINERS,
     VENV,
     Bubblewrap,
     Isolation,
@@ -122,7 +123,7 @@ class ProcessEngine:
         if not Path("/proc/thread-self/children").exists():
             raise SandboxError(
                 f"the engine {self.name} needs Linux, with the children of processes in /proc "
-                "(CONFIG_PROC_CHILDREN): use a container engine: --engine docker or podman"
+                f"(CONFIG_PROC_CHILDREN): {CONTAINERS}"
             )
         missing = [program for program in self._programs if shutil.which(program) is None]
         if missing:
@@ -157,8 +158,8 @@ class BubblewrapEngine(ProcessEngine):
             raise SandboxError(
                 f"bubblewrap does not work here: {done.stderr.strip()[-300:]}. It needs namespaces "
                 "of unprivileged users: sudo sysctl kernel.unprivileged_userns_clone=1, on Ubuntu "
-                "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0; or use --engine "
-                "process"
+                "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0; or use "
+                "engine=process"
             )
 
 

@@ -55,7 +55,7 @@ _BEFORE = r"(?<![\w.~/)}\]*?-])"
 _LAYOUT = "3"
 """Counts up when images have to be laid out differently from before."""
 _ABOUT = "image.json"
-_CONTAINERS = "use a container engine: --engine docker or podman"
+CONTAINERS = "use a container engine (engine=docker or engine=podman)"
 _HOSTS_OWN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONUNBUFFERED", "PYTHONWARNINGS")
 
 
@@ -78,7 +78,7 @@ def inside(sandbox_dir: Path, place: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """None: programs run as the user, and can do what the user can."""
+    """No isolation: programs run as the user, and can do what the user can."""
 
     sandbox_dir: Path
     own_venv = True
@@ -211,7 +211,7 @@ def open_image(name: str) -> LocalImage:
         )
     except (OSError, msgspec.DecodeError) as error:
         raise SandboxError(
-            f"expected an image that this engine has made, got {name!r}: {_CONTAINERS}"
+            f"expected an image that this engine has made, got {name!r}: {CONTAINERS}"
         ) from error
     return replace(image, folder=Path(name))  # the cache may have been moved
 
@@ -223,11 +223,11 @@ def ensure_local_image(plan: ImagePlan | str, engine: str) -> str:
         SandboxError: it cannot be made here; the message says what to do.
     """
     if isinstance(plan, str):
-        raise SandboxError(f"{plan}: images by name exist in containers only: {_CONTAINERS}")
+        raise SandboxError(f"{plan}: images by name exist in containers only: {CONTAINERS}")
     if plan.packages:
         raise SandboxError(
             f"{plan.name} needs packages of the system ({', '.join(plan.packages)}), which "
-            f"containers alone can have: {_CONTAINERS}"
+            f"containers alone can have: {CONTAINERS}"
         )
     python = find_python(plan.python)
     tools = host.setup_files()["requirements.txt"]
@@ -250,7 +250,7 @@ def find_python(version: str) -> host.HostPython:
         raise SandboxError(
             f"expected python{version} on the PATH, got "
             f"{command and f'{command}, which does not run' or 'nothing'}. Install it (uv python "
-            f"install {version}, or pyenv install {version}), or {_CONTAINERS}"
+            f"install {version}, or pyenv install {version}), or {CONTAINERS}"
         )
     return found
 

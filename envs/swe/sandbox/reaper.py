@@ -1,4 +1,4 @@
-"""Whose a container is, and the process that removes a run's containers when the run is gone.
+"""Which run owns a container, and the process that removes a run's containers when it has ended.
 
 The value of a container's label names the process that made it. The name contains which machine
 (and which process namespace in it) the process number counts in, so that trainers in containers of

@@ -31,7 +31,7 @@ _OUT = 250
 _FLOOD = 10
 """A command that prints so many times more than is kept is killed."""
 # CSI and OSC sequences, and two-character escapes.
-_ESCAPES = re.compile(
+ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*\x1b\\|[ -/]*[0-~])"
 )
 
@@ -161,7 +161,7 @@ class Capture:
     def result(self, exit_code: int | None, timed_out: bool = False) -> CommandResult:
         """The same as plain text: no escape codes, no NUL, nothing that is not UTF-8."""
         text = self.content().decode("utf-8", errors="replace").replace("\r\n", "\n")
-        text = _ESCAPES.sub("", text).replace("\0", "\ufffd")
+        text = ESCAPES.sub("", text).replace("\0", "\ufffd")
         return CommandResult(text, exit_code, timed_out, self.elided)
 
 

@@ -65,6 +65,8 @@ printf '\003'
 """
 _ANSWER = re.compile("\x02([^\x02\x03]*)\x03")
 _SECONDS = 30.0
+_DEPTH = "2"
+"""Of folders in a list."""
 _AS_ARGUMENT = 60_000
 """Most characters of text that is passed in a program's arguments."""
 
@@ -100,9 +102,9 @@ class AgentFiles:
         if said != "done":
             raise FileError(said)
 
-    def tree(self, path: str, depth: int = 2) -> list[str]:
+    def tree(self, path: str) -> list[str]:
         """The paths in a folder, sorted, without hidden ones; folders end with a slash."""
-        said = self._ask(_LIST, absolute(path), str(depth), str(self.limit))
+        said = self._ask(_LIST, absolute(path), _DEPTH, str(self.limit))
         names = _content(said).decode("utf-8", "replace").split("\0")[:-1]
         return [name[1:] + "/" * (name[0] == "d") for name in names]
 

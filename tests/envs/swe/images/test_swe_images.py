@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from aem_gym.envs.swe.images.builder import IMAGE, NAME, PARENT, WAY, ImageBuild
 from aem_gym.envs.swe.images.ensure import base_name, derived_name, ensure_base, ensure_image
 from aem_gym.envs.swe.sandbox.base import AGENT, LABEL, PRISTINE, WORKDIR, SandboxError
 from aem_gym.envs.swe.sandbox.connect import find
+from aem_gym.envs.swe.sandbox.engines import open_engine
 from tests.envs.swe.images.swe_images import Lab, write
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]  # the base may have to be built first
@@ -82,6 +84,17 @@ def test_an_existing_image_is_found_at_once(lab: Lab, tmp_path: Path) -> None:
     assert ensure_image(lab.client, plan, log=lines.append) == plan.name
     assert ensure_image(lab.client, plan.name, log=lines.append) == plan.name
     assert lines == [] and image_id(lab.client, plan.name) == before
+
+
+def test_an_engine_logs_the_steps_of_a_build(
+    lab: Lab, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = lab.plan(tmp_path / "calc", "echo of pip")
+    with contextlib.closing(open_engine("auto")) as engine, caplog.at_level("INFO"):
+        engine.image(plan)
+    lines = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith(f"build {plan.name}") for line in lines)
+    assert not any(line.startswith("  | ") for line in lines)
 
 
 def test_a_failed_build_leaves_nothing_and_says_why(lab: Lab, tmp_path: Path) -> None:

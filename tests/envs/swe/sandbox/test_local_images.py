@@ -21,7 +21,7 @@ def plan(folder: Path, **more: object) -> ImagePlan:
 
 
 def test_images_by_name_need_a_container_engine() -> None:
-    with pytest.raises(SandboxError, match="--engine docker or podman"):
+    with pytest.raises(SandboxError, match="engine=docker or engine=podman"):
         ensure_local_image("python:3.11-slim", "process")
     with pytest.raises(SandboxError, match=r"got 'python:3.11-slim': use a container engine"):
         open_image(SandboxSpec("python:3.11-slim").image)
