@@ -102,7 +102,7 @@ def release(spec: str, requires: Sequence[str] = ()) -> Package:
 
 
 def _licence(folder: Path) -> str:
-    """The licence in the metadata of a package, in one line."""
+    """The license in the metadata of a package, in one line."""
     try:
         headers = HeaderParser().parsestr((folder / "PKG-INFO").read_text("utf-8", "replace"))
     except OSError:
@@ -284,17 +284,26 @@ def _engine(name: str, stack: contextlib.ExitStack) -> SandboxEngine | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "aem-gym swe generate", description=(__doc__ or "").splitlines()[0]
+    )
     add = parser.add_argument
     each, what = "NAME==VERSION|DIR", "a release from the package index, or a folder"
     add("--package", action="extend", nargs="+", required=True, metavar=each, help=what)
     add("--tasks", type=int, default=50, help="how many at most (50)")
-    add("--seed", type=int, default=0, help="of mutants, splits and words (0)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the mutants, splits and issue texts (default 0)",
+    )
     add("--out", type=Path, required=True, help="the suite's file (.jsonl)")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="tests at a time (all cores)")
     add("--require", action="extend", nargs="+", default=[], help="what tests need, pinned")
-    add("--engine", default="auto", help="of sandboxes to try the tests in (auto); or: none")
-    add("--python", type=Path, help="has all that is needed installed (one is made)")
+    tried = "sandbox engine in which the tests are tried first (default auto; none: skip this)"
+    add("--engine", default="auto", help=tried)
+    needs = "Python with all requirements installed (default: a new environment for each package)"
+    add("--python", type=Path, help=needs)
     return parser
 
 

@@ -110,17 +110,24 @@ def images_command() -> None:
     "root and debootstrap); a Python of this machine. auto: the first that works.",
 )
 @click.option("--from", "image", default="", help="An image to build on instead.")
-@click.option("--anew", is_flag=True, help="Build even if it exists.")
+@click.option("--rebuild", is_flag=True, help="Build even if it exists.")
+@click.option("--anew", is_flag=True, hidden=True, help="The earlier name of --rebuild.")
 @click.option("--verbose", is_flag=True, help="Show what the commands of the build print.")
 def base(
-    engine: str, pythons: tuple[str, ...], way: str, image: str, anew: bool, verbose: bool
+    engine: str,
+    pythons: tuple[str, ...],
+    way: str,
+    image: str,
+    rebuild: bool,
+    anew: bool,
+    verbose: bool,
 ) -> None:
-    """Build the base images now. Existing ones stay, unless --anew or --from is given."""
+    """Build the base images now. Existing ones stay, unless --rebuild or --from is given."""
     with _client(engine) as client:
         for python in pythons:
             began = time.monotonic()
             log = _progress(verbose)
-            rebuild = anew or bool(image)
+            rebuild = rebuild or anew or bool(image)
             name = ensure_base(client, python, way=image or way, rebuild=rebuild, log=log)
             log("")
             click.echo(f"{name} is ready ({time.monotonic() - began:.0f} s)")

@@ -26,7 +26,7 @@ from aem_gym.io import cache_folder
 OPTIONS = "-p no:cacheprovider --color=no -q -o addopts= -o junit_family=xunit1"
 """Options of pytest: without those of the repository, and with ids that can be parsed."""
 _TIDY = ("rm -rf build dist", "find . -name __pycache__ -prune -exec rm -rf {} +")
-"""Installing may compile or copy the source, which would show it before the slip."""
+"""Installing may compile or copy the source, which would show it before the bug was put in."""
 _MEMORY = 2 << 30
 _FILE = 64 << 20
 _LIMITED = (

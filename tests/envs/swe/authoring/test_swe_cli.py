@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from aem_gym.envs.swe.authoring.cli import swe
+from aem_gym.envs.swe.authoring.images import base
 
 MODULES = {
     "generate": "aem_gym.envs.swe.tasks.generate",
@@ -50,6 +51,12 @@ def test_a_command_and_its_earlier_module_take_the_same_flags(name: str) -> None
 
 
 @pytest.mark.parametrize("name", MODULES)
+def test_the_help_names_the_command(name: str) -> None:
+    told = CliRunner().invoke(swe, [name, "--help"]).output
+    assert told.startswith(f"usage: aem-gym swe {name} [-h]")
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_errors_end_both_with_status_2(name: str) -> None:
     told = CliRunner().invoke(swe, [name, *WRONG[name]])
     done = subprocess.run(
@@ -57,6 +64,13 @@ def test_errors_end_both_with_status_2(name: str) -> None:
     )
     assert told.exit_code == done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_images_are_rebuilt_by_a_flag_or_its_earlier_name() -> None:
+    flags = {option for param in base.params for option in param.opts}
+    assert {"--rebuild", "--anew"} <= flags
+    told = CliRunner().invoke(swe, ["images", "base", "--help"]).output
+    assert "--rebuild" in told and "--anew" not in told
 
 
 def test_importing_an_earlier_module_runs_nothing() -> None:
