@@ -87,7 +87,7 @@ class TextEnv(gym.Env[str, str]):
     # Optional: `def expert(self) -> tuple[str, str]`, the (thought, action) a competent agent
     # would give now. Environments with it can warm-start a policy.
     #
-    # Optional: `def expect(self, seed, options)`, called when it is known that
+    # Optional: `def prefetch(self, seed, options)`, called when it is known that
     # `reset(seed=seed, options=options)` comes: what takes long can be begun in the background.
 
     # Gymnasium ------------------------------------------------------------------------------
