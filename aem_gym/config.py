@@ -156,7 +156,7 @@ class Config:
     max_rounds: int = setting(3, at_least=1)
     """Most rounds of collecting per step while groups are dropped."""
 
-    # --- optimisation -----------------------------------------------------------------------
+    # --- optimization -----------------------------------------------------------------------
     steps: int = setting(120, at_least=0)
     """RL steps. 0: warm start and evaluation only."""
     groups: int = setting(16, at_least=1)

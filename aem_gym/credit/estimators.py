@@ -4,7 +4,7 @@ Common options:
     over: "episodes" (default) takes means and deviations over the episodes of a group, each once;
         "rows" over its responses, so that long episodes weigh more.
     penalty: "advantage" (default) adds a row's invalid-action penalty to its advantage after
-        normalisation; "reward" adds it to the row's score before, with statistics over the rows'
+        normalization; "reward" adds it to the row's score before, with statistics over the rows'
         scores. Dividing -0.1 by std + 1e-6 in a group that failed throughout would give -1e5.
 
 A group whose scores are all equal has advantage exactly 0 (plus its rows' penalties). Rows in
@@ -309,7 +309,7 @@ class _Scores:
         return torch.where(std[index] > 0, self.value - mean[index], torch.zeros_like(self.value))
 
     def to_rows(self, item: Tensor) -> Tensor:
-        """Items (I,) to rows (N,), with the penalties that came after normalisation."""
+        """Items (I,) to rows (N,), with the penalties that came after normalization."""
         row = item if self.item_of_row is None else item[self.item_of_row]
         return row if self.penalties is None else row + self.penalties
 

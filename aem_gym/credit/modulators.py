@@ -1,6 +1,6 @@
 """Adaptive Entropy Modulation, and the entropy-based rivals it is compared with.
 
-A modulator sits between the base advantage estimator (with its own normalisation) and the loss.
+A modulator sits between the base advantage estimator (with its own normalization) and the loss.
 Source: AEM, arXiv 2605.00425 (v3). `aem_coefficients` is the stable public function.
 """
 
@@ -92,7 +92,7 @@ def aem(
     """Adaptive Entropy Modulation: `A' = stop_gradient(alpha) * A`. The defaults are the paper's.
 
     Where alpha is 1 (`lam` 0, range below the threshold) the result is the base, bit for bit.
-    `advantages` are (N,), normalised by their estimator; docs/aem.md explains the options.
+    `advantages` are (N,), normalized by their estimator; docs/aem.md explains the options.
     Raises UnknownNameError where one has a value that does not exist.
     """
     scopes = _scope_ids(batch, scope)
