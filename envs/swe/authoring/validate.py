@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="tasks at the same time")
     results = "file of the results, from which the same command continues (validated.json)"
     parser.add_argument("--out", type=Path, default=Path("validated.json"), help=results)
-    parser.add_argument("--again", action="store_true", help="grade again what --out holds")
+    parser.add_argument("--again", action="store_true", help="grade again what --out already holds")
     parser.add_argument("--keep-valid", type=Path, help="write a suite of the valid tasks (.jsonl)")
     parser.add_argument("--engine", default="auto", help="docker, podman, bubblewrap or process")
     arguments = parser.parse_args(argv)

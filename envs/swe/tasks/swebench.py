@@ -102,8 +102,8 @@ def make_task(row: Row, mirrors: Path | None = None) -> SweTask:
 def rows_to_use(source: str, mirrors: Path | None) -> tuple[tuple[Row, ...], dict[str, str]]:
     """(rows that can be graded, why others are left out by id); warns of those.
 
-    A malformed row has the message about it in place of an id. With mirrors, rows whose images
-    cannot be built are left out as well.
+    An incomplete row has no hidden tests; a malformed one has a message in place of its id. With
+    mirrors, rows whose images cannot be built are left out as well.
 
     Raises:
         ConfigError: there is no such source or folder of mirrors, or no row is left.
@@ -111,7 +111,7 @@ def rows_to_use(source: str, mirrors: Path | None) -> tuple[tuple[Row, ...], dic
     """
     found = read_rows(source)
     rows, lost = (found.rows, {}) if mirrors is None else buildable(found.rows, mirrors)
-    left = dict.fromkeys(found.incomplete, "incomplete (no hidden tests)")
+    left = dict.fromkeys(found.incomplete, "incomplete")
     left |= dict.fromkeys(found.malformed, "malformed") | lost
     for message in found.malformed:
         logger.warning("a row is skipped: %s", message)

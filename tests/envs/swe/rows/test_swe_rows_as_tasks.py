@@ -94,7 +94,7 @@ def test_the_command_says_what_is_left_out(
     file = write_rows(tmp_path / "r.jsonl", record("1" * 40), "{", {"instance_id": "a-2"})
     assert main(["--tasks", str(file), "--mirrors", str(mirrors[0])]) == 2
     told = capsys.readouterr().err
-    assert "1 incomplete (no hidden tests), 1 malformed, 1 the mirror lacks the commit" in told
+    assert "1 incomplete, 1 malformed, 1 the mirror lacks the commit" in told
     assert "pallets/flask, pytest-dev/pytest, sympy/sympy" in told
 
 
@@ -107,7 +107,7 @@ def test_each_command_and_source_warns_of_rows_that_are_left_out(
         caplog.clear()
         use(str(file))
         assert "r.jsonl, line 2: expected a JSON object" in caplog.text
-        assert "1 incomplete (no hidden tests), 1 malformed" in caplog.text
+        assert "1 incomplete, 1 malformed" in caplog.text
 
 
 def test_a_list_of_rows_is_a_source(tmp_path: Path) -> None:
