@@ -39,8 +39,7 @@ def findings() -> Iterator[Finding]:
         try:
             found = find(name, _SECONDS)
         except SandboxError as error:
-            checked = "container engine" if name == "auto" else name
-            yield False, checked, _missing(name, str(error))
+            yield False, "docker" if name == "auto" else name, _missing(name, str(error))
             continue
         yield True, found.name, f"engine {found.version} at {found.url}"
         answering = answering or found

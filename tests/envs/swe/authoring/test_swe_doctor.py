@@ -64,5 +64,5 @@ def test_nothing_at_docker_host_is_told_once(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
     found = {name: (fine, text) for fine, name, text in findings()}
-    fine, text = found.pop("container engine")
+    fine, text = found.pop("docker")
     assert not fine and "unset DOCKER_HOST" in text and set(found) == {"bubblewrap"}
