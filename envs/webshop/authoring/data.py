@@ -275,7 +275,9 @@ def _imported(folder: Path, manifest: ShopManifest, made: bool) -> Imported:
     note = f"{manifest.human_goals:,} goals of people, {manifest.synthetic_goals:,} synthetic ones"
     if manifest.skipped:
         note += f"; rows that are not on sale, and why: {folder / layout.SKIPPED}"
+    seed = manifest.plan.seed
     use = f"aem-gym play webshop --env-arg data_dir={folder}"
+    use += f" --env-arg catalogue_seed={seed}" if seed else ""
     return Imported(str(folder), manifest.products, manifest.skipped, made, note, use)
 
 

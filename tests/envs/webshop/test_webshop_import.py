@@ -21,6 +21,7 @@ from aem_gym.envs.webshop.authoring.builders import NounFinder
 from aem_gym.envs.webshop.authoring.data import data_report, import_data, write_dataset
 from aem_gym.envs.webshop.dataset import ShopDataError
 from aem_gym.envs.webshop.generated.listings import make_listings
+from aem_gym.envs.webshop.shops import open_shop
 from aem_gym.envs.webshop.stored import open_stored
 from aem_gym.errors import ConfigError, MissingDependencyError, OutputError
 from tests.test_cli import run
@@ -260,6 +261,15 @@ class Shop(gym.Env[str, str]):
 
     import_data = staticmethod(import_data)
     data_report = staticmethod(data_report)
+
+
+def test_what_was_asked_for_opens_it(official: Path, tmp_path: Path) -> None:
+    done = import_data(official, tmp_path / "shop", num_products=30, seed=5)
+    assert done.items < 30 and "--env-arg catalogue_seed=5" in done.use
+    for number in (30, done.items, None):
+        assert len(open_shop(done.place, number, 5, "human").catalogue) == done.items
+    with pytest.raises(ConfigError, match="Give catalogue_seed=5"):
+        open_shop(done.place, None, 0, "human")
 
 
 def test_the_command(official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
