@@ -1,7 +1,7 @@
-"""The oracle: a competent agent that reads only what any agent reads, and needs no planner.
+"""The oracle: a competent agent that reads texts and admissible commands, and needs no planner.
 
-It searches for things in some order and keeps a belief of what it has read, so it copes with
-actions that somebody else (noise, another policy) takes between its own.
+It is given the goal. It searches for things in some order and keeps a belief of what it has read,
+so it copes with actions that somebody else (noise, another policy) takes between its own.
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ class HouseholdOracle:
         belief, self._can = self.belief, frozenset(admissible)
         if not belief.receptacles:
             heads = ("go to ", "examine ")
-            belief.receptacles = [c.removeprefix(h) for c in admissible for h in heads if h in c]
+            found = [c.removeprefix(h) for c in admissible for h in heads if c.startswith(h)]
+            belief.receptacles = [name for name in found if name != belief.holding]
         task = self._task or belief.task
         if task is None:
             return "I do not know this task.", "look"
