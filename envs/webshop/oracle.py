@@ -1,8 +1,8 @@
 """The oracle: buys something that earns the full reward, by the pages any customer sees.
 
-It knows the worth of every article and uses it where a customer would judge by eye: of the articles
-on a page it takes the first one that can earn the full reward. Only where
-no search of the goal's own words leads to one does it look for the wanted title.
+It knows the worth of every article. It tries three queries (the goal's words, its attributes with
+the target's query field, the target's title) until one lists an article that can earn the full
+reward on the first page, and otherwise takes the one whose page is earliest.
 
 With `care` below 1 it acts like people in a hurry: it opens any article, keeps one that does not
 fit, forgets an option. A model that learns from such demonstrations can still improve.

@@ -92,7 +92,7 @@ def dialect_of(grammar: str) -> str:
             return name
     raise ConfigError(
         "grammar: expected the template 'move {o} to {r}' (alfworld 0.4.x) or 'put {o} in/on {r}' "
-        "(up to 0.3.x), found neither. Play it with the original engine: backend='textworld'"
+        "(up to 0.3.x), found neither"
     )
 
 

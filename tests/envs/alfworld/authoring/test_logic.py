@@ -45,7 +45,7 @@ def test_the_dialect_is_told_by_how_things_are_put_down(dialect: str) -> None:
 
 @pytest.mark.parametrize("grammar", ["", "move {o} to {r}", GRAMMAR % "drop {o} on {r}"])
 def test_another_dialect_is_refused(grammar: str) -> None:
-    with pytest.raises(ConfigError, match=r"^grammar: .*found neither.*backend='textworld'"):
+    with pytest.raises(ConfigError, match=r"^grammar: .*found neither"):
         dialect_of(grammar)
 
 
