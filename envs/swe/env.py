@@ -197,7 +197,7 @@ class SWEEnv(TextEnv):
         self._ids = _choose(self._source, split, _names(repos), whole=elsewhere)
         self._now: SweTask | None = None
         self._ready: PreparedSandbox | None = None
-        self._release: Callable[[], object] | None = None
+        self._release: Callable[[], None] | None = None
         self._toolbox: Toolbox | None = None
         self._oracle: PatchOracle | None = None
         self._expected: object = None

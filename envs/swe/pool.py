@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import os
@@ -92,10 +93,15 @@ class SandboxPool:
         except RuntimeError:  # closed
             sandbox.close()
 
-    def lend(self, sandbox: Sandbox, owner: object) -> Callable[[], object]:
-        """What releases a sandbox. It is also called when `owner` is collected without it."""
-        release = weakref.finalize(owner, self._release_in, os.getpid(), sandbox)
-        release.atexit = False  # the engine removes what is open then
+    def lend(self, sandbox: Sandbox, owner: object) -> Callable[[], None]:
+        """What releases a sandbox. If `owner` is collected before, the sandbox is removed too."""
+        dropped = weakref.finalize(owner, _close_dropped, os.getpid(), sandbox)
+        dropped.atexit = False  # the engine removes what is open then
+
+        def release() -> None:
+            if dropped.detach():
+                self.release(sandbox)
+
         return release
 
     def close(self) -> None:
@@ -105,10 +111,6 @@ class SandboxPool:
         for _, future in waiting:
             self._discard(future)
         self._threads.shutdown(wait=True)
-
-    def _release_in(self, process: int, sandbox: Sandbox) -> None:
-        if os.getpid() == process:  # a forked process collects copies of its parent's objects
-            self.release(sandbox)
 
     def _next(self, key: tuple[SweTask, Limits]) -> Future[PreparedSandbox] | None:
         with self._lock:
@@ -125,6 +127,20 @@ class SandboxPool:
     def _discard(self, future: Future[PreparedSandbox]) -> None:
         if not future.cancel():
             future.add_done_callback(self._release_result)
+
+
+def _close_dropped(process: int, sandbox: Sandbox) -> None:
+    """Close a sandbox in a new thread: this one is collecting garbage, and may hold any lock.
+
+    A forked process collects copies of its parent's objects.
+    """
+    if os.getpid() == process:
+        _thread.start_new_thread(_close_quietly, (sandbox,))
+
+
+def _close_quietly(sandbox: Sandbox) -> None:
+    with contextlib.suppress(Exception):
+        sandbox.close()
 
 
 def shared_pool(engine: str = "auto") -> SandboxPool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import subprocess
 import sys
 import threading
@@ -36,6 +37,28 @@ class Pool(SandboxPool):
         with contextlib.closing(docker.from_env()) as client:
             found = client.api.containers(all=True, filters={"label": f"{LABEL}={run}"})
         return [container["Id"] for container in found]
+
+
+class Owner:
+    """In a cycle, so that the garbage collector finds it, wherever it runs."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_a_dropped_owner_blocks_nothing(pool: Pool, bench: Bench) -> None:
+    """Collected in the middle of a release, which holds locks."""
+    sandboxes = [pool.make(bench.task).sandbox for _ in range(2)]
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for sandbox in sandboxes:  # closing one twice does nothing
+            for _ in range(30):
+                pool.lend(sandbox, Owner())
+                pool.release(sandbox)
+    finally:
+        gc.set_threshold(*before)
+    wait_for(lambda: pool.names() == [], 30)
 
 
 @pytest.fixture
