@@ -289,5 +289,15 @@ def load_config(path: str | Path) -> Config:
 
 
 def to_yaml(config: Config) -> str:
-    """The configuration as YAML, every key spelled out."""
-    return dump_yaml(vars(config))
+    """The configuration as YAML, every key spelled out.
+
+    Raises:
+        ConfigError: a setting holds what YAML cannot; names it.
+    """
+    parts = []
+    for name, value in vars(config).items():
+        try:
+            parts.append(dump_yaml({name: value}))
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
+    return "".join(parts)

@@ -84,6 +84,13 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def dump_yaml(value: Any) -> str:
-    """A YAML document that `load_yaml` reads back as the same value, keys in their order."""
-    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=96)
-    return text
+    """A YAML document that `load_yaml` reads back as the same value, keys in their order.
+
+    Raises:
+        ConfigError: the value holds something else than texts, numbers, lists and mappings.
+    """
+    try:
+        return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=96))
+    except yaml.representer.RepresenterError as error:
+        wanted = "expected texts, numbers, lists and mappings"
+        raise ConfigError(f"{wanted}, which YAML can hold, got {error.args[-1]!r}") from error

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +55,13 @@ def test_a_saved_config_gives_the_same_config(tmp_path: Path) -> None:
         assert load_config(path) == config
     assert settle(file=tmp_path / "config.yaml").config == config
     assert (config.lr, config.max_turns, config.modulator_options) == (1e-6, 7, {"lam": 0.5})
+
+
+@pytest.mark.parametrize("value", [Path("x"), np.int64(3)])
+def test_what_yaml_cannot_hold_is_named(value: Any) -> None:
+    config = Config(env_args={"data": value})
+    with pytest.raises(ConfigError, match="^env_args: expected texts, numbers, lists"):
+        to_yaml(settle(config).config)
 
 
 def test_settling_twice_changes_nothing() -> None:

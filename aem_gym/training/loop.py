@@ -46,6 +46,7 @@ from aem_gym.training.state import (
 )
 from aem_gym.training.update import Updater
 from aem_gym.types import Episode, Group
+from aem_gym.yaml_io import dump_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ _WHY_STEPS = (
 def train(
     config: Config | None = None,
     *,
-    loggers: Sequence[Logger | str] | None = None,
+    loggers: Sequence[Logger | str] | str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Run a training job and return its summary (the last line that `train.py` prints).
@@ -94,6 +95,7 @@ def train(
         raise ConfigError(
             f"train: expected a Config, got {config!r:.60}. Settings go by name: env=..."
         )
+    loggers = [loggers] if isinstance(loggers, str) else loggers
     for each in loggers or ():
         if not isinstance(each, str | Logger):
             raise ConfigError(f"train: expected a name or a Logger in loggers, got {each!r:.60}")
@@ -108,8 +110,9 @@ def train(
     store = CheckpointStore(run, config.keep_checkpoints)
     try:
         checkpoint = store.recover() if claim.resuming else None
-        if (run / CONFIG_NAME).exists() and checkpoint is not None:
+        if (run / CONFIG_NAME).exists():
             _check_resume(load_config(run), config)
+        if checkpoint is not None:
             finished = _summary(run)
             if checkpoint.step >= config.steps and finished is not None:
                 logger.warning("%s is finished: %d steps. Nothing to do", run, checkpoint.step)
@@ -230,7 +233,8 @@ class Trainer:
             self.policy.publish(self.learner)
             figures["seconds/update"] = time.perf_counter() - clock
             self.progress.aem_seconds += credit.seconds
-        threshold = float(config.modulator_options.get("threshold", 0.1))
+        given = config.modulator_options.get("threshold")  # of AEM; another's may be anything
+        threshold = float(given) if isinstance(given, int | float) else 0.1
         figures |= step_metrics(everything, self.rewards, batch, credit, threshold)
         records = episode_records(number + 1, groups, dropped, batch, credit, config.token_samples)
         self.recorder.episodes(number + 1, list(records))
@@ -358,7 +362,7 @@ def _check_resume(saved: Config, now: Config) -> None:
     differing = [
         f"{name} ({getattr(saved, name)!r} then, {getattr(now, name)!r} now)"
         for name in vars(saved)
-        if name not in free and getattr(saved, name) != getattr(now, name)
+        if name not in free and dump_yaml(getattr(saved, name)) != dump_yaml(getattr(now, name))
     ]
     if differing:
         raise ConfigError(

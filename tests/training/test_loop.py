@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,8 @@ import pytest
 import torch
 
 from aem_gym.agents.learner import VALUE_HEAD
+from aem_gym.credit import Modulated, ResponseBatch
+from aem_gym.credit.modulators import identity
 from aem_gym.errors import ConfigError, OutputError
 from aem_gym.runs import CheckpointStore
 from aem_gym.settings import settle
@@ -138,6 +141,36 @@ def test_more_steps_are_refused_with_the_reason(tmp_path: Path) -> None:
     run(tmp_path / "run", **settings)
     with pytest.raises(ConfigError, match="1 then, 2 now.*lr_schedule is constant"):
         run(tmp_path / "run", resume=True, **{**settings, "steps": 2})
+
+
+def test_other_settings_are_refused_before_the_first_checkpoint_too(tmp_path: Path) -> None:
+    """The base model of a run that was killed early is kept: it belongs to its settings."""
+    run(tmp_path / "run", steps=1, eval_every=0)
+    for gone in ("checkpoints", "adapter"):
+        shutil.rmtree(tmp_path / "run" / gone)
+    with pytest.raises(ConfigError, match=r"seed \(0 then, 5 now\)"):
+        run(tmp_path / "run", steps=1, eval_every=0, resume=True, seed=5)
+    run(tmp_path / "run", steps=1, eval_every=0, resume=True)
+
+
+def test_the_same_call_resumes_whatever_its_sequences_are(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "steps": 1,
+        "eval_every": 0,
+        "env_args": {"task_types": ("pick_and_place_simple",)},
+    }
+    first = run(tmp_path / "run", **settings)
+    assert run(tmp_path / "run", resume=True, **settings) == first
+
+
+def test_an_own_option_called_like_one_of_aem_may_be_anything(tmp_path: Path) -> None:
+    own = {"modulator": f"{__name__}:thresholded", "modulator_options": {"threshold": "auto"}}
+    assert run(tmp_path / "run", steps=1, eval_every=0, **own)["steps"] == 1
+
+
+def thresholded(batch: ResponseBatch, advantages: torch.Tensor, *, threshold: str) -> Modulated:
+    assert threshold == "auto"
+    return identity(batch, advantages)
 
 
 def test_signals_end_a_run_that_has_not_begun() -> None:
