@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from aem_gym.config import Config, check_ranges
@@ -315,7 +316,7 @@ def evaluate_run(
         }
     evaluation = Evaluation(spec, results)
     target = target if out else _unlike_others(target, evaluation)
-    atomic_write(target, json.dumps(asdict(evaluation), indent=1))
+    atomic_write(target, _as_json(evaluation))
     logger.info("scores written to %s", target)
     return evaluation
 
@@ -374,6 +375,15 @@ def _writable(target: Path) -> Path:
             return target
 
 
+def _as_json(evaluation: Evaluation) -> str:
+    """With NumPy's numbers as numbers, and what else a protocol may hold as text."""
+
+    def plain(value: Any) -> Any:
+        return value.item() if isinstance(value, np.generic) else str(value)
+
+    return json.dumps(asdict(evaluation), indent=1, default=plain)
+
+
 def _unlike_others(target: Path, evaluation: Evaluation) -> Path:
     """The first of `target`, `target-2`, ... that holds no scores but those made here again."""
     numbered = (target.with_stem(f"{target.stem}-{number}") for number in itertools.count(2))
@@ -382,7 +392,7 @@ def _unlike_others(target: Path, evaluation: Evaluation) -> Path:
 
 
 def _may_be_replaced(target: Path, evaluation: Evaluation) -> bool:
-    protocol = json.loads(json.dumps(asdict(evaluation.protocol)))
+    protocol = json.loads(_as_json(evaluation))["protocol"]
     try:
         there = json.loads(target.read_bytes())
         return there["protocol"] == protocol and set(there["results"]) <= set(evaluation.results)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -20,6 +21,9 @@ from aem_gym.errors import CheckpointError, ConfigError, UnknownNameError
 from aem_gym.evaluation import (
     EvalResult,
     EvalSpec,
+    Evaluation,
+    _as_json,
+    _unlike_others,
     evaluate,
     evaluate_run,
     find_agent,
@@ -184,6 +188,14 @@ def test_scores_of_other_tasks_are_kept(interrupted: Path) -> None:
         for file in interrupted.glob("eval-*")
     }
     assert written == {"eval-train-t1.json": 1, "eval-train-t1-2.json": 2}
+
+
+def test_a_protocol_may_hold_numpys_numbers(interrupted: Path) -> None:
+    spec = EvalSpec("env", {}, "test", 3, 0, 1.0, None, "t", "window", {"n": np.int64(3)})
+    target = interrupted / "scores.json"
+    target.write_text(_as_json(Evaluation(spec, {})))
+    assert json.loads(target.read_text())["protocol"]["tasks"] == {"n": 3}
+    assert _unlike_others(target, Evaluation(spec, {})) == target
 
 
 def test_a_run_called_like_a_baseline_is_not_mistaken_for_it(
