@@ -138,7 +138,7 @@ class Generation:
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     entropies: tuple[float, ...]
-    """Empty where the policy does not know them; the learner then computes them."""
+    """Empty where a policy that is not `exact` does not know them; the learner computes them."""
     cut: bool
     """True if the token limit came before the end token."""
 

@@ -112,7 +112,20 @@ def response_format(name: str) -> ResponseFormat:
             f"response format {name!r}: expected an object with name, render and parse "
             f"(aem_gym.protocols.ResponseFormat), got {form!r:.80}"
         )
+    _check_format(name, form)
     return form
+
+
+def _check_format(name: str, form: ResponseFormat) -> None:
+    """Does it write and read one response? Raises ConfigError with what it gives instead."""
+    text: object = form.render("a thought", "an action")
+    parsed: object = form.parse(text) if isinstance(text, str) else None
+    kinds = tuple(map(type, parsed)) if isinstance(parsed, tuple) else ()
+    if kinds != (str, str, bool):
+        raise ConfigError(
+            f"response format {name!r}: expected a str of render and (thought, action, valid) of "
+            f"parse, got {text!r:.80} and {parsed!r:.80}"
+        )
 
 
 def last_line(text: str) -> str:

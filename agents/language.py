@@ -9,6 +9,8 @@ growing sequence must not. So the fixed strings around messages are found once, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -154,25 +156,30 @@ def _sample(policy: Policy, requests: list[GenerationRequest]) -> list[Generatio
     """One generation per request, from either kind of policy."""
     if not requests:
         return []
-    if isinstance(policy, BatchPolicy):
-        made = policy.generate(requests)
-    else:
-        made = _sample_each(policy, requests)
-    if len(made) != len(requests) or not all(map(_is_whole, made)):
-        raise ComponentError(
-            f"sampler {type(policy).__name__}: expected {len(requests)} Generations, each with "
-            f"no or one log-probability and entropy for each id, got {made!r:.200}"
-        )
-    return made
+    made: Any
+    made = policy.generate(requests) if isinstance(policy, BatchPolicy) else _each(policy, requests)
+    if not isinstance(made, list | tuple) or len(made) != len(requests):
+        wanted = f"expected {len(requests)} Generations in a list"
+        raise ComponentError(f"sampler {type(policy).__name__}: {wanted}, got {made!r:.200}")
+    return [_plain(each, policy) for each in made]
 
 
-def _is_whole(made: object) -> bool:
-    return isinstance(made, Generation) and all(
-        len(values) in (0, len(made.ids)) for values in (made.logprobs, made.entropies)
+def _plain(made: Any, policy: Policy) -> Generation:
+    """A generation in tuples of Python's own numbers. Raises ComponentError if it is not whole."""
+    with contextlib.suppress(AttributeError, TypeError, ValueError):
+        ids = tuple(map(int, made.ids))
+        scores = [tuple(map(float, values)) for values in (made.logprobs, made.entropies)]
+        sizes = (len(ids),) if policy.exact else (0, len(ids))
+        if ids and all(len(s) in sizes and all(map(math.isfinite, s)) for s in scores):
+            return Generation(ids, scores[0], scores[1], bool(made.cut))
+    few = "a finite" if policy.exact else "no or a finite"
+    raise ComponentError(
+        f"sampler {type(policy).__name__} (exact: {policy.exact}): expected a Generation of one or "
+        f"more ids, each with {few} log-probability and entropy, got {made!r:.200}"
     )
 
 
-def _sample_each(policy: AsyncPolicy, requests: list[GenerationRequest]) -> list[Generation]:
+def _each(policy: AsyncPolicy, requests: list[GenerationRequest]) -> list[Generation]:
     try:
         asyncio.get_running_loop()
     except RuntimeError:

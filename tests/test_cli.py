@@ -359,6 +359,7 @@ def test_what_a_model_wrote_cannot_steer_the_terminal(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     written = record(1, 0)
+    written["turns"][0]["response_entropy"] = None
     written["turns"][0]["response"] = "go\x1b[2J\x00 \ud800é\n"
     (tmp_path / "episodes.jsonl").write_text(json.dumps(written) + "\n")
     status, out, _ = run(capsys, "replay", str(tmp_path))

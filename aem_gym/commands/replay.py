@@ -86,7 +86,8 @@ def lines(number: int, record: Mapping[str, Any]) -> Iterator[str]:
 
 def credit(turn: Mapping[str, Any]) -> str:
     """A response and its credit, in one line."""
-    parts = [f"H {turn['response_entropy']:.3f}"]
+    entropy = turn["response_entropy"]
+    parts = ["H unknown" if entropy is None else f"H {entropy:.3f}"]
     if "alpha" in turn:
         before, after = turn["base_advantage"], turn["advantage"]
         parts.append(f"alpha {turn['alpha']:.3f}  A {before:+.3f} -> {after:+.3f}")

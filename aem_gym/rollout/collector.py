@@ -173,8 +173,10 @@ class Collector:
             if len(inputs) == 1 or "out of memory" in str(error).lower():
                 return [Response("", error=_agent_failure(error))] * len(inputs)
             return [self._ask([row])[0] for row in live]
-        if len(responses) != len(inputs):
-            message = f"expected {len(inputs)} responses, got {len(responses)}"
+        given: object = responses
+        if not isinstance(given, Sequence) or len(given) != len(inputs):
+            got = len(given) if isinstance(given, Sequence) else type(given).__name__
+            message = f"expected {len(inputs)} responses, got {got}"
             return [Response("", error=_agent_failure(ValueError(message)))] * len(inputs)
         return [_checked_response(response) for response in responses]
 
@@ -245,6 +247,9 @@ def _checked_response(response: object) -> Response:
     texts = (response.action, response.text, response.thought)
     if not all(isinstance(text, str) for text in texts):
         message = f"expected str for action, text and thought, got {texts!r:.80}"
+        return Response("", error=_agent_failure(TypeError(message)))
+    if response.stop_reason not in list(StopReason) or not isinstance(response.error, str | None):
+        message = f"expected a StopReason, and for error a str or None, got {response!r:.200}"
         return Response("", error=_agent_failure(TypeError(message)))
     action, text, thought = map(well_formed, texts)
     return replace(response, action=action, text=text, thought=thought)

@@ -274,6 +274,8 @@ def _check_tensor(name: str, found: object, shape: torch.Size) -> None:
         raise ComponentError(f"{name}: expected a tensor, got {type(found).__name__}")
     if found.shape != shape:
         raise ComponentError(f"{name}: expected shape {tuple(shape)}, got {tuple(found.shape)}")
+    if not found.is_floating_point():
+        raise ComponentError(f"{name}: expected floating-point numbers, got {found.dtype}")
     if not bool(torch.isfinite(found).all()):
         bad = int((~torch.isfinite(found)).sum())
         raise ComponentError(f"{name}: {bad} of {found.numel()} values are not finite")

@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,9 @@ def check_loss(config: Config) -> None:
     try:
         settings = LossSettings.of(config)
         output = settings.per_token(some, some, torch.ones_like(some), mask)
+        metrics: object = output.metrics
+        if not isinstance(metrics, Mapping) or not all(map(_is_number, metrics.values())):
+            raise ComponentError(f"expected numbers by name in metrics, got {metrics!r:.80}")
         total = settings.total(output.per_token, mask, 4.0, 2.0)
         if not (total.requires_grad and bool(torch.isfinite(total))):
             raise ComponentError("expected a finite loss with a gradient, got " + repr(total))
@@ -113,6 +116,10 @@ def check_loss(config: Config) -> None:
         raise
     except Exception as error:  # a user's own loss raises whatever it likes
         raise ConfigError(f"loss_options: {error} (loss {config.loss!r})") from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -133,3 +134,19 @@ def test_a_format_of_ones_own_is_found_by_module_and_attribute(attribute: str) -
     assert response_format(f"{__name__}:{attribute}").name == "loud"
     with pytest.raises(ConfigError, match="expected an object with name, render and parse .*got 7"):
         response_format(f"{__name__}:number")
+
+
+class Mute(Short):
+    def render(self, thought: str, action: str) -> Any:
+        return None
+
+
+class Wordy(Short):
+    def parse(self, text: str) -> Any:
+        return "", text, "yes"
+
+
+@pytest.mark.parametrize("form", [Mute, Wordy])
+def test_a_format_that_gives_something_else_is_refused_at_once(form: type) -> None:
+    with pytest.raises(ConfigError, match=rf"{form.__name__}'.*expected a str of render and"):
+        response_format(f"{__name__}:{form.__name__}")

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -380,15 +385,36 @@ def test_components_that_do_not_fit_their_role_are_refused(tiny: Tiny) -> None:
         open_agent(config, tiny.template, str(tiny.folder))
 
 
-@pytest.mark.parametrize("spoil", [lambda made: made[:-1], lambda made: [cut(made[0]), *made[1:]]])
-def test_what_a_sampler_gives_is_checked(tiny: Tiny, spoil) -> None:
+def each(**changes: Callable[[Generation], Any]) -> Callable[[list[Generation]], Any]:
+    """Generations with fields computed anew."""
+    return lambda made: [replace(g, **{k: f(g) for k, f in changes.items()}) for g in made]
+
+
+SPOILED: dict[str, Callable[[list[Generation]], Any]] = {
+    "one too few": lambda made: made[:-1],
+    "nothing": lambda made: None,
+    "something else": lambda made: ["text"] * len(made),
+    "a log-probability too few": each(logprobs=lambda g: g.logprobs[:-1]),
+    "no entropies, though exact": each(entropies=lambda g: ()),
+    "entropies that are not finite": each(entropies=lambda g: (math.nan,) * len(g.ids)),
+    "no ids": each(ids=lambda g: (), logprobs=lambda g: (), entropies=lambda g: ()),
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_what_a_sampler_gives_is_checked(tiny: Tiny, how: str) -> None:
     agent = tiny.agent()
     generate = agent.policy.generate
-    agent.policy.generate = lambda requests: spoil(generate(requests))
+    agent.policy.generate = lambda requests: SPOILED[how](generate(requests))
     for episode in flat(tiny.groups(agent, groups=2, size=1)):
         assert episode.stop_reason is StopReason.AGENT_ERROR
-        assert "expected 1 Generations" in str(episode.error)
+        assert re.search(r"sampler \w+.*: expected", str(episode.error))
 
 
-def cut(made: Generation) -> Generation:
-    return replace(made, logprobs=made.logprobs[:-1])
+def test_a_sampler_may_give_lists_and_numpys_numbers(tiny: Tiny) -> None:
+    agent = tiny.agent()
+    expected = flat(tiny.groups(agent))
+    generate = agent.policy.generate
+    as_arrays = each(ids=lambda g: list(np.array(g.ids)), logprobs=lambda g: np.array(g.logprobs))
+    agent.policy.generate = lambda requests: as_arrays(generate(requests))
+    assert flat(tiny.groups(agent)) == expected

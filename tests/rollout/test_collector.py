@@ -104,6 +104,8 @@ FAULTS: dict[str, Any] = {
     "network": ConnectionError("lost"),
     "none": None,
     "number": 7,
+    "no reason": Response("", stop=True, stop_reason="quit"),  # type: ignore[arg-type]
+    "an exception": Response("", error=ValueError("lost")),  # type: ignore[arg-type]
     "no text": Response(action=b"bytes"),  # type: ignore[arg-type]
     "gives an error": Response("", error="AgentFailure: lost"),
 }
@@ -144,6 +146,17 @@ def test_responses_that_cannot_be_told_apart_fail_together_and_later_episodes_ru
     episodes = run(Short(door))
     assert all("expected 6 responses, got 5" in str(e.error) for e in episodes)
     assert [e.error for e in run(Short(door), count=5)] == [None] * 5
+
+
+@pytest.mark.parametrize("given", [None, (answer for answer in ())], ids=["none", "generator"])
+def test_an_agent_that_gives_no_list_fails_its_episodes(given: Any) -> None:
+    class Listless(Scripted):
+        def act(self, situations: Sequence[TurnInput]) -> list[Response]:
+            return given
+
+    for episode in run(Listless(door)):
+        assert episode.stop_reason is StopReason.AGENT_ERROR
+        assert f"responses, got {type(given).__name__}" in str(episode.error)
 
 
 @pytest.mark.parametrize("text", ["", HUGE, ODD, "\n", "\u0000"], ids=repr)

@@ -103,9 +103,15 @@ def test_an_own_estimator_with_needs_of_its_own(batch: ResponseBatch) -> None:
     torch.testing.assert_close(credit.modulated.advantages, expected)
 
 
+def whole_numbers(batch: ResponseBatch) -> torch.Tensor:
+    return batch.returns.long()
+
+
 def test_a_component_that_returns_the_wrong_thing_is_named(batch: ResponseBatch) -> None:
     n, t = batch.mask.shape
     with pytest.raises(ComponentError, match=rf"estimator '{HERE}:late_shape'.*\({n},\)"):
         assigned(batch, estimator=f"{HERE}:late_shape")
+    with pytest.raises(ComponentError, match="whole_numbers'.*floating-point numbers, .*int64"):
+        assigned(batch, estimator=f"{HERE}:whole_numbers")
     with pytest.raises(ComponentError, match=rf"modulator '{HERE}:late_m.*advantages.*\({n}, {t}"):
         assigned(batch, modulator=f"{HERE}:late_modulator")

@@ -219,6 +219,10 @@ def not_a_number(logprobs, old_logprobs, advantages, mask) -> LossOutput:
     return LossOutput(logprobs * float("nan"))
 
 
+def with_a_list(logprobs, old_logprobs, advantages, mask) -> LossOutput:
+    return LossOutput(-logprobs * advantages, {"ratios": torch.ones(3)})
+
+
 def without_gradient(logprobs, old_logprobs, advantages, mask) -> LossOutput:
     return LossOutput(logprobs.detach() * advantages)
 
@@ -227,6 +231,7 @@ def without_gradient(logprobs, old_logprobs, advantages, mask) -> LossOutput:
     ("changes", "message"),
     [
         ({"loss": f"{__name__}:not_a_number"}, "expected a finite loss"),
+        ({"loss": f"{__name__}:with_a_list"}, "numbers by name in metrics.*with_a_list"),
         ({"loss": f"{__name__}:without_gradient"}, "loss with a gradient"),
         ({"loss": "kl_kov"}, "Did you mean 'kl_cov'"),
         ({"loss_options": {"clap": 1}}, "loss_options .*clap.*clip_low"),
