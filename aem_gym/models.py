@@ -30,6 +30,9 @@ class PretrainedModel:
 
     def check(self, config: Config) -> None:
         """Its options are those of `from_pretrained`, which transformers checks."""
+        for key in ("dtype", "device"):
+            if key in config.model_options:
+                raise ConfigError(f"model_options.{key}: give it as --{key} instead")
 
     def locate(self) -> str:
         """The hub id or folder itself."""

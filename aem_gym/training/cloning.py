@@ -33,6 +33,7 @@ class CloningSettings:
     observation_share: float = 0.2
     """Share of the prompt's tokens that are learned: a model from scratch must learn to read."""
     grad_clip: float = 1.0
+    """Largest norm of the gradient; 0: no limit."""
     seed: int = 0
 
 
@@ -60,7 +61,7 @@ def clone(
         ids, positions = next(batches)
         loss = -learner.logprobs_at(ids, positions).mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip)
+        torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip or float("inf"))
         for optimizer in optimizers:
             optimizer.step()
         losses.append(float(loss.detach()))

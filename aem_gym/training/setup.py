@@ -76,7 +76,9 @@ def check_run(config: Config) -> None:
         return
     from aem_gym.training.credit import check_credit
     from aem_gym.training.update import check_loss
+    from aem_gym.training.warmstart import check_warm_start
 
+    check_warm_start(config)
     check_credit(config)
     check_loss(config)
     import_object("aem_gym.agents.models:resolve_device")(config.device)

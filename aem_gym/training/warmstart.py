@@ -14,6 +14,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
+import msgspec
 from tqdm.auto import tqdm
 
 from aem_gym.config import Config
@@ -48,19 +49,28 @@ def warm_start(
     Raises:
         NoExpertError: cloning was asked for (or the model needs it) and nothing can be cloned.
     """
+    check_warm_start(config)
     source, scratch = _source(config, description), find_model(config.model).from_scratch
     if source == "none":
-        if scratch:
-            raise ConfigError(
-                f"model {config.model} starts from nothing and has to be cloned first: leave "
-                "--warmstart at auto, or choose a pretrained --model"
-            )
         return config.model, None
-    _settings(config)  # wrong ones are refused before anything is played
     folder = cache_folder() / "warmstarts" / _content_key(config, template, source)
     if (folder / _INFO).exists() or not _make_alone(config, description, template, source, folder):
         logger.info("warm start: taken from the cache (%s)", folder.name)
     return (str(folder), None) if scratch else (config.model, folder)
+
+
+def check_warm_start(config: Config) -> None:
+    """Check the settings of the clone before anything is played.
+
+    Raises:
+        ConfigError: the model cannot do without one, or `warmstart_options` holds a wrong value.
+    """
+    if config.warmstart == "none" and find_model(config.model).from_scratch:
+        raise ConfigError(
+            f"model {config.model} starts from nothing and has to be cloned first: leave "
+            "--warmstart at auto, or choose a pretrained --model"
+        )
+    _settings(config)
 
 
 def _source(config: Config, description: EnvDescription) -> str:
@@ -170,13 +180,17 @@ def _settings(config: Config) -> CloningSettings:
     scratch = find_model(config.model).from_scratch
     chosen: dict[str, Any] = {} if scratch else dict(_FOR_ADAPTERS)
     chosen |= config.warmstart_options
-    chosen |= {"steps": config.warmstart_steps, "batch": config.warmstart_batch}
-    chosen["seed"] = derive(config.seed, "cloning")
-    known = [field.name for field in fields(CloningSettings)]
+    own = {"steps": config.warmstart_steps, "batch": config.warmstart_batch}
+    own["seed"] = derive(config.seed, "cloning")
+    known = [field.name for field in fields(CloningSettings) if field.name not in own]
     for name in chosen:
         if name not in known:
-            raise UnknownNameError("key of warmstart_options", name, known)
-    return CloningSettings(**chosen)
+            hint = "(Flags: --warmstart-steps, --warmstart-batch, --seed.)" if name in own else ""
+            raise UnknownNameError("key of warmstart_options", name, known, hint)
+    try:
+        return msgspec.convert(chosen | own, CloningSettings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"warmstart_options: {error}") from error
 
 
 def _tokenized(
@@ -196,8 +210,9 @@ _KEYS = (
     *("env", "env_args", "train_split", "model", "model_options", "context", "response_format"),
     *("max_length", "max_turns", "seed", "learner", "warmstart_episodes", "warmstart_steps"),
     *("warmstart_batch", "warmstart_noise", "warmstart_keep", "warmstart_env_args"),
-    *("warmstart_options", "threads", "dtype", "device"),
+    *("warmstart_options", "threads", "dtype", "device", "deterministic"),
 )
+_CODE_AND_TEXTS = {".py", ".json", ".yaml", ".yml", ".txt"}
 _KEYS_OF_ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
 
 
@@ -207,7 +222,8 @@ def _content_key(config: Config, template: PromptTemplate, source: str) -> str:
     content = {key: getattr(config, key) for key in _KEYS + (() if scratch else _KEYS_OF_ADAPTERS)}
     content |= {"template": asdict(template), "source": source}
     content |= {"code": digest_files(_sources()), "env_code": _class_digest(config.env)}
-    content |= {name: version(name) for name in ("torch", "transformers", "tokenizers")}
+    packages = ("torch", "transformers", "tokenizers", *(() if scratch else ("peft",)))
+    content |= {name: version(name) for name in packages}
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -215,12 +231,14 @@ def _content_key(config: Config, template: PromptTemplate, source: str) -> str:
 def _sources() -> list[Path]:
     """The files of this package that a demonstration and its cloning pass through."""
     here = Path(__file__).resolve().parent
-    agents = (here.parent / "agents").glob("**/*.py")
-    return [*agents, *(here / f"{name}.py" for name in ("warmstart", "cloning", "demonstrations"))]
+    core = [here.parent / f"{name}.py" for name in ("logprobs", "seeding", "text_env", "types")]
+    parts = [*(here.parent / "agents").glob("**/*.py"), *(here.parent / "rollout").glob("*.py")]
+    own = [here / f"{name}.py" for name in ("warmstart", "cloning", "demonstrations")]
+    return [*core, *parts, *own]
 
 
 def _class_digest(env: str) -> str:
-    """Digest of an environment's code: its package, its module, or the class itself.
+    """Digest of an environment's code and texts: its package, its module, or the class itself.
 
     A class of a script or notebook (`__main__`) has no module to look up.
     """
@@ -230,7 +248,8 @@ def _class_digest(env: str) -> str:
     if spec is not None and spec.origin and spec.origin.endswith(".py"):
         file = Path(spec.origin)
         package = (file.parent / "__init__.py").exists()
-        return digest_files(file.parent.rglob("*.py") if package else [file])
+        files = (f for f in file.parent.rglob("*") if f.suffix in _CODE_AND_TEXTS)
+        return digest_files(files if package else [file])
     try:
         text = inspect.getsource(factory)
     except (OSError, TypeError):  # typed into an interpreter

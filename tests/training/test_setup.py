@@ -58,6 +58,11 @@ def settled(**given: Any) -> Config:
         ({"loss_options": {"clap": 1}}, "loss_options.*clap.*clip_low"),
         ({"estimator_options": {"normalize": False}}, "Did you mean 'normalise'"),
         ({"modulator_options": {"scope": "grup"}}, "Did you mean 'group'"),
+        ({"warmstart": "none"}, "starts from nothing.*--warmstart"),
+        ({"warmstart_options": {"muon": 1}}, "warmstart_options.*muon.*muon_lr"),
+        ({"warmstart_options": {"steps": 7}}, "'steps'.*--warmstart-steps"),
+        ({"warmstart_options": {"muon_lr": "abc"}}, "warmstart_options: .*float.*muon_lr"),
+        ({"model": "someone/model", "model_options": {"dtype": "bfloat16"}}, "--dtype instead"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], words: str) -> None:

@@ -141,6 +141,21 @@ def test_every_setting_that_matters_makes_another(monkeypatch: pytest.MonkeyPatc
     assert key(GUESS) != base
 
 
+def test_changed_texts_of_an_environment_make_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "texts_env"
+    package.mkdir()
+    code = "from tests.training.guess_env import Guess\n\nclass Env(Guess): ...\n"
+    (package / "__init__.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = set()
+    for words in ("one", "two"):
+        (package / "texts.json").write_text(f'"{words}"')
+        seen.add(warmstart._class_digest("texts_env:Env"))
+    assert len(seen) == 2
+
+
 def test_changed_code_makes_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment's own module is part of the key."""
     import gymnasium as gym
