@@ -69,7 +69,7 @@ class EvalResult:
     """The figures of one evaluation. Fractions are 0..1."""
 
     episodes: int
-    """Episodes that count: those that did not fail for infrastructure reasons."""
+    """Episodes without an error."""
     success: float
     low: float
     """Lower end of the 95% Wilson interval of the success rate."""
@@ -85,7 +85,7 @@ class EvalResult:
     """Share of actions that the environment did not admit."""
     by_type: dict[str, TypeScore]
     errors: int
-    """Episodes that failed (environment raised or hung); not counted above."""
+    """Episodes that failed, because of the environment or the agent; not counted above."""
 
 
 def summarize(episodes: Sequence[Episode], task_types: Sequence[str] = ()) -> EvalResult:
@@ -239,7 +239,7 @@ def evaluate(
         split: of the environment.
         temperature: sampling temperature; 0 is greedy.
         seed: of the tasks.
-        env_args: arguments of the environment.
+        env_args: arguments of the environment, over the run's own.
 
     Returns:
         The figures: `success` with its 95% interval `low` to `high`, `score`, `by_type`, ...
@@ -415,12 +415,13 @@ def _label(folder: Path) -> str:
 
 def _changed(config: Config, *, env: Any = None, **changes: Any) -> Config:
     """The configuration with what was given (not None) in place of the run's own."""
-    env = env_name(env)
-    if env is not None and env != config.env:
+    other = config if env is None else settle({"env": env_name(env)}).config
+    if other.env != config.env:
         # The run's arguments and splits belong to its own environment.
-        other = settle({"env": env}).config
         config = replace(config, env=other.env, env_args={}, eval_split=other.eval_split)
     given = {name: value for name, value in changes.items() if value is not None}
+    if "env_args" in given:
+        given["env_args"] = {**config.env_args, **given["env_args"]}
     names = {name: name if name == "env_args" else f"eval_{name}" for name in given}
     changed = replace(config, **{names[name]: value for name, value in given.items()})
     check_ranges(vars(changed))

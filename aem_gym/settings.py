@@ -107,7 +107,7 @@ def settle(
         for key, value in values.items()
     }
     check_ranges(checked)
-    _check_one_limit({**saved, **merge(top)[0]})
+    _check_one_limit(merge([(source, saved), *top])[0])
     return Settled(Config(**checked), origin)
 
 

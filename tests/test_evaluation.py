@@ -23,6 +23,7 @@ from aem_gym.evaluation import (
     EvalSpec,
     Evaluation,
     _as_json,
+    _changed,
     _unlike_others,
     evaluate,
     evaluate_run,
@@ -34,7 +35,7 @@ from aem_gym.evaluation import (
 )
 from aem_gym.protocols import TrainableAgent
 from aem_gym.registry import AGENTS
-from aem_gym.runs import CheckpointStore
+from aem_gym.runs import CheckpointStore, run_config
 from aem_gym.types import Episode, StopReason, Turn
 from tests.training.guess_env import Guess, Hopeless
 from tests.training.runs import SMALL, lines, run
@@ -177,6 +178,15 @@ def test_other_protocols(interrupted: Path) -> None:
     assert (protocol.split, protocol.temperature, protocol.episodes) == ("train", 0.0, 3)
     assert list(protocol.task_seeds) == [7, 8, 9]
     assert (interrupted / "eval-train-t0.json").exists()
+
+
+def test_what_is_given_goes_over_the_runs_own_arguments(interrupted: Path) -> None:
+    own = _changed(run_config(interrupted)).env_args
+    assert own
+    changed = _changed(run_config(interrupted), env="alfworld", env_args={"dialect": "0.3"})
+    assert changed.env_args == {**own, "dialect": "0.3"}
+    assert changed.eval_split == run_config(interrupted).eval_split
+    assert _changed(run_config(interrupted), env="webshop", env_args={}).env_args == {}
 
 
 def test_scores_of_other_tasks_are_kept(interrupted: Path) -> None:

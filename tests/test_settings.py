@@ -368,7 +368,7 @@ def test_the_newest_spelling_in_a_layer_above_wins(tmp_path: Path) -> None:
 # One limit of turns ------------------------------------------------------------------------------
 
 
-def test_two_turn_limits_that_differ_are_refused() -> None:
+def test_two_turn_limits_that_differ_are_refused(tmp_path: Path) -> None:
     words = "max_turns: 30 and env_args.max_turns: 9 differ"
     with pytest.raises(ConfigError, match=words):
         settle({"max_turns": 30, "env_args": {"max_turns": 9}})
@@ -376,6 +376,10 @@ def test_two_turn_limits_that_differ_are_refused() -> None:
         settle(flags={"max_turns": 30, "env_args.max_turns": 9})
     with pytest.raises(ConfigError, match=words):
         settle(overrides=["max_turns=30", "env_args.max_turns=9"])
+    file = tmp_path / "file.yaml"
+    file.write_text("env_args:\n  max_turns: 9\n")
+    with pytest.raises(ConfigError, match=words):
+        settle(file=file, flags={"max_turns": 30, "env_args.difficulty": "full"})
     same = settle({"max_turns": 9, "env_args": {"max_turns": 9}}).config
     assert same.max_turns == 9
 
