@@ -1,7 +1,7 @@
 """The command line: `aem-gym COMMAND`. Errors a user can fix are one line; others a traceback.
 
-Exit status: 0 done, 1 `data` found something missing, 2 bad input or a known failure,
-130 interrupted.
+Exit status: 0 done, 1 a check found something (missing data, an invalid task, a difference), 2 bad
+input or a known failure, 130 interrupted.
 """
 
 from __future__ import annotations

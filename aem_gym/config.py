@@ -48,7 +48,7 @@ def setting(default: Any, **bounds: float) -> Any:
 
 @dataclass(frozen=True, repr=False)
 class Config:
-    """All settings of one training run. Each is a key of the YAML file and a flag of train.py."""
+    """All settings of one training run: keys of the YAML file, flags of train.py."""
 
     # --- task -------------------------------------------------------------------------------
     env: str = setting(None)
@@ -168,7 +168,8 @@ class Config:
     mini_batch: int | str = setting("1/2", at_least=1)
     """Training rows per optimizer update, or a share of the batch: 1/2 makes two updates a pass."""
     micro_batch: int = setting(8, at_least=1)
-    """Most sequences in memory at once in the learner; does not change the result."""
+    """Maximum number of sequences in the learner's memory at once; changes results by rounding
+    only (more for clip_cov and kl_cov)."""
     lr: float = setting(1e-5, above=0)
     """Peak learning rate (AdamW)."""
     lr_warmup: int = setting(5, at_least=0)

@@ -56,11 +56,7 @@ class OutputError(AemGymError, OSError):
     """The output folder cannot be used (exists already, read-only, full)."""
 
 
-class RolloutError(AemGymError, RuntimeError):
-    """A rollout could not go on; caught by the collector and recorded on the episode."""
-
-
-class EnvironmentFailure(RolloutError):
+class EnvironmentFailure(AemGymError, RuntimeError):
     """The environment raised in `reset` or `step`."""
 
 

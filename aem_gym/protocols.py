@@ -243,7 +243,7 @@ class Learner(Protocol):
         ...
 
     def freeze_reference(self) -> None:
-        """Keep the present policy as the one that the KL is measured to."""
+        """Freeze the current policy as the reference of the KL term."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -332,9 +332,10 @@ class BaseModel(Protocol):
 
 @runtime_checkable
 class Logger(Protocol):
-    """Receives what a run logs, beside its files. Registered as `(run, config, step) -> Logger`.
+    """Receives what a run logs, beside its files.
 
-    `run` is the run's folder, `step` the RL steps that are done.
+    Registered as `(run, config, step) -> Logger | None` (None: left out). `run` is its folder,
+    `step` the RL steps that are done.
     """
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:

@@ -41,7 +41,8 @@ class PromptTemplate:
     """The text in which an environment is shown to an agent; `aem_gym.agents.language` renders it.
 
     The templates are `str.format` strings. Fields: `{instructions} {goal} {observation}
-    {admissible} {history} {step} {shown}` (`shown` is the number of past turns in `{history}`).
+    {admissible} {history} {step} {next_step} {shown}`: the number of past turns, the same + 1, and
+    how many of them `{history}` holds.
     """
 
     name: str = "default"
@@ -61,7 +62,7 @@ class PromptTemplate:
     history: int = 2
     """How many past turns `{history}` holds."""
     response_format: str = "tags"
-    """The default response format: `tags`, `short` or `plain` (aem_gym.agents.formats)."""
+    """The default response format, by name: `tags`, `published`, `short`, `plain` or your own."""
     max_turns: int | None = None
     """Turn limit of an episode; None leaves it to the environment."""
     reward_scale: float = 1.0

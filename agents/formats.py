@@ -1,7 +1,7 @@
 """Response formats: (thought, action) to text and back.
 
 `parse` never raises. Where a text does not follow the format, the environment still gets an
-action, the last line of the text, and `valid` is False, so that the trainer can penalise it.
+action, as each class says, and `valid` is False, so that the trainer can penalize it.
 """
 
 from __future__ import annotations

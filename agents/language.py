@@ -170,12 +170,13 @@ def _plain(made: Any, policy: Policy) -> Generation:
         ids = tuple(map(int, made.ids))
         scores = [tuple(map(float, values)) for values in (made.logprobs, made.entropies)]
         sizes = (len(ids),) if policy.exact else (0, len(ids))
-        if ids and all(len(s) in sizes and all(map(math.isfinite, s)) for s in scores):
+        whole = len(scores[0]) == len(ids) and len(scores[1]) in sizes
+        if ids and whole and all(map(math.isfinite, scores[0] + scores[1])):
             return Generation(ids, scores[0], scores[1], bool(made.cut))
-    few = "a finite" if policy.exact else "no or a finite"
+    few = "an" if policy.exact else "no or an"
     raise ComponentError(
         f"sampler {type(policy).__name__} (exact: {policy.exact}): expected a Generation of one or "
-        f"more ids, each with {few} log-probability and entropy, got {made!r:.200}"
+        f"more ids, each with a log-probability and {few} entropy, all finite, got {made!r:.200}"
     )
 
 

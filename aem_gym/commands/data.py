@@ -25,8 +25,8 @@ _PATH = click.Path(path_type=Path)
 @click.option("--data-dir", help="Look in this folder instead of where the environment would.")
 @click.option("--all", "show_all", is_flag=True, help=f"List all damage, not the first {_SHOWN}.")
 @click.option("--out", type=_PATH, help="import: the folder to make; default: one in the cache.")
-@click.option("--num-products", type=click.IntRange(1), help="import: only the first so many.")
-@click.option("--seed", type=int, help="import: of all that is drawn (hidden prices, say).")
+@click.option("--num-products", type=click.IntRange(1), help="import: only the first N products.")
+@click.option("--seed", type=int, help="import: seed of generated values such as hidden prices.")
 @click.option("--nouns", type=_PATH, help="import: a file with the nouns of titles.")
 @click.option("--spacy", metavar="MODEL", help="import: find nouns with this spaCy model.")
 def data(
@@ -39,8 +39,8 @@ def data(
 ) -> int:
     """Show what data ENV has; without ENV, which environments use any.
 
-    With `import DIR`, turn the data in DIR, as they are downloaded, into what ENV opens quickly. If
-    it is stopped, the same command goes on where it was.
+    With `import DIR`, convert the downloaded data in DIR to a format that ENV opens quickly. An
+    interrupted import resumes with the same command.
 
     Exit status with ENV: 0 all of it is there, 1 something is missing or damaged.
     """

@@ -53,7 +53,7 @@ def play(
 ) -> None:
     """Play one episode of ENV and print it. You are the agent, unless --agent says who is.
 
-    ENV is a name that `aem-gym envs` lists; the part in the middle will do, in small letters.
+    ENV is a name that `aem-gym envs` lists; a short lower-case name such as `alfworld` also works.
 
     With --web you play on a web page, for this machine's browsers only, until Ctrl-C.
     """

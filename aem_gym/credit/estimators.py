@@ -7,7 +7,8 @@ Common options:
         normalization; "reward" adds it to the row's score before, with statistics over the rows'
         scores. Dividing -0.1 by std + 1e-6 in a group that failed throughout would give -1e5.
 
-A group whose scores are all equal has advantage exactly 0 (plus its rows' penalties). Rows in
+In the group-relative ones, a group whose scores are all equal has advantage exactly 0 (plus its
+rows' penalties). Rows in
 `batch.excluded` enter no statistic, but get the advantage that those imply. Nothing here carries a
 gradient.
 """

@@ -57,7 +57,8 @@ _MAY_CHANGE = {
     *("keep_checkpoints", "loggers", "micro_batch", "gradient_checkpointing"),
     *("reset_timeout", "max_concurrent_episodes"),
 }
-"""Settings that may differ on resume; `threads` and `micro_batch` change results by rounding."""
+"""Settings that may differ on resume. Some change results by rounding: `device`, `threads`,
+`micro_batch`, `gradient_checkpointing`, `max_concurrent_episodes`."""
 _NOT_BEGUN = "stopped before the run began: give the same command"
 _WHY_STEPS = (
     " (steps may change where lr_schedule is constant; any other schedule ends with the last step.)"

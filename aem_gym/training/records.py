@@ -213,7 +213,7 @@ class Recorder:
 
 
 def open_loggers(config: Config, run: Path, step: int) -> list[Logger]:
-    """The loggers of a run, by name. One that is not installed is left out, with a warning."""
+    """The loggers of a run, by name. One whose package is not installed is left out."""
     makers: list[Callable[..., Logger | None]] = [LOGGERS.load(name) for name in config.loggers]
     made = []
     for name, make in zip(config.loggers, makers, strict=True):
