@@ -34,6 +34,12 @@ class UnknownNameError(ConfigError, LookupError):
         self.kind, self.name, self.known = kind, name, tuple(known)
 
 
+def check_name(kind: str, name: str, names: Iterable[str]) -> None:
+    """Raise UnknownNameError if `name` is not one of `names`."""
+    if name not in tuple(names):
+        raise UnknownNameError(kind, str(name), names)
+
+
 class MissingDependencyError(AemGymError, ImportError):
     """An optional package is not installed; the message holds the command that installs it."""
 

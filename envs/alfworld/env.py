@@ -16,7 +16,7 @@ from aem_gym.envs.alfworld.generator import GeneratedGames
 from aem_gym.envs.alfworld.oracle import SEARCHES, HouseholdOracle
 from aem_gym.envs.alfworld.rooms import DIFFICULTIES
 from aem_gym.envs.alfworld.text import DIALECTS, TEXTS, printed_sentence
-from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.errors import ConfigError, check_name
 from aem_gym.registry import env_tool
 from aem_gym.text_env import TextEnv
 from aem_gym.types import PromptTemplate, StepResult, Task
@@ -103,14 +103,14 @@ class ALFWorldEnv(TextEnv):
         source = source or games or ("official" if data_dir else "generated")
         if games not in (None, source):
             raise ConfigError(f"games: the old name of source, which is {source!r}; leave it out")
-        _known("split", split, SPLITS)
-        _known("difficulty", difficulty, DIFFICULTIES)
-        _known("dialect", dialect, DIALECTS)
-        _known("source", source, SOURCES)
-        _known("backend", backend, BACKENDS)
+        check_name("split", split, SPLITS)
+        check_name("difficulty", difficulty, DIFFICULTIES)
+        check_name("dialect", dialect, DIALECTS)
+        check_name("source", source, SOURCES)
+        check_name("backend", backend, BACKENDS)
         size = "full" if source == "official" else difficulty
         self.expert_search = expert_search or _EXPERT_SEARCH[size]
-        _known("expert_search", self.expert_search, SEARCHES)
+        check_name("expert_search", self.expert_search, SEARCHES)
         if not 0.0 <= expert_noise <= 1.0:
             raise ConfigError(f"expert_noise: expected a share from 0 to 1, got {expert_noise}")
         super().__init__(
@@ -147,7 +147,7 @@ class ALFWorldEnv(TextEnv):
         There, `task_id` names a game of any split and difficulty, and `game` any game file.
         """
         for name in options:
-            _known("reset option", name, _OPTIONS)
+            check_name("reset option", name, _OPTIONS)
         expert_seed = int(self.np_random.integers(2**31))
         loaded = self._load(options)
         game = shuffle_numbers(loaded.game, self.np_random) if self._shuffle else loaded.game
@@ -216,17 +216,12 @@ def _instructions(dialect: str) -> str:
     return str(TEXTS["instructions"].format(put=put))
 
 
-def _known(kind: str, name: str, names: Iterable[str]) -> None:
-    if name not in tuple(names):
-        raise UnknownNameError(kind, str(name), names)
-
-
 def _task_types(asked: Iterable[str] | str | None) -> tuple[str, ...]:
     if asked is None:
         return TASK_TYPES
     names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked)
     for name in names:
-        _known("task type", name, TASK_TYPES)
+        check_name("task type", name, TASK_TYPES)
     if not names:
         raise ConfigError(f"task_types: expected at least one of {', '.join(TASK_TYPES)}, got none")
     return tuple(name for name in TASK_TYPES if name in names)

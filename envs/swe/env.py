@@ -21,7 +21,7 @@ from aem_gym.envs.swe.tools.files import AgentFiles
 from aem_gym.envs.swe.tools.grammar import instructions
 from aem_gym.envs.swe.tools.toolbox import Toolbox
 from aem_gym.envs.swe.workspace import take_patch
-from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.errors import ConfigError, check_name
 from aem_gym.spaces import TextSpace
 from aem_gym.text_env import TextEnv
 from aem_gym.types import PromptTemplate, StepResult, Task
@@ -180,7 +180,7 @@ class SWEEnv(TextEnv):
         render_mode: str | None = None,
     ) -> None:
         super().__init__(max_turns=max_turns, render_mode=render_mode)
-        _known("split", split, SPLITS)
+        check_name("split", split, SPLITS)
         ENGINES.check(engine)
         if step_timeout <= 0:
             raise ConfigError(f"step_timeout: expected seconds above 0, got {step_timeout}")
@@ -263,7 +263,7 @@ class SWEEnv(TextEnv):
 
     def _draw(self, rng: np.random.Generator, options: Mapping[str, Any]) -> SweTask:
         for name in options:
-            _known("reset option", name, _OPTIONS)
+            check_name("reset option", name, _OPTIONS)
         drawn = self._ids[int(rng.integers(len(self._ids)))]
         return self._source.task(str(options.get("task_id", drawn)))
 
@@ -322,7 +322,7 @@ def _choose(
 def _limits(values: Mapping[str, Any]) -> Limits:
     known = {item.name: item.default for item in fields(Limits)}
     for name, value in values.items():
-        _known("key of limits", name, known)
+        check_name("key of limits", name, known)
         kind = bool if isinstance(known[name], bool) else (int, float)
         if not isinstance(value, kind) or (value <= 0 and kind is not bool):
             raise ConfigError(f"limits.{name}: expected a value like {known[name]}, got {value!r}")
@@ -334,8 +334,3 @@ def _names(asked: Iterable[str] | str | None) -> tuple[str, ...]:
         return ()
     names = asked.split(",") if isinstance(asked, str) else list(asked)
     return tuple(name.strip() for name in names if name.strip())
-
-
-def _known(kind: str, name: str, names: Iterable[str]) -> None:
-    if name not in tuple(names):
-        raise UnknownNameError(kind, str(name), names)

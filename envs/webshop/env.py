@@ -12,8 +12,8 @@ from aem_gym.envs.webshop.engine import ActionResult, Session
 from aem_gym.envs.webshop.goals import SPLIT_MODES, SPLITS, bounds, goal_order
 from aem_gym.envs.webshop.oracle import ShopOracle
 from aem_gym.envs.webshop.prompts import INSTRUCTIONS, PROMPT_TEMPLATES
-from aem_gym.envs.webshop.shops import GOAL_TYPES, SIZES, check_name, choose_shop
-from aem_gym.errors import ConfigError
+from aem_gym.envs.webshop.shops import GOAL_TYPES, SIZES, choose_shop
+from aem_gym.errors import ConfigError, check_name
 from aem_gym.text_env import TextEnv
 from aem_gym.types import StepResult, Task
 

@@ -20,7 +20,7 @@ from aem_gym.envs.webshop.catalogue import Catalogue, MemoryCatalogue, Product, 
 from aem_gym.envs.webshop.dataset import GET_DATA, VARIABLE, FileFingerprint, ShopDataError
 from aem_gym.envs.webshop.goals import ShopGoal, human_goals, official_order, synthetic_goals
 from aem_gym.envs.webshop.reward import Nouns
-from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.errors import ConfigError
 from aem_gym.io import digest_files
 
 GOAL_TYPES = ("human", "synthetic")
@@ -170,9 +170,3 @@ def _dataset_digest(
 ) -> str:
     """The same for official files and for a shop that was imported from them."""
     return _digest((), [(file.bytes, file.ends) for file in files], rows, seed, goals)
-
-
-def check_name(kind: str, name: str, names: Iterable[str]) -> None:
-    """Raise UnknownNameError if `name` is not one of `names`."""
-    if name not in tuple(names):
-        raise UnknownNameError(kind, str(name), names)

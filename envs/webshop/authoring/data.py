@@ -38,8 +38,7 @@ from aem_gym.envs.webshop.dataset import (
 from aem_gym.envs.webshop.generated.listings import LEVELS, Listings, make_listings
 from aem_gym.envs.webshop.goals import SPLITS
 from aem_gym.envs.webshop.layout import ImportPlan, ShopManifest, StoredFile, read_manifest
-from aem_gym.envs.webshop.shops import check_name
-from aem_gym.errors import ConfigError, OutputError
+from aem_gym.errors import ConfigError, OutputError, check_name
 from aem_gym.io import atomic_write, exclusive, explained, settle_folder
 
 logger = logging.getLogger(__name__)
