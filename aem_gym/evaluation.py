@@ -398,7 +398,7 @@ def _may_be_replaced(target: Path, evaluation: Evaluation) -> bool:
         return there["protocol"] == protocol and set(there["results"]) <= set(evaluation.results)
     except FileNotFoundError:
         return True
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False  # not written here
 
 

@@ -212,7 +212,7 @@ _KEYS = (
     *("warmstart_batch", "warmstart_noise", "warmstart_keep", "warmstart_env_args"),
     *("warmstart_options", "threads", "dtype", "device", "deterministic"),
 )
-_CODE_AND_TEXTS = {".py", ".json", ".yaml", ".yml", ".txt"}
+_CODE_AND_TEXTS = {".py", ".json", ".jsonl", ".yaml", ".yml", ".txt"}
 _KEYS_OF_ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
 
 
