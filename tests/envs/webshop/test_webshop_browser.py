@@ -23,7 +23,6 @@ pytest.importorskip("selenium", reason='pip install "aem-gym[dev]"')
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
 
 if TYPE_CHECKING:
@@ -111,12 +110,21 @@ def click(browser: Chrome, action: str, turn: int) -> None:
     reads(browser, f".steps li:nth-child({turn}) code", action)
 
 
+def is_gone(element: WebElement) -> bool:
+    """Whether its page was replaced, by whatever name the driver reports that (see `reads`)."""
+    try:
+        element.is_enabled()
+    except WebDriverException:
+        return True
+    return False
+
+
 def start(browser: Chrome, seed: int) -> None:
     field = every(browser, "#seed")[0]
     field.clear()
     field.send_keys(str(seed))
     field.submit()
-    WebDriverWait(browser, 20).until(staleness_of(field))
+    WebDriverWait(browser, 20, 0.05).until(lambda _: is_gone(field))
     reads(browser, ".turns span", "0 of 15 turns taken")
 
 
