@@ -290,8 +290,9 @@ def evaluate_run(
     Args:
         run: the run's folder.
         baselines: also run the random agent, and the expert where there is one.
-        out: where the scores go as JSON; default: `eval-SPLIT-tTEMPERATURE.json` in the run, with
-            `-2`, `-3`, ... where that holds other tasks' scores.
+        out: where the scores go as JSON; default: `eval-SPLIT-tTEMPERATURE.json` in the run
+            (`eval-tTEMPERATURE.json` without splits), with `-2`, `-3`, ... where that holds other
+            tasks' scores.
         device: where the model goes.
         changes: env, env_args, episodes, split, temperature and seed, as for `evaluate`.
 
@@ -303,11 +304,12 @@ def evaluate_run(
     folder = Path(run)
     config = _changed(run_config(folder), **changes)
     template = run_template(folder)
-    target = folder / f"eval-{config.eval_split}-t{config.eval_temperature:g}.json"
-    target = _writable(Path(out).expanduser() if out else target)
     agents: dict[str, Agent] = {_label(folder): load_agent(folder, device=device)}
     with open_pool(config, config.eval_split) as pool:
         spec = eval_spec(config, template, pool.describe())
+        split = f"{spec.split}-" if spec.split else ""
+        target = folder / f"eval-{split}t{spec.temperature:g}.json"
+        target = _writable(Path(out).expanduser() if out else target)
         agents |= _baselines(pool) if baselines else {}
         live = config.max_concurrent_episodes
         results = {

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from aem_gym.console import printable
 from aem_gym.protocols import EpisodeStart, Response, TurnInput
 from aem_gym.seeding import generator
 
@@ -108,7 +109,7 @@ class HumanAgent:
         pass
 
     def _ask(self, turn: TurnInput) -> Response:
-        self._say(turn.observation)
+        self._say(printable(turn.observation))
         while True:
             self._say("> ", end="")
             line = (self._source or sys.stdin).readline()

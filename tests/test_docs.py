@@ -28,6 +28,7 @@ from aem_gym.commands.train import train
 from aem_gym.credit.estimators import needs_of
 from aem_gym.registry import ESTIMATORS, LOSSES, MODULATORS
 from aem_gym.types import StopReason
+from tests.credit.cases import shipped
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -355,20 +356,20 @@ def _value(text: str) -> Any:
         return text
 
 
-@pytest.mark.parametrize("name", [*ESTIMATORS.names(), *MODULATORS.names(), *LOSSES.names()])
+@pytest.mark.parametrize("name", [*shipped(ESTIMATORS), *shipped(MODULATORS), *shipped(LOSSES)])
 def test_estimators_page_has_every_component_with_its_options(name: str) -> None:
     lines = rows(DOCS / "estimators.md")[name]
     everywhere = {"over", "penalty", "clip_low", "clip_high", "dual_clip", "generator"}
     for table in (ESTIMATORS, MODULATORS):
-        if name in table.names() and name not in ("aem", "dapo", "gspo"):
+        if name in shipped(table) and name not in ("aem", "dapo", "gspo"):
             expected = options(table.load(name), everywhere)
             assert any(shown_options(line) == expected for line in lines), expected
-    if name in LOSSES.names():
+    if name in shipped(LOSSES):
         expected = options(LOSSES.load(name), everywhere)
         assert any(shown_options(line) == expected for line in lines), expected
 
 
-@pytest.mark.parametrize("name", ESTIMATORS.names())
+@pytest.mark.parametrize("name", shipped(ESTIMATORS))
 def test_estimators_page_has_the_loss_settings(name: str) -> None:
     line = next(row for row in rows(DOCS / "estimators.md")[name] if row.count("|") == 7)
     _, _, loss, clip, aggregation, kl, dual, _ = (cell.strip() for cell in line.split("|"))

@@ -180,6 +180,20 @@ def test_other_protocols(interrupted: Path) -> None:
     assert (interrupted / "eval-train-t0.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"env_args": {"split": "train"}}, "eval-train-t1.json"),
+        ({"env": "guess-test/NoExpert-v0"}, "eval-t1.json"),
+    ],
+)
+def test_the_file_is_named_by_the_split_that_was_played(
+    interrupted: Path, changes: dict[str, Any], name: str
+) -> None:
+    evaluate_run(interrupted, episodes=1, baselines=False, device="cpu", **changes)
+    assert [file.name for file in interrupted.glob("eval-*")] == [name]
+
+
 def test_what_is_given_goes_over_the_runs_own_arguments(interrupted: Path) -> None:
     own = _changed(run_config(interrupted)).env_args
     assert own

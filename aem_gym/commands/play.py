@@ -163,7 +163,7 @@ def _episode(pool: EnvPool, agent: Agent, template: PromptTemplate, seed: int) -
     while now.error is None:
         over = now.terminated or now.truncated
         if over or not person:
-            click.echo(now.observation)
+            click.echo(printable(now.observation))
         if over:
             break
         situation = TurnInput(

@@ -76,7 +76,7 @@ def _command() -> click.Command:
         click.Option(
             ["--dry-run"],
             is_flag=True,
-            help="Check the settings as a run would, print them as YAML, and start nothing.",
+            help="Check the settings, as far as no model is needed; print them as YAML.",
         ),
         click.Option(
             ["--explain"], is_flag=True, help="The same, with the layer that each value came from."

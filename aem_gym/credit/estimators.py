@@ -8,9 +8,8 @@ Common options:
         scores. Dividing -0.1 by std + 1e-6 in a group that failed throughout would give -1e5.
 
 In the group-relative ones, a group whose scores are all equal has advantage exactly 0 (plus its
-rows' penalties). Rows in
-`batch.excluded` enter no statistic, but get the advantage that those imply. Nothing here carries a
-gradient.
+rows' penalties). Rows in `batch.excluded` enter no statistic, but get the advantage that those
+imply. Nothing here carries a gradient.
 """
 
 from __future__ import annotations

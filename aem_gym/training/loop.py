@@ -96,12 +96,7 @@ def train(
         raise ConfigError(
             f"train: expected a Config, got {config!r:.60}. Settings go by name: env=..."
         )
-    loggers = [loggers] if isinstance(loggers, str) else loggers
-    for each in loggers or ():
-        if not isinstance(each, str | Logger):
-            raise ConfigError(f"train: expected a name or a Logger in loggers, got {each!r:.60}")
-    names = [each for each in loggers or () if isinstance(each, str)]
-    objects = [each for each in loggers or () if not isinstance(each, str)]
+    names, objects = _by_kind([loggers] if isinstance(loggers, str) else loggers or ())
     if names or (loggers is not None and not objects):
         settings["loggers"] = names
     config = settle({**(config.given() if config else {}), **settings}).config
@@ -132,6 +127,14 @@ def train(
         raise
     finally:
         claim.release()
+
+
+def _by_kind(loggers: Sequence[Logger | str]) -> tuple[list[str], list[Logger]]:
+    for each in loggers:
+        if not isinstance(each, str | Logger):
+            raise ConfigError(f"train: expected a name or a Logger in loggers, got {each!r:.60}")
+    names = [each for each in loggers if isinstance(each, str)]
+    return names, [each for each in loggers if not isinstance(each, str)]
 
 
 class Trainer:

@@ -11,7 +11,7 @@ import aem_gym
 from aem_gym.envs.alfworld.classes import OBJECT_CLASSES, RECEPTACLE_CLASSES, SPLITS, TASK_TYPES
 from aem_gym.envs.alfworld.draws import Draws
 from aem_gym.envs.alfworld.engine import Engine, PlayableEngine
-from aem_gym.envs.alfworld.game import Game, LoadedGame, shuffle_numbers
+from aem_gym.envs.alfworld.game import GOALS, Game, LoadedGame, shuffle_numbers
 from aem_gym.envs.alfworld.generator import GeneratedGames
 from aem_gym.envs.alfworld.oracle import SEARCHES, HouseholdOracle
 from aem_gym.envs.alfworld.rooms import DIFFICULTIES
@@ -108,6 +108,7 @@ class ALFWorldEnv(TextEnv):
         check_name("dialect", dialect, DIALECTS)
         check_name("source", source, SOURCES)
         check_name("backend", backend, BACKENDS)
+        check_name("goals", goals, GOALS)
         size = "full" if source == "official" else difficulty
         self.expert_search = expert_search or _EXPERT_SEARCH[size]
         check_name("expert_search", self.expert_search, SEARCHES)

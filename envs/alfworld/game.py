@@ -14,6 +14,9 @@ from sys import intern
 
 import numpy as np
 
+GOALS = ("template", "human")
+"""The task in the words of the game file, or in those of a person."""
+
 
 @dataclass(frozen=True, slots=True)
 class Thing:

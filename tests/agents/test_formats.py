@@ -13,6 +13,7 @@ from aem_gym.agents.formats import Short, response_format
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.protocols import ResponseFormat
 from aem_gym.registry import FORMATS
+from tests.credit.cases import shipped
 
 TAGS = ("<think>", "</think>", "<action>", "</action>")
 FRAGMENTS = st.sampled_from([*TAGS, " ; ", ";", " ", "\n", "go to fridge 1", "é", "\x00", "动"])
@@ -34,7 +35,7 @@ def can_carry(name: str, thought: str, action: str) -> bool:
     return thought == ""
 
 
-@pytest.mark.parametrize("name", FORMATS.names())
+@pytest.mark.parametrize("name", shipped(FORMATS))
 @given(thought=STRIPPED, action=STRIPPED)
 def test_render_then_parse_gives_back_what_the_format_can_carry(
     name: str, thought: str, action: str
@@ -45,7 +46,7 @@ def test_render_then_parse_gives_back_what_the_format_can_carry(
         assert form.parse(form.render(thought, action)) == (thought, action, True)
 
 
-@pytest.mark.parametrize("name", sorted({*FORMATS.names()} - {"published"}))
+@pytest.mark.parametrize("name", sorted({*shipped(FORMATS)} - {"published"}))
 @given(text=ANYTHING)
 def test_any_text_is_parsed_and_an_action_is_always_offered(name: str, text: str) -> None:
     form = response_format(name)
@@ -55,14 +56,14 @@ def test_any_text_is_parsed_and_an_action_is_always_offered(name: str, text: str
     assert action or not text.strip()
 
 
-@pytest.mark.parametrize("name", FORMATS.names())
+@pytest.mark.parametrize("name", shipped(FORMATS))
 def test_huge_texts_are_parsed_in_linear_time(name: str) -> None:
     form = response_format(name)
     for piece in ("<action>", "</action><action>", " ; ", "\n", "x"):
         form.parse(piece * 300_000)
 
 
-@pytest.mark.parametrize("name", FORMATS.names())
+@pytest.mark.parametrize("name", shipped(FORMATS))
 def test_formats_have_their_own_name_and_the_role(name: str) -> None:
     assert response_format(name).name == name
     assert isinstance(response_format(name), ResponseFormat)

@@ -11,6 +11,12 @@ import torch
 from hypothesis import strategies as st
 
 from aem_gym.credit import ResponseBatch
+from aem_gym.registry import Registry
+
+
+def shipped(registry: Registry) -> list[str]:
+    """The names of this package's own components; another package's may be installed beside it."""
+    return sorted(registry._table())
 
 
 @dataclass

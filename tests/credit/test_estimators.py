@@ -13,7 +13,7 @@ from aem_gym.credit.estimators import EstimatorNeeds, estimator, gae, gigpo_part
 from aem_gym.credit.losses import AGGREGATIONS
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.registry import ESTIMATORS, LOSSES
-from tests.credit.cases import Row, dtypes, make_rows, row_lists, to_batch, tolerance
+from tests.credit.cases import Row, dtypes, make_rows, row_lists, shipped, to_batch, tolerance
 
 GROUP_ESTIMATORS = ["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
 
@@ -159,7 +159,7 @@ def test_gigpo_is_grpo_plus_the_step_part(rows, omega, normalise):
     assert torch.equal(episode + step, ESTIMATORS.load("gigpo")(batch, **options))
 
 
-@pytest.mark.parametrize("name", ESTIMATORS.names())
+@pytest.mark.parametrize("name", shipped(ESTIMATORS))
 @settings(max_examples=25, deadline=None)
 @given(rows=row_lists, order=st.randoms(use_true_random=False))
 def test_row_order_and_padding_change_nothing(name, rows, order):
@@ -179,7 +179,7 @@ def test_other_groups_change_nothing(name):
     torch.testing.assert_close(found[mine], ESTIMATORS.load(name)(to_batch(alone)))
 
 
-@pytest.mark.parametrize("name", ESTIMATORS.names())
+@pytest.mark.parametrize("name", shipped(ESTIMATORS))
 def test_dropped_groups_enter_no_statistic(name):
     for seed in range(5):
         rows = make_rows(seed, groups=3, size=5, exclude=False)
@@ -214,12 +214,12 @@ def test_penalty_as_reward_explodes_only_where_documented():
     assert grpo(to_batch(rows), penalty="reward").abs().max() > 1.4
 
 
-@pytest.mark.parametrize("name", ESTIMATORS.names())
+@pytest.mark.parametrize("name", shipped(ESTIMATORS))
 def test_every_estimator_carries_its_needs(name):
     function = ESTIMATORS.load(name)
     assert isinstance(function.needs, EstimatorNeeds)
     needs = needs_of(function)
-    assert needs.loss in LOSSES.names()
+    assert needs.loss in shipped(LOSSES)
     assert needs.aggregation in AGGREGATIONS
     assert needs.needs_values == (name == "ppo")
     assert needs.drops_equal_groups == (name == "dapo")

@@ -14,7 +14,7 @@ from aem_gym.credit import aem, aem_coefficients
 from aem_gym.credit.modulators import empg, entropy_shaping, identity
 from aem_gym.errors import UnknownNameError
 from aem_gym.registry import ESTIMATORS, MODULATORS
-from tests.credit.cases import Row, dtypes, make_rows, reference_alpha, row_lists, to_batch
+from tests.credit.cases import Row, dtypes, make_rows, reference_alpha, row_lists, shipped, to_batch
 
 
 def test_no_gradient_flows_through_alpha():
@@ -24,7 +24,7 @@ def test_no_gradient_flows_through_alpha():
     batch = to_batch(make_rows(3, 2, 3, exclude=False))
     batch.entropies.requires_grad_()
     advantages = torch.randn(len(batch.returns), dtype=torch.float64, requires_grad=True)
-    for name in MODULATORS.names():
+    for name in shipped(MODULATORS):
         modulated = MODULATORS.load(name)(batch, advantages)
         assert not modulated.advantages.requires_grad
         assert not modulated.alpha.requires_grad
@@ -79,7 +79,7 @@ def test_aem_keeps_signs_and_padding_zero(rows, dtype):
 
 @pytest.mark.parametrize("off", [{"lam": 0.0}, {"threshold": 100.0}, {"lam": 0.0, "shuffle": True}])
 @pytest.mark.parametrize("recentre", [False, True])
-@pytest.mark.parametrize("name", ESTIMATORS.names())
+@pytest.mark.parametrize("name", shipped(ESTIMATORS))
 def test_aem_off_is_the_base_bit_for_bit(off, recentre, name):
     for seed in range(5):
         batch = to_batch(make_rows(seed, 3, 4), torch.float32)

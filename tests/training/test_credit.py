@@ -16,7 +16,7 @@ from aem_gym.errors import ComponentError
 from aem_gym.registry import ESTIMATORS
 from aem_gym.settings import settle
 from aem_gym.training.credit import Credit, CreditRule
-from tests.credit.cases import make_rows, to_batch
+from tests.credit.cases import make_rows, shipped, to_batch
 
 HERE = "tests.training.test_credit"
 
@@ -30,7 +30,7 @@ def batch() -> ResponseBatch:
     return to_batch(make_rows(2, 3, 4))
 
 
-@pytest.mark.parametrize("name", ESTIMATORS.names())
+@pytest.mark.parametrize("name", shipped(ESTIMATORS))
 def test_the_default_is_the_estimator_and_aem(name: str, batch: ResponseBatch) -> None:
     credit = assigned(batch, estimator=name)
     base = ESTIMATORS.load(name)(batch)

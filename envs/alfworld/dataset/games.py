@@ -14,11 +14,8 @@ import numpy as np
 from aem_gym.envs.alfworld.classes import SPLITS, TASK_TYPES
 from aem_gym.envs.alfworld.dataset.gamefile import GAME, human_goals, read_game
 from aem_gym.envs.alfworld.dataset.index import IndexEntry, data_root, load_index
-from aem_gym.envs.alfworld.game import LoadedGame
-from aem_gym.errors import ConfigError, UnknownNameError
-
-GOALS = ("template", "human")
-"""The task in the words of the game file, or in those of a person."""
+from aem_gym.envs.alfworld.game import GOALS, LoadedGame
+from aem_gym.errors import ConfigError, UnknownNameError, check_name
 
 
 class DatasetGames:
@@ -40,8 +37,7 @@ class DatasetGames:
         num_games: int | None = None,
         kept: int = 256,
     ) -> None:
-        if goals not in GOALS:
-            raise UnknownNameError("goals", goals, GOALS)
+        check_name("goals", goals, GOALS)
         if num_games is not None and num_games < 1:
             raise ConfigError(f"num_games: expected at least 1 (or none for all), got {num_games}")
         self.root, self.split, self.goals = data_root(data_dir), split, goals

@@ -91,6 +91,7 @@ def test_task_types_restrict_the_draw() -> None:
         ({"difficulty": "medium"}, UnknownNameError),
         ({"dialect": "0.5"}, UnknownNameError),
         ({"expert_search": "psychic"}, UnknownNameError),
+        ({"goals": "humna"}, UnknownNameError),
         ({"task_types": "pick_and_place"}, UnknownNameError),
         ({"task_types": ["pick_and_place_simple", "dance"]}, UnknownNameError),
         ({"task_types": []}, ConfigError),

@@ -225,6 +225,14 @@ def test_belief_follows_the_text() -> None:
     assert belief.holding is None and not belief.closed
 
 
+def test_the_held_thing_is_no_place() -> None:
+    """Where the first text was not read, places are found in the admissible commands."""
+    oracle = HouseholdOracle("likely", Draws(0), dict)
+    oracle.belief.holding = "mug 1"
+    oracle.choose(["go to shelf 1", "examine desk 1", "examine mug 1", "look"])
+    assert oracle.belief.receptacles == ["shelf 1", "desk 1"]
+
+
 def test_win_rates_of_all_types_are_counted() -> None:
     """The draw gives every task type its share."""
     env, seen = ALFWorldEnv(difficulty="small"), defaultdict(int)
