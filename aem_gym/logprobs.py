@@ -7,6 +7,7 @@ half-precision inputs (float64 for float64).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,25 @@ from torch.nn.functional import linear
 _BLOCK = {"cpu": 2**19}
 _BLOCK_ELSEWHERE = 2**26
 """Logits treated at a time: bounds the float32 copies, and keeps them in a CPU's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogitMap:
+    """What a model does to the output of its head: `softcap * tanh(scale * x / softcap)`.
+
+    Without a softcap `scale * x`.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """The model's logits, of any shape, from those of the bare head."""
+        scaled = logits * self.scale
+        return scaled if self.softcap is None else self.softcap * (scaled / self.softcap).tanh()
+
+
+IDENTITY = LogitMap()
 
 
 def logprob_and_entropy(
@@ -50,8 +70,9 @@ def linear_logprob_and_entropy(
     targets: Tensor,
     temperature: float = 1.0,
     chunk: int = 256,
+    logit_map: LogitMap = IDENTITY,
 ) -> tuple[Tensor, Tensor]:
-    """The same for `logits = hidden @ weight.T + bias`, never holding more than `chunk` rows.
+    """The same for `logits = logit_map(hidden @ weight.T + bias)`, at most `chunk` rows at a time.
 
     With a frozen `weight` (LoRA) the gradient to `hidden` is formed during the forward pass while
     a chunk's logits are at hand, so nothing is computed twice; otherwise the backward pass
@@ -68,9 +89,10 @@ def linear_logprob_and_entropy(
     early = torch.is_grad_enabled() and hidden.requires_grad and not head_trains
     weight = weight.to(hidden.dtype)
     bias = None if bias is None else bias.to(hidden.dtype)
-    logp, entropy = _LinearLogProbEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, (temperature, chunk, early)
-    )
+    # With both divided by the scale, the kernel has nothing to multiply.
+    cap, scale = logit_map.softcap, logit_map.scale
+    how = (temperature / scale, chunk, early, None if cap is None else cap / scale)
+    logp, entropy = _LinearLogProbEntropy.apply(hidden, weight, bias, targets, how)  # type: ignore[no-untyped-call]
     return logp, entropy
 
 
@@ -145,8 +167,15 @@ class _LogProbEntropy(torch.autograd.Function):
         return result, None, None
 
 
-_How = tuple[float, int, bool]
-"""Temperature, chunk, and whether the gradient to `hidden` is formed during the forward pass."""
+_How = tuple[float, int, bool, float | None]
+"""Temperature, chunk, whether the gradient to `hidden` is formed during the forward pass, softcap.
+"""
+
+
+def _capped(logits: Tensor, softcap: float) -> tuple[Tensor, Tensor]:
+    """`softcap * tanh(logits / softcap)` in float32 or wider, and its derivative."""
+    bent = _wide(logits).div_(softcap).tanh_()
+    return bent * softcap, bent.square().neg_().add_(1)
 
 
 class _LinearLogProbEntropy(torch.autograd.Function):
@@ -154,20 +183,23 @@ class _LinearLogProbEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: _How
     ) -> tuple[Tensor, Tensor]:
-        temperature, chunk, early = how
+        temperature, chunk, early, softcap = how
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logp, entropy = hidden.new_empty((2, hidden.shape[0]), dtype=wide)
         slope = torch.empty_like(hidden) if early else None  # d logp / d hidden
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, start + chunk)
-            logits = linear(hidden[rows], weight, bias)
+            logits, bend = linear(hidden[rows], weight, bias), None
+            if softcap is not None:
+                logits, bend = _capped(logits, softcap)
             logp[rows], entropy[rows], _, p = _statistics(logits, targets[rows], temperature)
             if slope is not None:
                 p.neg_().scatter_add_(1, targets[rows, None], torch.ones_like(p[:, :1]))
+                p = p if bend is None else p.mul_(bend)
                 slope[rows] = p.div_(temperature).to(weight.dtype) @ weight
         kept = (hidden, weight, bias, targets) if slope is None else (slope,)
         ctx.save_for_backward(*kept)
-        ctx.early, ctx.temperature, ctx.chunk = early, temperature, chunk
+        ctx.early, ctx.temperature, ctx.chunk, ctx.softcap = early, temperature, chunk, softcap
         ctx.mark_non_differentiable(entropy)
         return logp, entropy
 
@@ -189,10 +221,13 @@ def _recomputed(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, T
     d_bias = torch.zeros_like(bias, dtype=grad.dtype) if need_bias else None
     for start in range(0, hidden.shape[0], ctx.chunk):
         rows = slice(start, start + ctx.chunk)
-        logits = linear(hidden[rows], weight, bias)
+        logits, bend = linear(hidden[rows], weight, bias), None
+        if ctx.softcap is not None:
+            logits, bend = _capped(logits, ctx.softcap)
         *_unused, p = _statistics(logits, targets[rows], ctx.temperature)
         scale = grad[rows, None] / ctx.temperature
         d_logits = p.mul_(-scale).scatter_add_(1, targets[rows, None], scale)
+        d_logits = d_logits if bend is None else d_logits.mul_(bend)
         narrow = d_logits.to(weight.dtype)
         if d_hidden is not None:
             d_hidden[rows] = narrow @ weight

@@ -6,6 +6,7 @@ With an adapter (the usual case) the base weights are frozen and only LoRA train
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from aem_gym.agents.lora import attach_lora, freeze_reference, load_adapter, save_adapter
+from aem_gym.agents.families import logit_map
+from aem_gym.agents.lora import attach_lora, coverage, freeze_reference, load_adapter, save_adapter
 from aem_gym.agents.models import load_model
-from aem_gym.errors import CheckpointError, ModelError
+from aem_gym.errors import CheckpointError
 from aem_gym.logprobs import linear_logprob_and_entropy
 from aem_gym.models import find_model
 from aem_gym.protocols import LearnerSettings, Scores
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
 
     from aem_gym.config import Config
 
+logger = logging.getLogger(__name__)
+
 VALUE_HEAD = "value_head.safetensors"
-_CHUNK = 4096
-_SPECIAL_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+_CHUNK = 256
+"""Rows of logits at a time: more takes more memory and no less time."""
 
 
 class HFLearner:
@@ -41,10 +45,12 @@ class HFLearner:
         tokenizer: the model's.
         end_ids: tokens that end a response, sorted.
         pad_id: fills rows on the right; causal attention never lets it be seen.
+        logit_map: what the model does to the output of its head.
         value_head: a linear map from hidden state to value (PPO), or None.
 
     Raises:
-        ModelError: the model cannot be loaded, or rescales its logits.
+        ModelError: the model cannot be loaded, or its logits are not what `logit_map` says.
+        ConfigError: `lora_targets` names a layer whose adapter would not train.
     """
 
     def __init__(self, settings: LearnerSettings) -> None:
@@ -65,12 +71,15 @@ class HFLearner:
                 seed=derive(config.seed, "lora") % 2**31,
             )
             self.model = self.peft_model.get_base_model()
+            share, frozen = coverage(self.model)
+            rest = f"; frozen: {', '.join(frozen)}" if frozen else ""
+            logger.info("the adapter reaches %.0f%% of the weights%s", 100 * share, rest)
         self.device = next(self.model.parameters()).device
+        self.logit_map = logit_map(self.model.config.get_text_config())
         checkpointing = config.gradient_checkpointing
         if checkpointing == "on" or (checkpointing == "auto" and self.device.type == "cuda"):
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.value_head = _value_head(self.model) if settings.value_head else None
-        _check_head(self.model)
         self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
         self.end_ids = _end_tokens(self.model, self.tokenizer)
         pad = self.tokenizer.pad_token_id
@@ -79,7 +88,7 @@ class HFLearner:
     def score(
         self, rows: Sequence[TrainingRow], *, temperature: float, reference: bool = False
     ) -> Scores:
-        self.model.train(torch.is_grad_enabled())
+        self._set_mode(torch.is_grad_enabled())
         if not reference:
             return self._score(rows, temperature)
         if self.peft_model is None:
@@ -92,7 +101,7 @@ class HFLearner:
                 self._use_adapter("default")
 
     def logprobs_at(self, ids: Tensor, positions: Tensor) -> Tensor:
-        self.model.train()
+        self._set_mode(True)
         ids, positions = ids.to(self.device), positions.to(self.device)
         hidden = self._hidden(ids)
         logp, _ = self._read(hidden[:, :-1][positions[:, 1:]], ids[positions], 1.0)
@@ -134,6 +143,18 @@ class HFLearner:
         if self.value_head is not None and (folder / VALUE_HEAD).exists():
             self.value_head.load_state_dict(load_file(folder / VALUE_HEAD))
 
+    def _set_mode(self, training: bool) -> None:
+        """Only the adapter's dropout trains: some base models route or drop at random if they do.
+
+        Gradient checkpointing is a base layer's own, and asks whether that very layer trains.
+        """
+        self.model.eval()
+        for module in self.model.modules() if training else ():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = True
+            elif hasattr(module, "lora_dropout"):
+                module.lora_dropout.train()
+
     def _score(self, sequences: Sequence[TrainingRow], temperature: float) -> Scores:
         ids = self._pad(sequences)
         hidden = self._hidden(ids)
@@ -167,7 +188,7 @@ class HFLearner:
         """Log-probabilities and entropies (M,) of `targets` (M,) from hidden states (M, D)."""
         bias = getattr(self.head, "bias", None)
         return linear_logprob_and_entropy(
-            hidden, self.head.weight, bias, targets, temperature or 1.0, _CHUNK
+            hidden, self.head.weight, bias, targets, temperature or 1.0, _CHUNK, self.logit_map
         )
 
     def _use_adapter(self, name: str) -> None:
@@ -187,20 +208,12 @@ def _load_options(config: Config) -> dict[str, Any]:
 
 
 def _value_head(model: Any) -> nn.Linear:
-    head = nn.Linear(model.config.hidden_size, 1).to(next(model.parameters()).device)
+    head = nn.Linear(model.config.get_text_config().hidden_size, 1).to(
+        next(model.parameters()).device
+    )
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
-
-
-def _check_head(model: Any) -> None:
-    """Raise ModelError where logits are more than a linear map of the hidden state."""
-    odd = [n for n in _SPECIAL_HEADS if getattr(model.config, n, None) not in (None, 1, 1.0)]
-    if odd:
-        raise ModelError(
-            f"the model rescales its logits ({', '.join(odd)}), which the learner does not "
-            "support; use a model of the Llama, Qwen, Mistral or SmolLM families"
-        )
 
 
 def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:

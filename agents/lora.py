@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,12 +46,18 @@ def attach_lora(
         lora_alpha=alpha,  # type: ignore[arg-type]  # a float works; the annotation says int
         lora_dropout=dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        exclude_modules=_unreached(model) if targets == "all-linear" else None,
         bias="none",
         task_type="CAUSAL_LM",
     )
     with _seeded(seed):
         try:
-            return get_peft_model(model, config)
+            with warnings.catch_warnings():
+                # What peft asks the library by an old name, or says of its own settings.
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+                warnings.filterwarnings("ignore", "The following .*_pattern keys", RuntimeWarning)
+                warnings.filterwarnings("ignore", "fan_in_fan_out is set", UserWarning)
+                adapted = get_peft_model(model, config)
         except ValueError as error:
             if "target modules" not in str(error).lower():
                 raise
@@ -58,6 +65,64 @@ def attach_lora(
                 f"lora_targets: {targets!r} names no layer of this model. Expected "
                 f"all-linear or some of: {', '.join(linear_names(model))}."
             ) from error
+    _check_targets(adapted, targets)
+    return adapted
+
+
+def _unreached(model: nn.Module) -> list[str] | None:
+    """Layers whose weight the fast code of state-space mixers reads past an adapter."""
+    parts = ("conv1d", "D", "out_proj")
+    mixers = [n for n, m in model.named_modules() if all(hasattr(m, part) for part in parts)]
+    return [f"{name}.out_proj" for name in mixers] or None
+
+
+def _check_targets(adapted: Any, targets: str | Sequence[str]) -> None:
+    """Refuse adapters on the output layer and the embedding.
+
+    The learner reads the output layer's weight itself, in chunks, and tied weights are one tensor
+    in two places: an adapter there would train nothing, or something else than what is sampled.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    base = adapted.get_base_model()
+    ends = (base.get_output_embeddings(), base.get_input_embeddings())
+    odd = [name for name, m in base.named_modules() if m in ends and isinstance(m, LoraLayer)]
+    if odd:
+        names = ", ".join(name.rpartition(".")[2] for name in odd)
+        raise ConfigError(
+            f"lora_targets: {names} cannot be adapted here: expected layers between embedding and "
+            f"output layer, got {targets!r}. Leave {names} out, or use all-linear"
+        )
+
+
+def coverage(adapted: nn.Module) -> tuple[float, list[str]]:
+    """The share of the base weights under adapters, and names of the larger ones that are not.
+
+    Names are last names with their share, the largest first; those of 1% or more.
+    """
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import ParamWrapper
+
+    wrapper: Any = ParamWrapper
+    layers: list[Any] = [m for m in adapted.modules() if isinstance(m, LoraLayer)]
+    reached = {
+        id(each.get_param() if isinstance(each, wrapper) else each.get_base_layer().weight)
+        for each in layers
+    }
+    sizes: dict[str, int] = {}
+    total = 0
+    for name, parameter in adapted.named_parameters():
+        if ".lora_" not in name:
+            total += parameter.numel()
+            if id(parameter) not in reached:
+                last = name.removesuffix(".weight").rpartition(".")[2]
+                sizes[last] = sizes.get(last, 0) + parameter.numel()
+    frozen = [
+        f"{name} ({size / total:.0%})"
+        for name, size in sorted(sizes.items(), key=lambda item: -item[1])
+        if size >= 0.01 * total
+    ]
+    return 1 - sum(sizes.values()) / total, frozen
 
 
 def linear_names(model: nn.Module) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aem_gym.agents.families import turn_dropout_off
 from aem_gym.agents.lora import listing
 from aem_gym.errors import ConfigError, ModelError, UnknownNameError
 from aem_gym.models import find_model
@@ -170,12 +171,18 @@ def _load_tokenizer(
 
 
 def _load_weights(source: str, where: str, settings: dict[str, Any]) -> PreTrainedModel:
-    """The model, all of its weights read from files."""
-    from transformers import AutoModelForCausalLM
+    """The model, all of its weights read from files, its dropout turned off."""
+    from torch import nn
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     auto: Any = AutoModelForCausalLM
+    known = {k: v for k, v in settings.items() if k in (*_HUB_KEYS, "gguf_file")}
     try:
-        model, info = auto.from_pretrained(where, output_loading_info=True, **settings)
+        config = AutoConfig.from_pretrained(where, **known)
+        turn_dropout_off(config)
+        model, info = auto.from_pretrained(
+            where, config=config, output_loading_info=True, **settings
+        )
     except ImportError as error:
         raise ModelError(f"model {source!r} needs a package: {_first_line(error)}") from error
     except Exception as error:  # many libraries read the files, each with errors of its own
@@ -187,6 +194,9 @@ def _load_weights(source: str, where: str, settings: dict[str, Any]) -> PreTrain
             "first. Download it again, or save it again."
         )
     model.config._name_or_path = model.name_or_path = source
+    for module in model.modules():  # a rate that was written into the code
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     loaded: PreTrainedModel = model
     return loaded
 

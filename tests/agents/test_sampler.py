@@ -13,6 +13,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from aem_gym.agents.sampler import HFPolicy
 from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.logprobs import LogitMap
 from aem_gym.protocols import (
     BatchPolicy,
     Generation,
@@ -47,6 +48,7 @@ class Weights:
     model: Any
     end_ids: tuple[int, ...] = (END,)
     pad_id: int = 0
+    logit_map: LogitMap = LogitMap()
 
 
 def make(model, tokens=6, **options) -> HFPolicy:
