@@ -18,8 +18,6 @@ from aem_gym.logprobs import LogitMap
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 _FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 _DIVISORS = ("logits_scaling",)
-_DROPOUT = ("drop", "jitter")
-"""Parts of the names of settings that make two forward passes of equal weights differ."""
 
 
 def logit_map(config: Any) -> LogitMap:
@@ -38,7 +36,7 @@ def logit_map(config: Any) -> LogitMap:
 
 
 def turn_dropout_off(config: Any) -> None:
-    """Set all kinds of dropout and jitter in a configuration (and its parts) to 0.
+    """Set all kinds of dropout in a configuration (and its parts) to 0.
 
     With them the first update would compare new log-probabilities under one draw with old ones
     under none: ratios away from 1 before any learning.
@@ -46,7 +44,7 @@ def turn_dropout_off(config: Any) -> None:
     for name, value in list(vars(config).items()):
         if hasattr(value, "to_dict"):
             turn_dropout_off(value)
-        elif any(part in name for part in _DROPOUT) and isinstance(value, float) and value:
+        elif "drop" in name and isinstance(value, float) and value:
             setattr(config, name, 0.0)
 
 

@@ -70,29 +70,67 @@ def attach_lora(
 
 
 def _unreached(model: nn.Module) -> list[str] | None:
-    """Layers whose weight the fast code of state-space mixers reads past an adapter."""
-    parts = ("conv1d", "D", "out_proj")
-    mixers = [n for n, m in model.named_modules() if all(hasattr(m, part) for part in parts)]
-    return [f"{name}.out_proj" for name in mixers] or None
+    """Layers that look linear and cannot take an adapter.
+
+    State-space mixers read the weights of `out_proj` and `dt_proj` past it; a router may be a
+    linear layer by class that returns more than one tensor.
+    """
+    import torch
+    from torch import nn
+
+    mixer = ("conv1d", "D", "out_proj")
+    odd = []
+    for name, module in model.named_modules():
+        if all(hasattr(module, part) for part in mixer):
+            odd += [f"{name}.{part}" for part in ("out_proj", "dt_proj") if hasattr(module, part)]
+        own = type(module).__module__.startswith(("transformers.models.", "transformers_modules."))
+        if own and isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward:
+            some = module.weight.new_zeros(1, module.in_features)
+            if not isinstance(module(some), torch.Tensor):
+                odd.append(name)
+    return odd or None
 
 
 def _check_targets(adapted: Any, targets: str | Sequence[str]) -> None:
-    """Refuse adapters on the output layer and the embedding.
+    """Refuse adapters that would not train.
 
     The learner reads the output layer's weight itself, in chunks, and tied weights are one tensor
-    in two places: an adapter there would train nothing, or something else than what is sampled.
+    in two places; elsewhere code may read a layer's weight without calling the layer.
     """
     from peft.tuners.lora import LoraLayer
 
     base = adapted.get_base_model()
     ends = (base.get_output_embeddings(), base.get_input_embeddings())
-    odd = [name for name, m in base.named_modules() if m in ends and isinstance(m, LoraLayer)]
+    layers = {n: m for n, m in base.named_modules() if isinstance(m, LoraLayer)}
+    odd = [name for name, layer in layers.items() if layer in ends]
+    if targets != "all-linear":  # of routed experts, a few tokens reach only some
+        called = _called(base, layers)
+        odd += [name for name in layers if name not in (*called, *odd)]
     if odd:
-        names = ", ".join(name.rpartition(".")[2] for name in odd)
+        names = ", ".join(sorted({name.rpartition(".")[2] for name in odd}))
         raise ConfigError(
-            f"lora_targets: {names} cannot be adapted here: expected layers between embedding and "
-            f"output layer, got {targets!r}. Leave {names} out, or use all-linear"
+            f"lora_targets: an adapter on {names} would not train: the model reads that weight "
+            f"without calling the layer. Leave {names} out, or use all-linear"
         )
+
+
+def _called(model: Any, layers: dict[str, Any]) -> set[str]:
+    """Which layers a forward pass calls."""
+    import torch
+
+    called: set[str] = set()
+    hooks = [
+        layer.register_forward_hook(lambda *_, name=name: called.add(name))
+        for name, layer in layers.items()
+    ]
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.arange(4, device=device)[None], use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called
 
 
 def coverage(adapted: nn.Module) -> tuple[float, list[str]]:
