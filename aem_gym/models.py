@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from aem_gym.config import Config
     from aem_gym.protocols import BaseModel
 
+ATTENTION = ("sdpa", "eager")
+"""Attention code that takes a mask of any form."""
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
@@ -30,9 +32,7 @@ class PretrainedModel:
 
     def check(self, config: Config) -> None:
         """Its options are those of `from_pretrained`, which transformers checks."""
-        for key in ("dtype", "device"):
-            if key in config.model_options:
-                raise ConfigError(f"model_options.{key}: give it as --{key} instead")
+        check_model_options(config)
 
     def locate(self) -> str:
         """The hub id or folder itself."""
@@ -48,6 +48,20 @@ class PretrainedModel:
     ) -> None:
         """Not for a model that exists."""
         raise NotImplementedError(f"model {self.source!r} is pretrained")
+
+
+def check_model_options(config: Config) -> None:
+    """Raise ConfigError where an option of a pretrained model cannot work."""
+    for key in ("dtype", "device"):
+        if key in config.model_options:
+            raise ConfigError(f"model_options.{key}: give it as --{key} instead")
+    attention = config.model_options.get("attn_implementation")
+    if config.sampler == "hf" and attention not in (None, *ATTENTION):
+        raise ConfigError(
+            f"model_options.attn_implementation: expected {' or '.join(ATTENTION)}, got "
+            f"{attention!r}: the sampler hf reads rows of unequal length with a mask, which that "
+            "code cannot take. Leave it out: sdpa takes fused kernels where it can"
+        )
 
 
 def find_model(name: str) -> BaseModel:

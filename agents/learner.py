@@ -78,7 +78,9 @@ class HFLearner:
         self.logit_map = logit_map(self.model.config.get_text_config())
         checkpointing = config.gradient_checkpointing
         if checkpointing == "on" or (checkpointing == "auto" and self.device.type == "cuda"):
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            newer = hasattr(self.model, "activation_checkpointing_enable")
+            name = "activation" if newer else "gradient"
+            getattr(self.model, f"{name}_checkpointing_enable")({"use_reentrant": False})
         self.value_head = _value_head(self.model) if settings.value_head else None
         self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
         self.end_ids = _end_tokens(self.model, self.tokenizer)

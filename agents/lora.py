@@ -57,6 +57,7 @@ def attach_lora(
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
                 warnings.filterwarnings("ignore", "The following .*_pattern keys", RuntimeWarning)
                 warnings.filterwarnings("ignore", "fan_in_fan_out is set", UserWarning)
+                warnings.filterwarnings("ignore", "Model has `tie_word_embeddings", UserWarning)
                 adapted = get_peft_model(model, config)
         except ValueError as error:
             if "target modules" not in str(error).lower():
@@ -103,7 +104,8 @@ def _check_targets(adapted: Any, targets: str | Sequence[str]) -> None:
     ends = (base.get_output_embeddings(), base.get_input_embeddings())
     layers = {n: m for n, m in base.named_modules() if isinstance(m, LoraLayer)}
     odd = [name for name, layer in layers.items() if layer in ends]
-    if targets != "all-linear":  # of routed experts, a few tokens reach only some
+    real = next(base.parameters()).device.type != "meta"
+    if real and targets != "all-linear":  # of routed experts, a few tokens reach only some
         called = _called(base, layers)
         odd += [name for name in layers if name not in (*called, *odd)]
     if odd:

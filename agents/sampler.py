@@ -228,6 +228,7 @@ def open_reader(model: Any, logit_map: LogitMap, pad_id: int, chunk: int) -> Rea
     raise ModelError(
         f"the model ({type(model).__name__}) cannot be sampled by the sampler hf: with a cache it "
         f"does not give what a plain forward pass gives. {found}"
+        + ("" if next(model.parameters()).dtype == torch.float32 else "Try --dtype float32.")
     )
 
 

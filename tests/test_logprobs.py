@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aem_gym import logprobs as module
-from aem_gym.logprobs import linear_logprob_and_entropy, logprob_and_entropy
+from aem_gym.logprobs import LogitMap, linear_logprob_and_entropy, logprob_and_entropy
 
 
 def naive(logits, targets, temperature=1.0):
@@ -69,6 +69,22 @@ def test_gradcheck_of_the_linear_head(frozen, with_bias, chunk):
         return linear_logprob_and_entropy(hidden, weight, bias, targets, 0.7, chunk)[0]
 
     assert torch.autograd.gradcheck(call, inputs)
+
+
+@pytest.mark.parametrize("logit_map", [LogitMap(0.25), LogitMap(2.0, 1.5), LogitMap(1.0, 0.5)])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_scaled_and_capped_logits(frozen, logit_map):
+    hidden, targets = draw(1, 7, 4, scale=1.0)
+    weight = draw(2, 6, 4, scale=1.0)[0].requires_grad_(not frozen)
+    hidden, targets = hidden.requires_grad_(), targets % 6
+
+    def call(*_):
+        return linear_logprob_and_entropy(hidden, weight, None, targets, 0.7, 3, logit_map)
+
+    plain = (logit_map.apply(hidden @ weight.T) / 0.7).log_softmax(-1)
+    torch.testing.assert_close(call()[0], plain.gather(-1, targets[:, None])[:, 0])
+    torch.testing.assert_close(call()[1], -(plain.exp() * plain).sum(-1).detach())
+    assert torch.autograd.gradcheck(lambda *_: call()[0], [hidden] if frozen else [hidden, weight])
 
 
 @pytest.mark.parametrize("train_hidden", [True, False])
