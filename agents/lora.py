@@ -188,8 +188,8 @@ def freeze_reference(peft_model: PeftModel) -> None:
     state = _adapter_state(peft_model, "default")
     _set_state(peft_model, {k: v.detach().clone() for k, v in state.items()}, REFERENCE)
     for name, parameter in peft_model.named_parameters():
-        if f".{REFERENCE}." in name:
-            parameter.requires_grad_(False)
+        if ".lora_" in name:  # some versions of peft freeze all adapters when one is added so
+            parameter.requires_grad_(f".{REFERENCE}." not in name)
 
 
 def save_adapter(peft_model: PeftModel, folder: Path, *, base: str | None = None) -> None:

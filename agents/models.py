@@ -180,6 +180,8 @@ def _load_weights(source: str, where: str, settings: dict[str, Any]) -> PreTrain
     try:
         config = AutoConfig.from_pretrained(where, **known)
         turn_dropout_off(config)
+        if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+            settings = {"attn_implementation": "eager", **settings}  # sdpa leaves the cap out
         model, info = auto.from_pretrained(
             where, config=config, output_loading_info=True, **settings
         )

@@ -385,6 +385,8 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def get_max_length(self) -> int:
         return -1
 
+    get_max_cache_shape = get_max_length  # its name in older versions of transformers
+
 
 class RaggedCache:
     """A preallocated key-value cache whose rows can be dropped, added and cut back independently.

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from aem_gym.agents.families import MaskRule, mask_rule, turn_dropout_off
@@ -147,10 +148,14 @@ def test_an_adapter_that_would_not_train_is_refused(targets, tied, tmp_path) -> 
         learner(base, lora_targets=targets)
 
 
-def test_an_adapter_that_the_code_goes_past_is_refused(tmp_path) -> None:
-    base = made("Jamba", tmp_path)
-    with pytest.raises(ConfigError, match="dt_proj would not train"):
-        learner(base, lora_targets=["q_proj", "dt_proj"])
+def test_an_adapter_that_the_code_goes_past_is_refused() -> None:
+    """A state-space mixer, or a fused kernel, reads `layer.weight` and never calls the layer."""
+    model = AutoModelForCausalLM.from_config(BY_NAME["Llama"].config(300))
+    for layer in model.model.layers:
+        mlp = layer.mlp
+        mlp.forward = lambda x, mlp=mlp: linear(mlp.act_fn(mlp.up_proj(x)), mlp.down_proj.weight)
+    with pytest.raises(ConfigError, match="an adapter on down_proj would not train"):
+        attach_lora(model, rank=2, alpha=2, targets=["q_proj", "down_proj"], seed=0)
 
 
 @pytest.mark.parametrize("merge", [None, True])
