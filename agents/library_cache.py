@@ -30,6 +30,10 @@ class Reader(Protocol):
         """Read one more token (R,) of each row that is `alive` (R,); hidden states (R, D)."""
         ...
 
+    def narrow(self, rows: Tensor) -> None:
+        """Go on with some of the rows that are continued now, by their places among them."""
+        ...
+
     def release(self, slot: int) -> None:
         """The conversation in `slot` is over."""
         ...
@@ -48,12 +52,14 @@ class LibraryReader:
         names = inspect.signature(self.decoder.forward).parameters
         self._name = next((name for name in _CACHES if name in names), _CACHES[0])
         self._groups: list[tuple[Tensor, Any]] = []
+        self._rows = torch.arange(0)
 
     def read(self, requests: Sequence[GenerationRequest]) -> Tensor:
         by_length: dict[int, list[int]] = {}
         for row, request in enumerate(requests):
             by_length.setdefault(len(request.prompt_ids), []).append(row)
         self._groups, parts = [], []
+        self._rows = torch.arange(len(requests), device=self.device)
         for rows in by_length.values():
             ids = torch.tensor([requests[row].prompt_ids for row in rows], device=self.device)
             output = self.decoder(input_ids=ids, use_cache=True)
@@ -63,16 +69,22 @@ class LibraryReader:
         return torch.cat(parts)[order]
 
     def append(self, tokens: Tensor, alive: Tensor) -> Tensor:
+        # A state cannot be narrowed: a group's ended rows go on with it, unused.
+        size = sum(len(rows) for rows, _ in self._groups)
+        every, used = tokens.new_zeros(size), alive.new_zeros(size)
+        every[self._rows], used[self._rows] = tokens, alive
         hidden: Tensor | None = None
         for rows, cache in self._groups:
-            if not bool(alive[rows].any()):
-                continue
-            inputs = {"input_ids": tokens[rows, None], self._name: cache, "use_cache": True}
-            last = self.decoder(**inputs).last_hidden_state[:, -1]
-            hidden = last.new_zeros(len(tokens), last.shape[1]) if hidden is None else hidden
-            hidden[rows] = last
+            if bool(used[rows].any()):
+                inputs = {"input_ids": every[rows, None], self._name: cache, "use_cache": True}
+                last = self.decoder(**inputs).last_hidden_state[:, -1]
+                hidden = last.new_zeros(size, last.shape[1]) if hidden is None else hidden
+                hidden[rows] = last
         assert hidden is not None, "a row is alive"
-        return hidden
+        return hidden[self._rows]
+
+    def narrow(self, rows: Tensor) -> None:
+        self._rows = self._rows[rows]
 
     def release(self, slot: int) -> None:
         """Nothing is kept between turns."""

@@ -173,6 +173,34 @@ def linear_names(model: nn.Module) -> list[str]:
     return sorted({name.rpartition(".")[2] for name, _ in named})
 
 
+def merged_copy(adapted: nn.Module) -> Any:
+    """A copy of the model below the adapters, in float32, to merge them into.
+
+    None where an adapter is on something else than a layer's weight (fused experts): such a model
+    samples unmerged.
+    """
+    from copy import deepcopy
+
+    from peft.tuners.lora import LoraLayer
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    layers = {n: m for n, m in adapted.named_modules() if isinstance(m, LoraLayer)}
+    plain = (nn.Linear, Conv1D)
+    if not all(isinstance(layer.base_layer, plain) for layer in layers.values()):
+        return None
+    # In half precision most of a small update would be rounded away.
+    model: Any = deepcopy(adapted).float()
+    for name in layers:
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, model.get_submodule(name).base_layer)
+    model.eval().requires_grad_(False)
+    if next(model.parameters()).device.type == "cpu":
+        # One query and a mask: the plain product is the fastest attention on a CPU.
+        model.set_attn_implementation("eager")
+    return model
+
+
 def freeze_reference(peft_model: PeftModel) -> None:
     """Keep a frozen copy of the adapter as it is now, under the name "reference".
 

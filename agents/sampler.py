@@ -6,7 +6,6 @@ observation; only the part after the longest common prefix with what is cached i
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 from collections.abc import Sequence
@@ -18,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
-from transformers.pytorch_utils import Conv1D
 
 from aem_gym.agents.families import MaskRule, mask_rule
 from aem_gym.agents.library_cache import LibraryReader, Reader, difference_to_plain
+from aem_gym.agents.lora import merged_copy
 from aem_gym.errors import ConfigError, ModelError, check_name
 from aem_gym.logprobs import LogitMap
 from aem_gym.protocols import Generation, GenerationRequest, Learner, SamplingSettings
@@ -94,18 +93,28 @@ class HFPolicy:
         if not requests:
             return []
         self.model.eval()
-        hidden = self.reader.read(requests)
-        alive = torch.ones(len(requests), dtype=torch.bool, device=self.device)
-        drawn, lives = [], []
+        hidden, live = self.reader.read(requests), list(requests)
+        shape = (len(live), self.max_new_tokens)
+        ids = torch.zeros(shape, dtype=torch.long, device=self.device)
+        scores = torch.zeros((2, *shape), device=self.device)  # log-probabilities, entropies
+        lengths = torch.zeros_like(ids[:, 0])
+        rows = torch.arange(len(live), device=self.device)
+        alive = torch.ones_like(rows, dtype=torch.bool)
         for step in range(self.max_new_tokens):
-            drawn.append(self._draw(self.logit_map.apply(self.head(hidden)), requests, step))
-            lives.append(alive)
-            token = drawn[-1][0]
+            token, *scored = self._draw(self.logit_map.apply(self.head(hidden)), live, step)
+            ids[rows, step], scores[:, rows, step] = token, torch.stack(scored)
+            lengths[rows] += alive
             alive = alive & ~torch.isin(token, self.end_ids)
-            if step + 1 == self.max_new_tokens or not bool(alive.any()):
+            left = int(alive.sum())
+            if step + 1 == self.max_new_tokens or not left:
                 break
+            if 2 * left <= len(rows):  # go on without the rows that have ended
+                kept = alive.nonzero()[:, 0]
+                self.reader.narrow(kept)
+                rows, token, alive = rows[kept], token[kept], alive[kept]
+                live = [live[row] for row in kept.tolist()]
             hidden = self.reader.append(token, alive)
-        return _collect(drawn, lives, alive)
+        return _collect(ids, scores, lengths, rows[alive])
 
     def _draw(
         self, logits: Tensor, requests: Sequence[GenerationRequest], step: int
@@ -154,30 +163,6 @@ def _merges(model: nn.Module, settings: SamplingSettings) -> bool:
     return small and base[0].dtype == torch.float32 if chosen is None else bool(chosen)
 
 
-def merged_copy(adapted: nn.Module) -> Any:
-    """A copy of the model below the adapters, in float32, for `merge_into`.
-
-    None where an adapter is on something else than a layer's weight (fused experts): such a model
-    samples unmerged.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    layers = {n: m for n, m in adapted.named_modules() if isinstance(m, LoraLayer)}
-    plain = (nn.Linear, Conv1D)
-    if not all(isinstance(layer.base_layer, plain) for layer in layers.values()):
-        return None
-    # In half precision most of a small update would be rounded away.
-    model: Any = copy.deepcopy(adapted).float()
-    for name in layers:
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, model.get_submodule(name).base_layer)
-    model.eval().requires_grad_(False)
-    if next(model.parameters()).device.type == "cpu":
-        # One query and a mask: the plain product is the fastest attention on a CPU.
-        model.set_attn_implementation("eager")
-    return model
-
-
 @torch.no_grad()
 def merge_into(merged: Any, adapted: nn.Module) -> None:
     """Set each adapted weight to base + scale * B A, from scratch, so that nothing drifts."""
@@ -191,16 +176,15 @@ def merge_into(merged: Any, adapted: nn.Module) -> None:
             weight += layer.get_delta_weight("default")
 
 
-def _collect(
-    drawn: list[tuple[Tensor, Tensor, Tensor]], lives: list[Tensor], alive: Tensor
-) -> list[Generation]:
-    lengths = torch.stack(lives).sum(0).tolist()
-    columns = [torch.stack(part, dim=1).tolist() for part in zip(*drawn, strict=True)]
-    generations = []
-    for row, (length, cut) in enumerate(zip(lengths, alive.tolist(), strict=True)):
-        ids, logprobs, entropies = (tuple(column[row][:length]) for column in columns)
-        generations.append(Generation(ids, logprobs, entropies, cut))
-    return generations
+def _collect(ids: Tensor, scores: Tensor, lengths: Tensor, cut: Tensor) -> list[Generation]:
+    """Rows as generations; `cut` are the rows that have no end token."""
+    unended = set(cut.tolist())
+    columns = zip(ids.tolist(), *scores.tolist(), strict=True)
+    made = []
+    for row, (length, parts) in enumerate(zip(lengths.tolist(), columns, strict=True)):
+        tokens, logprobs, entropies = (tuple(part[:length]) for part in parts)
+        made.append(Generation(tokens, logprobs, entropies, row in unended))
+    return made
 
 
 # Reading -----------------------------------------------------------------------------------------
@@ -260,8 +244,25 @@ class RaggedReader:
             self._cache = None  # leftovers change rounding, and a resumed run has none
 
     def read(self, requests: Sequence[GenerationRequest]) -> Tensor:
-        cache = self._prepare(requests)
-        news = [r.prompt_ids[len(ids) :] for ids, r in zip(cache.ids, requests, strict=True)]
+        """Bring every row's cache up to its prompt; the hidden state of each last token (R, D).
+
+        Rows that begin with the same prompt (a group's) share one reading of it.
+        """
+        slots, prompts = [r.slot for r in requests], [r.prompt_ids for r in requests]
+        cache = self._prepare(slots, prompts)
+        distinct = list(dict.fromkeys(prompts))
+        if any(cache.ids) or len(distinct) == len(prompts):
+            return self._extend(cache, prompts)
+        place = {prompt: row for row, prompt in enumerate(distinct)}
+        rows = [place[prompt] for prompt in prompts]
+        self._cache = cache = self._fresh(list(range(len(distinct))))
+        hidden = self._extend(cache, distinct)
+        cache.ids = [[*cache.ids[row]] for row in rows]
+        cache.take(rows, slots)
+        return hidden[rows]
+
+    def _extend(self, cache: RaggedCache, prompts: list[tuple[int, ...]]) -> Tensor:
+        news = [prompt[len(ids) :] for ids, prompt in zip(cache.ids, prompts, strict=True)]
         width = max(map(len, news))
         tokens = torch.tensor([(self.pad_id,) * (width - len(new)) + new for new in news])
         holes = torch.tensor([width - len(new) for new in news])
@@ -277,12 +278,15 @@ class RaggedReader:
     def append(self, tokens: Tensor, alive: Tensor) -> Tensor:
         return self._forward(tokens[:, None], alive[:, None])
 
-    def _prepare(self, requests: Sequence[GenerationRequest]) -> RaggedCache:
+    def narrow(self, rows: Tensor) -> None:
+        assert self._cache is not None
+        self._cache.narrow(rows)
+
+    def _prepare(self, slots: list[int], prompts: list[tuple[int, ...]]) -> RaggedCache:
         """The cache, its rows cut back to what they share with the new prompts.
 
         One that saves less than a third of the reading is dropped: one dense piece is then faster.
         """
-        slots, prompts = [r.slot for r in requests], [r.prompt_ids for r in requests]
         if self._cache is not None:
             self._cache.arrange(slots)
             shared = list(map(_common_prefix, self._cache.ids, prompts))
@@ -290,21 +294,22 @@ class RaggedReader:
                 for row, length in enumerate(shared):
                     self._cache.cut(row, length)
                 return self._cache
-        layers = int(self.model.config.get_text_config().num_hidden_layers)
-        self._cache = RaggedCache(layers, slots, self.device)
+        self._cache = self._fresh(slots)
         return self._cache
+
+    def _fresh(self, slots: list[int]) -> RaggedCache:
+        layers = int(self.model.config.get_text_config().num_hidden_layers)
+        return RaggedCache(layers, slots, self.device)
 
     def _forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """Append (R, W) tokens, right-aligned; the hidden state of the last column (R, D)."""
         cache = self._cache
         assert cache is not None
-        before = torch.tensor([len(ids) for ids in cache.ids], device=self.device)
-        positions = (before[:, None] + valid.cumsum(1) - 1).clamp_(min=0)
-        cache.extend(tokens, valid)
+        positions = (cache.extend(tokens, valid)[:, None] + valid.cumsum(1) - 1).clamp_(min=0)
         # (R, 1, W, columns): a token sees its row's columns up to its own.
-        width, columns = tokens.shape[1], cache.visible.shape[1]
+        width, columns = tokens.shape[1], cache.near.shape[1]
         causal = torch.ones(width, columns, dtype=torch.bool, device=self.device)
-        seen = cache.visible[:, None, None, :] & causal.tril_(columns - width)
+        seen = cache.near[:, None, None, :] & causal.tril_(columns - width)
         mask: Tensor | dict[str, Tensor]
         mask = self._additive(seen) if self.rule.plain else self._masks(seen, positions)
         inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
@@ -318,7 +323,7 @@ class RaggedReader:
 
     def _masks(self, seen: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
         assert self._cache is not None
-        keys = self._cache.visible.cumsum(1) - 1
+        keys = self._cache.near.cumsum(1) - 1
         masks = {k: self._additive(m) for k, m in self.rule.masks(seen, positions, keys).items()}
         return masks if self.rule.by_kind else next(iter(masks.values()))
 
@@ -335,18 +340,22 @@ def _common_prefix(held: list[int], prompt: tuple[int, ...]) -> int:
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """Keys and values of one attention layer, in buffers of shape (rows, heads, columns, dim)."""
+    """Keys and values of one attention layer, in buffers of shape (rows, heads, columns, dim).
+
+    While only some rows are continued, attention reads a copy of those; what is new goes to both.
+    """
 
     is_sliding = False
-    keys: Tensor
-    values: Tensor
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.used = 0
+        self.whole: list[Tensor] = []
+        self.near: list[Tensor] = []
+        self.rows: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        self.whole = self.near = [key_states[:, :, :0], value_states[:, :, :0]]
         self.is_initialized = True
 
     def update(
@@ -355,26 +364,37 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start, end = self.used, self.used + key_states.shape[2]
-        if end > self.keys.shape[2]:
-            self._widen(max(end, self.keys.shape[2] * 3 // 2))
-        self.keys[:, :, start:end] = key_states
-        self.values[:, :, start:end] = value_states
+        if end > self.whole[0].shape[2]:
+            self._widen(max(end, start * 3 // 2))
+        for whole, near, new in zip(self.whole, self.near, (key_states, value_states), strict=True):
+            near[:, :, start:end] = new
+            if self.rows is not None:
+                whole[self.rows, :, start:end] = new
         self.used = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.near[0][:, :, :end], self.near[1][:, :, :end]
+
+    def narrow(self, kept: Tensor, rows: Tensor) -> None:
+        """Go on with `kept` of the rows that are read now; of all rows they are `rows`."""
+        self.rows, self.near = rows, [near[kept] for near in self.near]
 
     def select(self, rows: Tensor, columns: Tensor) -> None:
         """Take row `rows[i]`, its (rows, width) `columns` moved to the left, as row i."""
         if self.is_initialized:
             # Advanced indices on both sides of a slice come first: (rows, width, heads, dim).
-            self.keys = self.keys[rows[:, None], :, columns].transpose(1, 2)
-            self.values = self.values[rows[:, None], :, columns].transpose(1, 2)
+            self.whole = [held[rows[:, None], :, columns].transpose(1, 2) for held in self.whole]
             self.used = columns.shape[1]
+            self.end_narrow()
             self._widen(self.used + _GROWTH)
+
+    def end_narrow(self) -> None:
+        self.rows, self.near = None, self.whole
 
     def _widen(self, columns: int) -> None:
         """Copy into buffers with room for `columns` or somewhat more; what is added is 0."""
-        more = -(-columns // _GROWTH) * _GROWTH - self.keys.shape[2]
-        self.keys, self.values = pad(self.keys, (0, 0, 0, more)), pad(self.values, (0, 0, 0, more))
+        more = -(-columns // _GROWTH) * _GROWTH - self.whole[0].shape[2]
+        self.whole = [pad(held, (0, 0, 0, more)) for held in self.whole]
+        narrow = self.rows is not None
+        self.near = [pad(held, (0, 0, 0, more)) for held in self.near] if narrow else self.whole
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.used + query_length, 0
@@ -398,6 +418,7 @@ class RaggedCache:
     Attributes:
         cache: for the model.
         visible: (rows, columns) bool, which physical columns belong to a row's sequence.
+        near: the same of the rows that are being continued.
         ids: per row, the token ids whose keys are held, in order.
         slots: per row, its conversation; None once that is dropped.
     """
@@ -407,7 +428,8 @@ class RaggedCache:
         self.cache = Cache(layers=[*self._layers])
         self.slots: list[int | None] = [*slots]
         self.ids: list[list[int]] = [[] for _ in slots]
-        self.visible = torch.zeros(len(slots), 0, dtype=torch.bool, device=device)
+        self.visible = self.near = torch.zeros(len(slots), 0, dtype=torch.bool, device=device)
+        self._rows: Tensor | None = None
 
     def drop(self, slot: int) -> bool:
         """Forget `slot`, whose row the next `arrange` frees; whether a conversation is left."""
@@ -419,19 +441,33 @@ class RaggedCache:
 
         Rows are packed on the way if they have to be copied or have become mostly holes.
         """
+        for layer in self._layers:
+            layer.end_narrow()
+        self._rows, self.near = None, self.visible
         if slots == self.slots and self.visible.shape[1] <= 1.5 * max(map(len, self.ids)):
             return
         place = {slot: row for row, slot in enumerate(self.slots)}
         self.ids = [self.ids[place[slot]] if slot in place else [] for slot in slots]
+        self.take([place.get(slot, 0) for slot in slots], slots)
+
+    def take(self, rows: list[int], slots: list[int]) -> None:
+        """Give row i the columns of `rows[i]`, packed, as far as its `ids` go."""
         self.slots = [*slots]
         lengths = torch.tensor([len(ids) for ids in self.ids], device=self.visible.device)
-        rows = torch.tensor([place.get(slot, 0) for slot in slots], device=self.visible.device)
+        chosen = torch.tensor(rows, device=self.visible.device)
         width = int(lengths.max())
         # The columns that belong to a row come first, in their order.
-        columns = self.visible[rows].long().argsort(stable=True, dim=1, descending=True)[:, :width]
+        order = self.visible[chosen].long().argsort(stable=True, dim=1, descending=True)
         for layer in self._layers:
-            layer.select(rows, columns)
-        self.visible = torch.arange(width, device=rows.device) < lengths[:, None]
+            layer.select(chosen, order[:, :width])
+        self.visible = self.near = torch.arange(width, device=chosen.device) < lengths[:, None]
+
+    def narrow(self, kept: Tensor) -> None:
+        """Go on with `kept` of the rows that are continued now; the others stay as they are."""
+        self._rows = kept if self._rows is None else self._rows[kept]
+        self.near = self.near[kept]
+        for layer in self._layers:
+            layer.narrow(kept, self._rows)
 
     def cut(self, row: int, length: int) -> None:
         """Keep the first `length` tokens of a row; the rest become holes."""
@@ -439,8 +475,20 @@ class RaggedCache:
             self.visible[row, self.visible[row].nonzero()[length:]] = False
             del self.ids[row][length:]
 
-    def extend(self, tokens: Tensor, valid: Tensor) -> None:
-        """Note that the model is about to append `tokens`: ids (rows, width), of which `valid`."""
-        self.visible = torch.cat([self.visible, valid], dim=1)
-        for held, ids, real in zip(self.ids, tokens.tolist(), valid.tolist(), strict=True):
-            held += compress(ids, real)
+    def extend(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Note that the model is about to append `tokens`: ids (rows, width), of which `valid`.
+
+        Rows are those that are continued. Returns how many tokens each had (rows,).
+        """
+        rows = range(len(self.ids)) if self._rows is None else self._rows.tolist()
+        before = torch.tensor([len(self.ids[row]) for row in rows], device=valid.device)
+        for row, ids, real in zip(rows, tokens.tolist(), valid.tolist(), strict=True):
+            self.ids[row] += compress(ids, real)
+        self.near = torch.cat([self.near, valid], dim=1)
+        if self._rows is None:
+            self.visible = self.near
+        else:
+            holes = self.visible.new_zeros(len(self.ids), valid.shape[1])
+            holes[self._rows] = valid
+            self.visible = torch.cat([self.visible, holes], dim=1)
+        return before

@@ -126,6 +126,7 @@ def test_the_reference_stays_while_the_adapter_trains(base: PreTrainedModel) -> 
     assert torch.equal(logits(model), now)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft's own
 def test_plain_peft_loads_what_is_saved(
     base: PreTrainedModel, folder: Path, tmp_path: Path
 ) -> None:
