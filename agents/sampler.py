@@ -123,16 +123,16 @@ class HFPolicy:
         temperatures = [r.temperature for r in requests]
         logp_all = torch.log_softmax(logits.float() / _divisor(temperatures, self.device), dim=-1)
         probabilities = logp_all.exp()
-        entropy = torch.special.entr(probabilities).sum(-1)
-        token = logits.argmax(-1)
-        if any(temperatures):
-            # Inverse CDF in double: the draw of a row does not depend on the rows beside it.
-            cdf = probabilities.double().cumsum(-1)
-            keys = np.array([r.key for r in requests], dtype=np.uint64)
-            draw = torch.from_numpy(uniforms(keys, step)).to(self.device)
-            drawn = torch.searchsorted(cdf, (draw * cdf[:, -1])[:, None], right=True)[:, 0]
-            samples = torch.tensor([t != 0 for t in temperatures], device=self.device)
-            token = torch.where(samples, drawn.clamp_(max=logits.shape[-1] - 1), token)
+        entropy = -(probabilities * logp_all.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
+        # Inverse CDF in double: the draw of a row does not depend on the rows beside it.
+        cdf = probabilities.double().cumsum(-1)
+        keys = np.array([r.key for r in requests], dtype=np.uint64)
+        draw = torch.from_numpy(uniforms(keys, step)).to(self.device)
+        token = torch.searchsorted(cdf, (draw * cdf[:, -1])[:, None], right=True)[:, 0]
+        token.clamp_(max=logits.shape[-1] - 1)
+        if not all(temperatures):
+            greedy = torch.tensor([not t for t in temperatures], device=self.device)
+            token = torch.where(greedy, logits.argmax(-1), token)
         return token, logp_all.gather(-1, token[:, None])[:, 0], entropy
 
 
@@ -234,6 +234,7 @@ class RaggedReader:
         # Newer transformers call it `cache`, and warn about the older name.
         named = "cache" in inspect.signature(self.decoder.forward).parameters
         self._cache_name = "cache" if named else "past_key_values"
+        self._plain = rule.plain
         self._cache: RaggedCache | None = None
 
     def forget(self) -> None:
@@ -311,7 +312,7 @@ class RaggedReader:
         causal = torch.ones(width, columns, dtype=torch.bool, device=self.device)
         seen = cache.near[:, None, None, :] & causal.tril_(columns - width)
         mask: Tensor | dict[str, Tensor]
-        mask = self._additive(seen) if self.rule.plain else self._masks(seen, positions)
+        mask = self._additive(seen) if self._plain else self._masks(seen, positions)
         inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
         output = self.decoder(**inputs, **{self._cache_name: cache.cache}, use_cache=True)
         last: Tensor = output.last_hidden_state[:, -1]
