@@ -54,7 +54,8 @@ class HFPolicy:
         self.exact = self.dtype == torch.float32
         self.merged: Any = _merged_copy(weights.model) if _merges(weights.model, settings) else None
         self.pad_id, self.max_new_tokens = int(weights.pad_id), settings.max_new_tokens
-        self.end_ids = torch.tensor(sorted(weights.end_ids), device=self.device)
+        ends = sorted({*weights.end_ids, *settings.end_ids})
+        self.end_ids = torch.tensor(ends, device=self.device)
         self._version = 0
         self._cache: RaggedCache | None = None
         self._use(weights.model)
@@ -79,17 +80,20 @@ class HFPolicy:
             return []
         self.model.eval()
         hidden = self._read_prompts(requests)
-        alive = torch.ones(len(requests), dtype=torch.bool, device=self.device)
-        drawn, lives = [], []
-        for step in range(self.max_new_tokens):
+        limits = [
+            min(r.max_new_tokens or self.max_new_tokens, self.max_new_tokens) for r in requests
+        ]
+        left = torch.tensor(limits, device=self.device)
+        alive, drawn, lives = left > 0, [], []
+        for step in range(max(limits)):
             drawn.append(self._draw(self.head(hidden), requests, step))
             lives.append(alive)
             token = drawn[-1][0]
-            alive = alive & ~torch.isin(token, self.end_ids)
-            if step + 1 == self.max_new_tokens or not bool(alive.any()):
+            alive = alive & ~torch.isin(token, self.end_ids) & (left > step + 1)
+            if not bool(alive.any()):
                 break
             hidden = self._forward(token[:, None], alive[:, None])
-        return _collect(drawn, lives, alive)
+        return _collect(drawn, lives, self.end_ids.tolist())
 
     def _use(self, trained: Any) -> None:
         """Sample from the present weights of `trained` from now on."""
@@ -227,14 +231,13 @@ def _common_prefix(held: list[int], prompt: tuple[int, ...]) -> int:
 
 
 def _collect(
-    drawn: list[tuple[Tensor, Tensor, Tensor]], lives: list[Tensor], alive: Tensor
+    drawn: list[tuple[Tensor, Tensor, Tensor]], lives: list[Tensor], ends: list[int]
 ) -> list[Generation]:
-    lengths = torch.stack(lives).sum(0).tolist()
     columns = [torch.stack(part, dim=1).tolist() for part in zip(*drawn, strict=True)]
     generations = []
-    for row, (length, cut) in enumerate(zip(lengths, alive.tolist(), strict=True)):
+    for row, length in enumerate(torch.stack(lives).sum(0).tolist()):
         ids, logprobs, entropies = (tuple(column[row][:length]) for column in columns)
-        generations.append(Generation(ids, logprobs, entropies, cut))
+        generations.append(Generation(ids, logprobs, entropies, cut=ids[-1] not in ends))
     return generations
 
 
