@@ -43,7 +43,7 @@ def open_agent(
         base: hub id, registered name or folder.
         adapter: train a new LoRA adapter; False: train all weights.
         value_head: add one (PPO).
-        base_name: how saved adapters name the base model; None: the hub id, or its folder.
+        base_name: a lasting copy of a base made from scratch, which saved adapters name.
 
     Raises:
         UnknownNameError: no learner, sampler or response format of that name.
@@ -51,8 +51,8 @@ def open_agent(
     """
     name = template.response_format if config.response_format == "auto" else config.response_format
     form = response_format(name)
-    found = base_name or _base_name(config.model, base)
-    settings = LearnerSettings(config, base, adapter, value_head, found)
+    name = _base_name(config.model, base_name or base)
+    settings = LearnerSettings(config, base, adapter, value_head, name)
     learner: Learner = _component(LEARNERS, config.learner, (settings,), Learner)
     variables, thinks = config.chat_template_kwargs, writes_thoughts(form)
     builder = PromptBuilder(learner.tokenizer, config.context, variables, thinks=thinks)

@@ -51,15 +51,15 @@ class ChatPieces:
     """Texts of all tokens that may end a response."""
 
     def opening(self, system: str, text: str) -> str:
-        """The prompt of the first response."""
+        """The text before the first response."""
         if system:
             before, between, after = self.system_user
-            return before + system + between + text + after
-        return self.user[0] + text + self.user[1]
+            return before + system + between + text + after + self.lead
+        return self.user[0] + text + self.user[1] + self.lead
 
     def following(self, text: str) -> str:
-        """The text between the end token of a response and the next response."""
-        return self.next_user[0] + text + self.next_user[1]
+        """The text between the end of a response and the next response."""
+        return self.next_user[0] + text + self.next_user[1] + self.lead
 
 
 def chat_pieces(
@@ -152,7 +152,7 @@ def _prompt(asked: str, past: str, thinks: bool, opens: bool) -> tuple[str, str]
         raise ValueError(f"it asks for a response with {asked!r}, but writes {past!r} later")
     if thinks and (empty := _EMPTY.search(asked)):
         return asked[: empty.start()], ""
-    bare = asked.rstrip(" ")  # white space is part of the first token of a response
+    bare = asked.rstrip(" ")  # a space is part of the first token of a response
     return bare, asked[len(bare) :] + lead
 
 
