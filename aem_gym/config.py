@@ -84,6 +84,9 @@ class Config:
     response_format: str = setting("auto")
     """How a response is written, by name: tags, published, short, plain, or your own; auto: the
     prompt template's."""
+    chat_template_kwargs: Options = setting({})
+    """Variables of the model's chat template, such as enable_thinking, reasoning_effort or
+    date_string. Unset: enable_thinking is true where the response format writes <think> tags."""
     history: int | None = setting(None, at_least=0)
     """Past turns shown in the window context; unset: the prompt template's."""
     max_turns: int | None = setting(None, at_least=1)

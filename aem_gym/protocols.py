@@ -129,6 +129,8 @@ class GenerationRequest:
     temperature: float = 1.0
     """Divides the logits. 0 takes the most likely token, and reports the log-probabilities and
     entropies of temperature 1."""
+    max_new_tokens: int | None = None
+    """Longest response to this prompt, where less is left than the policy's limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +150,13 @@ class SamplingSettings:
     """The settings of a policy besides the weights."""
 
     max_new_tokens: int
-    """Longest response, end token included."""
+    """Longest response, end token included; a request may allow less."""
     max_length: int
     """Longest prompt with its response."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """`sampler_options` of the configuration: the policy's own."""
+    end_ids: Sequence[int] = ()
+    """Tokens that end a response: those of the chat template and of the tokenizer."""
 
 
 class PolicyBase(Protocol):
@@ -266,7 +270,8 @@ class LearnerSettings:
     """Train a new LoRA adapter; False: all weights."""
     value_head: bool = False
     base_name: str | None = None
-    """How saved adapters name their base model; None: the name it was loaded by."""
+    """How saved adapters name their base model, for peft to find it; None: the name it was loaded
+    by, of a folder only the last part."""
 
 
 @runtime_checkable

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aem_gym.agents.formats import response_format
+from aem_gym.agents.chat import SWITCHES
+from aem_gym.agents.formats import Thinking, response_format, writes_thoughts
 from aem_gym.agents.language import LanguageAgent, PromptBuilder
 from aem_gym.errors import ConfigError
 from aem_gym.models import find_model
@@ -31,6 +33,7 @@ def open_agent(
     *,
     adapter: bool = True,
     value_head: bool = False,
+    base_name: str | None = None,
 ) -> TrainableAgent:
     """Load a base model and make it an agent, its weights published to the sampler.
 
@@ -40,29 +43,44 @@ def open_agent(
         base: hub id, registered name or folder.
         adapter: train a new LoRA adapter; False: train all weights.
         value_head: add one (PPO).
+        base_name: a lasting copy of a base made from scratch, which saved adapters name.
 
     Raises:
         UnknownNameError: no learner, sampler or response format of that name.
         ConfigError, ModelError: a component does not fit its role, a model cannot be loaded.
     """
-    # A model made for a run is in the run's own folder, whatever that is called.
-    base_name = "model" if find_model(config.model).from_scratch else None
-    settings = LearnerSettings(config, base, adapter, value_head, base_name)
+    name = template.response_format if config.response_format == "auto" else config.response_format
+    form = response_format(name)
+    name = _base_name(config.model, base_name or base)
+    settings = LearnerSettings(config, base, adapter, value_head, name)
     learner: Learner = _component(LEARNERS, config.learner, (settings,), Learner)
-    limits = SamplingSettings(config.max_new_tokens, config.max_length, _sampler_options(config))
+    variables, thinks = config.chat_template_kwargs, writes_thoughts(form)
+    builder = PromptBuilder(learner.tokenizer, config.context, variables, thinks=thinks)
+    limits = SamplingSettings(
+        config.max_new_tokens, config.max_length, _sampler_options(config), builder.stop_ids
+    )
     roles = (BatchPolicy, AsyncPolicy)
     policy: Policy = _component(SAMPLERS, config.sampler, (learner, limits), *roles)
     policy.publish(learner)
-    name = template.response_format if config.response_format == "auto" else config.response_format
+    if builder.pieces.opened or any(variables.get(name) for name in SWITCHES):
+        form = Thinking(form, builder.pieces.opened)
     return LanguageAgent(
         policy,
         learner,
-        PromptBuilder(learner.tokenizer, config.context),
-        response_format(name),
+        builder,
+        form,
         max_length=config.max_length,
         max_new_tokens=config.max_new_tokens,
         template=template,
     )
+
+
+def _base_name(model: str, base: str) -> str:
+    """The name by which peft finds the base model of a saved adapter: a hub id, or a folder."""
+    known = find_model(model)
+    place = base if known.from_scratch else known.locate()
+    folder = Path(place).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else place
 
 
 def _sampler_options(config: Config) -> dict[str, Any]:

@@ -92,6 +92,42 @@ class Plain:
         return "", action, bool(action)
 
 
+class Thinking:
+    """A format in a model that thinks in `<think>` tags of its own before it answers.
+
+    A format with such tags reads them itself. Others get what comes after the thought; a response
+    that was still thinking when it ended is invalid.
+
+    Args:
+        form: the format of what follows the thought.
+        opened: the beginning of a thought that each prompt ends with, or empty.
+    """
+
+    def __init__(self, form: ResponseFormat, opened: str = "") -> None:
+        self.form, self.name, self.opened = form, form.name, opened
+
+    def render(self, thought: str, action: str) -> str:
+        text = self.form.render(thought, action)
+        if writes_thoughts(self.form):
+            return text.removeprefix("<think>") if self.opened else text
+        start = "" if self.opened else "<think>\n"
+        return f"{start}{thought}\n</think>\n\n{self.form.render('', action)}"
+
+    def parse(self, text: str) -> tuple[str, str, bool]:
+        whole = self.opened + text
+        if writes_thoughts(self.form) or not whole.lstrip().startswith("<think>"):
+            return self.form.parse(whole)
+        thought, closed, rest = whole.partition("</think>")
+        inner, action, valid = self.form.parse(rest if closed else whole)
+        thought = thought.replace("<think>", "", 1).strip()
+        return (thought or inner) if closed else "", action, valid and bool(closed)
+
+
+def writes_thoughts(form: ResponseFormat) -> bool:
+    """Whether the responses of a format hold their thoughts in `<think>` tags."""
+    return "<think>" in form.render("a thought", "an action")
+
+
 SEPARATORS: tuple[str, ...] = (*Tags.separators, *Short.separators)
 """The texts around thought and action; no token should span one."""
 

@@ -1,9 +1,8 @@
 """The language agent: it renders prompts, lets a policy continue them, and parses the responses.
 
 Contexts: `transcript` is one growing token sequence, extended by what is new and never tokenised
-again; `window` is a fresh prompt per turn that holds the last K turns (the published ALFWorld
-prompts). Chat templates may treat the past differently from the present (drop old thoughts, say); a
-growing sequence must not. So the fixed strings around messages are found once, with markers.
+again (so it keeps thoughts that a chat template would drop from earlier turns); `window` is a fresh
+prompt per turn that holds the last K turns (the published ALFWorld prompts).
 """
 
 from __future__ import annotations
@@ -12,13 +11,21 @@ import asyncio
 import contextlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-from aem_gym.errors import ComponentError, ModelError
+from aem_gym.agents.chat import (
+    ChatPieces,
+    Frame,
+    chat_pieces,
+    control_tokens,
+    text_ids,
+    whole_tokens,
+)
+from aem_gym.errors import ComponentError
 from aem_gym.protocols import (
     AsyncPolicy,
     BatchPolicy,
@@ -43,8 +50,9 @@ from aem_gym.types import (
     Turn,
 )
 
+__all__ = ["ChatPieces", "LanguageAgent", "PromptBuilder", "chat_pieces", "rewritten"]
+
 L = TypeVar("L", bound=Learner | None)
-_A, _B, _R = "\u2402A\u2402", "\u2402B\u2402", "\u2402R\u2402"
 
 
 @dataclass(slots=True)
@@ -52,8 +60,8 @@ class _LiveEpisode:
     start: EpisodeStart
     transcript: tuple[int, ...] = ()
     """All tokens so far; stays empty in the window context."""
-    was_cut: bool = False
-    """The last response has no end token."""
+    is_open: bool = False
+    """The last response does not close with the end of the chat template."""
 
 
 class LanguageAgent(Generic[L]):
@@ -65,7 +73,8 @@ class LanguageAgent(Generic[L]):
         builder: renders prompts (`transcript` or `window`).
         response_format: parses responses.
         max_length: most tokens of a prompt and its response together.
-        max_new_tokens: the policy's response limit, reserved at the end of each prompt.
+        max_new_tokens: most tokens of a response; one that has less left of `max_length` gets
+            that.
         template: the prompt template it was trained with; None: the environment's.
     """
 
@@ -106,13 +115,13 @@ class LanguageAgent(Generic[L]):
         live = self._live[turn.slot]
         shown = (turn.observation, turn.info["admissible_actions"], turn.history)
         added = self.builder.added(live.start, turn.turn, *shown)
-        # A response that ran into the limit has no end token; the transcript needs one.
-        end = (self.builder.end_id,) if live.was_cut else ()
-        prompt = live.transcript + end + added
-        if len(prompt) + self.max_new_tokens > self.max_length:
+        # A response that ran into the limit has no end; the transcript needs one.
+        prompt = live.transcript + (self.builder.end_ids if live.is_open else ()) + added
+        limit = min(self.max_new_tokens, self.max_length - len(prompt))
+        if limit < 1:
             return Response("", stop=True, stop_reason=StopReason.CONTEXT_FULL)
         key = derive(live.start.key, turn.turn)
-        return GenerationRequest(turn.slot, prompt, key, live.start.temperature)
+        return GenerationRequest(turn.slot, prompt, key, live.start.temperature, limit)
 
     def finish(self, request: GenerationRequest, generation: Generation) -> Response:
         """Parse a generation, and remember it as the episode's past."""
@@ -122,7 +131,7 @@ class LanguageAgent(Generic[L]):
         added = request.prompt_ids[len(live.transcript) :]
         if self.builder.kind == "transcript":
             live.transcript = request.prompt_ids + generation.ids
-            live.was_cut = generation.cut
+            live.is_open = generation.ids[-1] != self.builder.end_id
         sampled = (generation.ids, generation.logprobs, generation.entropies, generation.cut)
         return Response(action, text, thought, valid and not generation.cut, added, *sampled)
 
@@ -202,23 +211,53 @@ class PromptBuilder:
     Args:
         tokenizer: the model's; its chat template is used.
         kind: `transcript` or `window`.
+        options: further variables of the chat template (`chat_template_kwargs`).
+        thinks: whether responses write their thoughts in `<think>` tags.
+
+    Attributes:
+        pieces: the constant text of a chat.
+        end_ids: the tokens with which a response closes.
+        end_id: the last of them, the end token.
+        stop_ids: all tokens that end a response, sorted.
     """
 
-    def __init__(self, tokenizer: Any, kind: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        kind: str,
+        options: Mapping[str, Any] | None = None,
+        *,
+        thinks: bool = False,
+    ) -> None:
         self.tokenizer, self.kind = tokenizer, kind
-        self.pieces: ChatPieces = chat_pieces(tokenizer)
-        self._encode: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=1 << 16)(
-            lambda text: tuple(tokenizer.encode(text, add_special_tokens=False))
-        )
-        self.end_id = int(tokenizer.eos_token_id)
+        pieces = chat_pieces(tokenizer, options, thinks=thinks)
+        self.pieces: ChatPieces = whole_tokens(pieces, tokenizer)
+        self._controls = control_tokens(tokenizer, self.pieces)
+        self._hidden = frozenset({*self._controls.ids, *tokenizer.all_special_ids})
+        self._is_control = self._controls.ids.__contains__
+        # Behind this token a text goes on: it is not taken for the beginning of one.
+        self._mark = mark = self.pieces.end.strip()
+        self.end_ids = self.encode(mark + self.pieces.end)[len(self.encode(mark)) :]
+        self.end_id = self.end_ids[-1]
+        single = [ids[0] for ids in map(self.encode, self.pieces.stops) if len(ids) == 1]
+        self.stop_ids = sorted({self.end_id, int(tokenizer.eos_token_id), *single})
+        self._ids = lru_cache(maxsize=1 << 16)(self._encode)  # observations repeat a lot
+        self._first = lru_cache(maxsize=64)(self._opening)
+        before, after = self.pieces.next_user
+        self._later = self._frame((mark + before,), after, "user", mark)
+        lead, end = self.pieces.lead, self.pieces.end
+        contexts = (mark + after, mark, "")
+        self._answers = [
+            (self.encode(text), self._frame((text + lead,), end, "assistant")) for text in contexts
+        ]
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text, no special tokens added. Cached: observations repeat a lot."""
-        return self._encode(text)
+        """Token ids of a text in which control tokens are read as such; none are added."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """The text of token ids, control tokens left out."""
+        return str(self.tokenizer.decode([i for i in ids if i not in self._hidden]))
 
     def added(
         self,
@@ -232,17 +271,42 @@ class PromptBuilder:
         template, counts = start.template, {"step": turn, "next_step": turn + 1}
         fields = _fields(start, observation, admissible, history) | counts
         if turn and self.kind != "window":
-            return self.encode(self.pieces.following(template.later.format_map(fields)))
+            return self._ids(self._later, template.later.format_map(fields))
         text = template.first.format_map(fields)
         if turn:
             window = template.window.format_map(fields)
             if template.longest_window is None or len(window) <= template.longest_window:
                 text = window
-        return self.encode(self.pieces.opening(template.system, text))
+        return self._ids(self._first(template.system), text)
 
     def response(self, text: str) -> tuple[int, ...]:
-        """A response as the policy would have sampled it, end token included."""
-        return (*self.encode(text), self.end_id)
+        """A response as the policy would have sampled it, end included."""
+        for known, frame in self._answers:  # the first in which no token spans the border
+            ids = self._ids(frame, text)
+            if ids[: len(known)] == known:
+                break
+        return ids[len(known) :]
+
+    def _opening(self, system: str) -> Frame:
+        """The frame of a first user text."""
+        if not system:
+            return self._frame(self.pieces.user[:1], self.pieces.user[1], "user")
+        before, between, after = self.pieces.system_user
+        system = system.strip() if "system" in self.pieces.trims else system
+        return self._frame((before, system, between), after, "user")
+
+    def _frame(self, before: tuple[str, ...], after: str, role: str, context: str = "") -> Frame:
+        fixed = self.encode("".join(before[::2]) + after)
+        skip, controls = len(self.encode(context)), self._controls.count(fixed)
+        return Frame(before, after, role in self.pieces.trims, skip, controls)
+
+    def _encode(self, frame: Frame, text: str) -> tuple[int, ...]:
+        """Token ids of a message in its frame. What reads like a control token in it is text."""
+        parts = (*frame.before, text.strip() if frame.trims else text, frame.after)
+        ids = tuple(self.tokenizer.encode("".join(parts), add_special_tokens=False))
+        if self._controls.unknown in text or frame.controls != sum(map(self._is_control, ids)):
+            ids = text_ids(self.encode, parts, self._controls, self._mark)
+        return ids[frame.skip :]
 
 
 def rewritten(text: str, pairs: Sequence[tuple[str, str]]) -> str:
@@ -272,78 +336,3 @@ def _fields(
         "history": "\n".join(past),
         "shown": len(past),
     }
-
-
-# Chat templates ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ChatPieces:
-    """The constant text of a chat, before, between and after messages."""
-
-    system_user: tuple[str, str, str]
-    """Before the system text, between it and the first user text, and after that text."""
-    user: tuple[str, str]
-    """Before and after a first user text where there is no system text."""
-    next_user: tuple[str, str]
-    """From the end of a response to the next user text, and after it, to the next response."""
-    end: str
-    """The text of the end token with which a response closes."""
-
-    def opening(self, system: str, text: str) -> str:
-        """The prompt of the first response."""
-        if system:
-            before, between, after = self.system_user
-            return before + system + between + text + after
-        return self.user[0] + text + self.user[1]
-
-    def following(self, text: str) -> str:
-        """The text between the end token of a response and the next response."""
-        return self.next_user[0] + text + self.next_user[1]
-
-
-def chat_pieces(tokenizer: Any) -> ChatPieces:
-    """Take the tokenizer's chat template apart.
-
-    Raises:
-        ModelError: the template is missing or does not keep messages whole.
-    """
-
-    def render(*messages: tuple[str, str], prompt: bool = True) -> str:
-        chat = [{"role": role, "content": content} for role, content in messages]
-        return str(
-            tokenizer.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
-            )
-        )
-
-    end = str(tokenizer.eos_token)
-    try:
-        user = _cut(render(("user", _A)), _A)
-        turns = render(("user", _A), ("assistant", _R), ("user", _B))
-        _, after_response = _cut(turns, _R)
-        following = _cut(after_response, _B)
-        system = _system_pieces(render, user)
-    except Exception as error:  # a template raises what it likes
-        message = f"the model's chat template cannot be used for dialogues: {error}"
-        raise ModelError(message) from error
-    if following[0].lstrip().startswith(end):
-        # The end token is sampled by the policy, so it belongs to the response.
-        following = (following[0].lstrip()[len(end) :], following[1])
-    return ChatPieces(system, (user[0], user[1]), (following[0], following[1]), end)
-
-
-def _system_pieces(render: Any, user: tuple[str, str]) -> tuple[str, str, str]:
-    try:
-        before, rest = _cut(render(("system", _B), ("user", _A)), _B)
-        between, after = _cut(rest, _A)
-    except Exception:  # a template's own error type; such models have no system role
-        return user[0], "\n\n", user[1]
-    return before, between, after
-
-
-def _cut(text: str, marker: str) -> tuple[str, str]:
-    before, found, after = text.partition(marker)
-    if not found or marker in after:
-        raise ValueError(f"a message was dropped or doubled in {text!r}")
-    return before, after

@@ -221,15 +221,18 @@ def freeze_reference(peft_model: PeftModel) -> None:
 
 
 def save_adapter(peft_model: PeftModel, folder: Path, *, base: str | None = None) -> None:
-    """Write the adapter in PEFT format; `PeftModel.from_pretrained(base, folder)` loads it.
+    """Write the adapter in PEFT format.
 
-    Equal weights give equal bytes: no path of this machine, date or generated text is written.
+    `AutoPeftModelForCausalLM.from_pretrained(folder)` loads it where the base model is found by
+    its name, `PeftModel.from_pretrained(base, folder)` anywhere.
+
+    Equal weights give equal bytes: no date or generated text is written, and no path but `base`.
 
     Args:
         peft_model: the model whose adapter "default" is written.
         folder: where to write.
-        base: name of the base model to record; None: the name it was loaded by, of an absolute
-            path only the last part.
+        base: hub id or folder of the base model to record; None: the name it was loaded by, of
+            an absolute path only the last part.
     """
     from safetensors.torch import save_file
 
@@ -238,8 +241,8 @@ def save_adapter(peft_model: PeftModel, folder: Path, *, base: str | None = None
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(state.items())}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = peft_model.peft_config["default"].to_dict()
-    name = base or config.get("base_model_name_or_path") or ""
-    config |= {"base_model_name_or_path": public_name(name), "inference_mode": True}
+    name = base or public_name(config.get("base_model_name_or_path") or "")
+    config |= {"base_model_name_or_path": name, "inference_mode": True}
     # PEFT holds names in sets, whose order differs from process to process.
     plain = {k: sorted(v) if isinstance(v, set | frozenset) else v for k, v in config.items()}
     text = json.dumps(plain, indent=2, sort_keys=True, default=str) + "\n"

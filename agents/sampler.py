@@ -66,7 +66,8 @@ class HFPolicy:
         self.device, self.exact = first.device, first.dtype == torch.float32
         self.merged: Any = merged_copy(weights.model) if _merges(weights.model, settings) else None
         self.pad_id, self.max_new_tokens = int(weights.pad_id), settings.max_new_tokens
-        self.end_ids = torch.tensor(sorted(weights.end_ids), device=self.device)
+        ends = sorted({*weights.end_ids, *settings.end_ids})
+        self.end_ids = torch.tensor(ends, device=self.device)
         self.logit_map: LogitMap = weights.logit_map
         self._version = 0
         model = weights.model if self.merged is None else self.merged
@@ -94,19 +95,21 @@ class HFPolicy:
             return []
         self.model.eval()
         hidden, live = self.reader.read(requests), list(requests)
-        shape = (len(live), self.max_new_tokens)
+        most = [min(r.max_new_tokens or self.max_new_tokens, self.max_new_tokens) for r in live]
+        shape = (len(live), max(most))
         ids = torch.zeros(shape, dtype=torch.long, device=self.device)
         scores = torch.zeros((2, *shape), device=self.device)  # log-probabilities, entropies
         lengths = torch.zeros_like(ids[:, 0])
         rows = torch.arange(len(live), device=self.device)
-        alive = torch.ones_like(rows, dtype=torch.bool)
-        for step in range(self.max_new_tokens):
+        limits = torch.tensor(most, device=self.device)
+        alive = limits > 0
+        for step in range(max(most)):
             token, *scored = self._draw(self.logit_map.apply(self.head(hidden)), live, step)
             ids[rows, step], scores[:, rows, step] = token, torch.stack(scored)
             lengths[rows] += alive
-            alive = alive & ~torch.isin(token, self.end_ids)
+            alive = alive & ~torch.isin(token, self.end_ids) & (limits[rows] > step + 1)
             left = int(alive.sum())
-            if step + 1 == self.max_new_tokens or not left:
+            if not left:
                 break
             if 2 * left <= len(rows):  # go on without the rows that have ended
                 kept = alive.nonzero()[:, 0]
@@ -114,7 +117,7 @@ class HFPolicy:
                 rows, token, alive = rows[kept], token[kept], alive[kept]
                 live = [live[row] for row in kept.tolist()]
             hidden = self.reader.append(token, alive)
-        return _collect(ids, scores, lengths, rows[alive])
+        return _collect(ids, scores, lengths, self.end_ids.tolist())
 
     def _draw(
         self, logits: Tensor, requests: Sequence[GenerationRequest], step: int
@@ -176,14 +179,13 @@ def merge_into(merged: Any, adapted: nn.Module) -> None:
             weight += layer.get_delta_weight("default")
 
 
-def _collect(ids: Tensor, scores: Tensor, lengths: Tensor, cut: Tensor) -> list[Generation]:
-    """Rows as generations; `cut` are the rows that have no end token."""
-    unended = set(cut.tolist())
-    columns = zip(ids.tolist(), *scores.tolist(), strict=True)
+def _collect(ids: Tensor, scores: Tensor, lengths: Tensor, ends: list[int]) -> list[Generation]:
+    """Rows as generations; one without an end token was cut."""
     made = []
-    for row, (length, parts) in enumerate(zip(lengths.tolist(), columns, strict=True)):
+    columns = zip(ids.tolist(), *scores.tolist(), strict=True)
+    for length, parts in zip(lengths.tolist(), columns, strict=True):
         tokens, logprobs, entropies = (tuple(part[:length]) for part in parts)
-        made.append(Generation(tokens, logprobs, entropies, row in unended))
+        made.append(Generation(tokens, logprobs, entropies, tokens[-1] not in ends))
     return made
 
 

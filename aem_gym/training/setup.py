@@ -42,6 +42,11 @@ from aem_gym.types import PromptTemplate
 
 logger = logging.getLogger(__name__)
 
+_OWN_ARGUMENTS = {
+    *("conversation", "messages", "tokenize", "add_generation_prompt", "continue_final_message"),
+    *("padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs"),
+}
+"""Arguments of `apply_chat_template` that are not variables of a template."""
 _DEVICE = re.compile(r"^(auto|cpu|mps|cuda(:\d+)?)$")
 
 
@@ -90,6 +95,9 @@ def _check_relations(config: Config) -> None:
             f"max_new_tokens ({config.max_new_tokens}) must be below max_length "
             f"({config.max_length}): a prompt has to fit as well"
         )
+    taken = sorted(_OWN_ARGUMENTS & config.chat_template_kwargs.keys())
+    if taken:
+        raise ConfigError(f"chat_template_kwargs.{taken[0]}: cannot be set; prompts decide it")
     if isinstance(config.mini_batch, str) and not re.fullmatch(r"1/[1-9]\d*", config.mini_batch):
         raise ConfigError(
             f"mini_batch: expected a number of rows, or a share such as 1/2, got "
@@ -213,14 +221,18 @@ def _make_agent(
     """The agent RL starts from. A base made from scratch is copied into the run."""
     from aem_gym.credit.estimators import needs_of
 
+    name = None
     if find_model(config.model).from_scratch:
         if not (run / BASE).exists():
             with atomic_folder(run / BASE) as folder:
                 shutil.copytree(base, folder, dirs_exist_ok=True)
-        base = str(run / BASE)
+        # Equal runs give equal bytes, so adapters name the clone they share, not the run's copy.
+        base, name = str(run / BASE), base
     needs_values = needs_of(ESTIMATORS.load(config.estimator)).needs_values
     open_agent = import_object("aem_gym.agents.build:open_agent")
-    agent: TrainableAgent = open_agent(config, template, base, value_head=needs_values)
+    agent: TrainableAgent = open_agent(
+        config, template, base, value_head=needs_values, base_name=name
+    )
     if adapter is not None:
         agent.learner.load(adapter)
         agent.policy.publish(agent.learner)

@@ -208,6 +208,7 @@ def _tokenized(
 
 _KEYS = (
     *("env", "env_args", "train_split", "model", "model_options", "context", "response_format"),
+    "chat_template_kwargs",
     *("max_length", "max_turns", "seed", "learner", "warmstart_episodes", "warmstart_steps"),
     *("warmstart_batch", "warmstart_noise", "warmstart_keep", "warmstart_env_args"),
     *("warmstart_options", "threads", "dtype", "device", "deterministic"),

@@ -24,7 +24,8 @@ class PlainPolicy:
     exact = True  # float32 models only: its log-probabilities are the learner's own
 
     def __init__(self, learner: Any, settings: SamplingSettings) -> None:
-        self.limit, self.end_ids, self.version = settings.max_new_tokens, set(learner.end_ids), 0
+        self.limit, self.version = settings.max_new_tokens, 0
+        self.end_ids = {*learner.end_ids, *settings.end_ids}
 
     def publish(self, learner: Any) -> int:
         self.model = learner.model
@@ -39,7 +40,8 @@ class PlainPolicy:
     def continued(self, request: GenerationRequest) -> Generation:
         draws, ids = np.random.default_rng(request.key), list(request.prompt_ids)
         new: list[tuple[int, float, float]] = []
-        while len(new) < self.limit and not (new and new[-1][0] in self.end_ids):
+        limit = request.max_new_tokens or self.limit
+        while len(new) < limit and not (new and new[-1][0] in self.end_ids):
             logits = self.model(torch.tensor([ids])).logits[0, -1].float()
             logp = torch.log_softmax(logits / (request.temperature or 1.0), -1)
             cdf = logp.double().exp().cumsum(0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from aem_gym.agents.build import open_agent
 from aem_gym.agents.learner import VALUE_HEAD
 from aem_gym.errors import ConfigError
+from aem_gym.models import PretrainedModel
 from aem_gym.protocols import (
     AsyncPolicy,
     EpisodeStart,
@@ -214,6 +217,71 @@ def test_a_full_context_stops_without_an_error(tiny: Tiny) -> None:
         assert used <= 60
 
 
+def test_a_last_response_gets_what_is_left(tiny: Tiny) -> None:
+    agent = tiny.agent(max_new_tokens=20)
+    turn = TurnInput(3, 0, "You see a cabinet 1.", {"admissible_actions": []}, ())
+    agent.begin(EpisodeStart(3, 5, "", "", tiny.template))
+    whole = agent.prepare(turn)
+    assert isinstance(whole, GenerationRequest) and whole.max_new_tokens == 20
+    (free,) = agent.policy.generate([whole])
+    for left in (1, 2, len(free.ids) - 1, len(free.ids)):
+        agent.max_length = len(whole.prompt_ids) + left
+        request = agent.prepare(turn)
+        assert isinstance(request, GenerationRequest) and request.max_new_tokens == left
+        # Beside one that may be longer, and by itself.
+        for company in ([request], [request, replace(whole, slot=4)]):
+            agent.policy.release(3)
+            made = agent.policy.generate(company)[0]
+            assert made.ids == free.ids[:left]
+            assert made.cut == (made.ids[-1] != agent.builder.end_id)
+    agent.max_length = len(whole.prompt_ids)
+    full = agent.prepare(turn)
+    assert isinstance(full, Response) and full.stop_reason == StopReason.CONTEXT_FULL
+
+
+def test_a_context_is_filled_to_the_end(tiny: Tiny) -> None:
+    reserved = 10  # max_new_tokens of these policies
+    episodes = flat(tiny.groups(tiny.agent(max_length=60), max_turns=30))
+    used = [sum(len(t.prompt_ids) + len(t.response_ids) for t in e.turns) for e in episodes]
+    assert max(used) > 60 - reserved and max(used) <= 60
+
+
+OTHER_END = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<|act|>{{ m.content }}<|pad|>\n"
+    "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|act|>{% endif %}"
+)
+
+
+def test_the_end_of_the_template_reaches_the_sampler_and_the_transcript(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    """Where the template closes a turn with another token than the tokenizer's end token."""
+    folder = shutil.copytree(tiny.folder, tmp_path / "model")
+    for file in folder.glob("chat_template*"):
+        file.unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = OTHER_END
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    agent = open_agent(tiny.changed(max_length=4000), tiny.template, str(folder))
+    pad, eos = agent.builder.end_id, agent.learner.tokenizer.eos_token_id
+    assert agent.learner.tokenizer.decode([pad]) == "<|pad|>" and pad != eos
+    assert set(agent.policy.end_ids.tolist()) == {pad, eos} == set(agent.builder.stop_ids)
+    start = EpisodeStart(0, 0, "", "", tiny.template)
+    (row,) = agent.tokenize(Demo("", (DemoStep("a", "why", "go"),)), start)
+    assert row.ids[-1] == pad and row.labels[-1] == IMITATE
+    said = agent.builder.encode("why ; go")
+    for ids, closed in (((*said, pad), 0), ((*said, eos), 1), (said, 1)):
+        agent.begin(start)
+        agent.policy = Replay({0: [ids]})
+        (response,) = agent.act([TurnInput(0, 0, "a", {"admissible_actions": []}, ())])
+        assert (response.thought, response.action) == ("why", "go")
+        request = agent.prepare(TurnInput(0, 1, "b", {"admissible_actions": []}, ()))
+        assert isinstance(request, GenerationRequest)
+        added = request.prompt_ids[len(response.prompt_ids) + len(ids) :]
+        assert added == (pad,) * closed + agent.builder.encode("\nb<|act|>")
+
+
 def test_rollouts_do_not_depend_on_company(tiny: Tiny) -> None:
     together = flat(tiny.groups(tiny.agent(), 3, 2))
     alone = flat(tiny.groups(tiny.agent(), 1, 2))
@@ -252,6 +320,42 @@ def test_saved_adapters_load_in_plain_peft(tiny: Tiny, tmp_path: Path) -> None:
         bare = AutoModelForCausalLM.from_pretrained(tiny.folder)(ids).logits
     assert torch.equal(ours, theirs)
     assert not torch.allclose(ours, bare, atol=1e-2)
+
+
+class Located(PretrainedModel):
+    """A model with a name of its own, which is fetched into a folder."""
+
+    folder = ""
+
+    def __init__(self) -> None:
+        super().__init__("located")
+
+    def locate(self) -> str:
+        return self.folder
+
+
+@pytest.mark.parametrize("how", ["folder", "made", "made for a run", "registered"])
+def test_an_adapter_finds_its_base_model(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """From any working folder: for peft the adapter's own folder is enough."""
+    elsewhere = tmp_path / "base"
+    shutil.copytree(tiny.folder, elsewhere)
+    monkeypatch.setattr(Located, "folder", str(tiny.folder))
+    names = {"folder": str(tiny.folder), "registered": f"{__name__}:Located"}
+    model = names.get(how, "tiny")
+    base = model if how == "registered" else str(tiny.folder)
+    name = str(elsewhere) if how == "made for a run" else None
+    agent = open_agent(tiny.changed(model=model), tiny.template, base, base_name=name)
+    agent.learner.save(tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
+    ids = torch.tensor([agent.builder.encode("You see a cabinet 1. ; go to cabinet 1")])
+    agent.learner.model.eval()
+    with torch.no_grad():
+        assert torch.equal(agent.learner.model(ids).logits, plain(input_ids=ids).logits)
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == (name or str(tiny.folder.resolve()))
 
 
 def test_loading_brings_back_adapter_and_value_head(tiny: Tiny, tmp_path: Path) -> None:

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 
+from aem_gym.agents.build import open_agent
 from aem_gym.agents.lora import attach_lora, save_adapter
 from aem_gym.agents.models import load_model
 from aem_gym.agents.smollm2 import smollm2_folder
 from aem_gym.errors import ModelError
 from aem_gym.io import cache_folder
+from aem_gym.protocols import EpisodeStart
+from aem_gym.settings import settle
+from aem_gym.types import PromptTemplate
 from tests.weights import base_weights_hash
 
 pytestmark = pytest.mark.slow
@@ -72,3 +76,33 @@ def test_adapter_is_trained_saved_merged_and_loaded_again(folder: Path, tmp_path
         expected = model.eval()(input_ids=ids).logits
         assert torch.allclose(again.model(input_ids=ids).logits, expected, atol=1e-3)
     assert again.tokenizer.encode("Hi 12 <|im_end|>") == fresh.tokenizer.encode("Hi 12 <|im_end|>")
+
+
+def test_an_agent_speaks_as_its_template_and_its_adapter_is_found(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settle({"env": "aem_gym/ALFWorld-v0", "model": "smollm2", "device": "cpu"}).config
+    template = PromptTemplate(first="{observation}", later="{observation}")
+    agent = open_agent(config, template, "smollm2")
+    builder, tokenizer = agent.builder, agent.learner.tokenizer
+    said = [
+        ("You see a mug 1.", "take mug 1"),
+        ("You take it. <|im_end|>", "look\naround"),
+        ("", "go"),
+    ]
+    start, chat, ids = EpisodeStart(0, 0, "", "", template), [], ()
+    for turn, (user, response) in enumerate(said):
+        shown = user.replace("<|im_end|>", "")
+        chat += [{"role": "user", "content": shown}, {"role": "assistant", "content": response}]
+        ids += builder.added(start, turn, shown) + builder.response(response)
+    text = tokenizer.apply_chat_template(chat, tokenize=False).removesuffix("\n")
+    assert list(ids) == tokenizer.encode(text, add_special_tokens=False)
+    forged = builder.added(start, 1, said[1][0])
+    assert forged.count(builder.end_id) == 1 and "<|im_end|><|im_end|>" in tokenizer.decode(forged)
+    agent.learner.save(tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
+    agent.learner.model.eval()
+    with torch.no_grad():
+        ours = agent.learner.model(input_ids=torch.tensor([ids])).logits
+        assert torch.equal(ours, plain(input_ids=torch.tensor([ids])).logits)

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM
 
 from aem_gym.agents.learner import VALUE_HEAD
 from aem_gym.credit import Modulated, ResponseBatch
@@ -63,6 +65,16 @@ def test_token_arrays_are_kept_for_a_sample(finished: Path) -> None:
     assert turn["response_entropy"] == pytest.approx(
         sum(turn["entropies"]) / len(turn["entropies"])
     )
+
+
+def test_peft_finds_the_base_model_of_a_run(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = AutoPeftModelForCausalLM.from_pretrained(finished / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(finished / "model")
+    plain = PeftModel.from_pretrained(base, finished / "adapter")
+    assert all(map(torch.equal, found.state_dict().values(), plain.state_dict().values()))
 
 
 def test_the_same_seed_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
