@@ -20,7 +20,7 @@ from aem_gym.protocols import Generation, GenerationRequest, LearnerSettings, Sa
 from aem_gym.settings import settle
 from aem_gym.types import Span, TrainingRow
 from benchmarks.families.configs import Family
-from benchmarks.families.words import make_tokenizer
+from benchmarks.families.words import chat_difference, make_tokenizer
 
 DENSE, MOE, HALF = 1e-4, 5e-4, 1.5
 """Largest difference (nats) of dense and routed models in float32; the largest ratio in bfloat16
@@ -63,6 +63,7 @@ def examine(family: Family, seed: int = 0) -> Verdict:
     with tempfile.TemporaryDirectory() as name:
         base = Path(name) / "base"
         _make(family, base, seed)
+        verdict.bound("chat", chat_difference(make_tokenizer(family)), 0)
         try:
             for dtype in ("float32", "bfloat16"):
                 _sampling(verdict, base, dtype, seed)
@@ -77,7 +78,7 @@ def examine(family: Family, seed: int = 0) -> Verdict:
 def _make(family: Family, folder: Path, seed: int) -> None:
     from transformers import AutoModelForCausalLM
 
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(family)
     ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     config = family.config(len(tokenizer) + 6, **ends, pad_token_id=tokenizer.pad_token_id)
     with torch.random.fork_rng():
