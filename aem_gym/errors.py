@@ -86,6 +86,18 @@ class ComponentError(AemGymError, ValueError):
     """A component (estimator, modulator, loss, ...) returned something else than it has to."""
 
 
+class NotFiniteError(ComponentError):
+    """A component gave NaN or inf. `kind` says of what: `values`, `scores`, ..."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{message} (bad_{kind}:nan)")
+        self.kind = kind
+
+
+class NotLearningError(AemGymError, RuntimeError):
+    """The run was ended because it was not learning; says why, and how to go on."""
+
+
 class SamplerMismatchError(AemGymError, RuntimeError):
     """Sampler and learner disagree about the log-probabilities of the same tokens."""
 

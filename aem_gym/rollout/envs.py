@@ -38,6 +38,8 @@ Reset = tuple[int, dict[str, Any] | None]
 """Seed and options of a reset."""
 CLOSE_SECONDS = 5.0
 """How long an environment may take to close before it is left alone."""
+LARGEST_REWARD = 1e15
+"""Rewards beyond are an environment's mistake: their squares do not fit into float32."""
 PREFETCHED = 8
 """Most resets that the environments of one process prepare ahead: what they prepare is held in
 memory."""
@@ -315,8 +317,8 @@ def checked_step(answer: Any) -> CheckedStep:
         raise TypeError(f"step: expected {wanted}, got {_short(answer)}")
     observation, reward, terminated, truncated, info = answer
     value = float(reward)
-    if not math.isfinite(value):
-        raise ValueError(f"step: expected a finite reward, got {value}")
+    if not abs(value) <= LARGEST_REWARD:
+        raise ValueError(f"step: expected a finite reward (|r| <= 1e15), got {value}")
     filled = _info(info, won=bool(terminated) and value > 0)
     error = filled.get("error") if truncated and not terminated else None
     if error and isinstance(error, str):
@@ -356,7 +358,12 @@ def _coerced(key: str, value: Any, default: Any) -> Any:
             if isinstance(value, str):
                 raise TypeError("a str is not a list")
             return [well_formed(str(item)) for item in value]
-        return well_formed(str(value)) if isinstance(default, str) else type(default)(value)
+        if isinstance(default, str):
+            return well_formed(str(value))
+        found = type(default)(value)
+        if value != value or not math.isfinite(found):  # NaN would count as won
+            raise ValueError("NaN or inf")
+        return found
     except (TypeError, ValueError) as error:
         wanted = type(default).__name__
         raise TypeError(f"info[{key!r}]: expected {wanted}, got {_short(value)}") from error
