@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -164,6 +163,8 @@ class Rule:
     sign: float
     """1, or -1 where small figures are the trouble: `sign * figure >= bound` is trouble."""
     bound: float
+    every: int
+    """The steps in a row after which something is done, each time."""
 
 
 def rules_of(config: Config) -> tuple[Rule, ...]:
@@ -185,7 +186,9 @@ def rules_of(config: Config) -> tuple[Rule, ...]:
         if action != "ignore" and not why_not:
             sign = -1.0 if source.below else 1.0
             bound = sign * (source.limit if limit is None else limit)
-            found.append(Rule(name, source, action, after or config.max_bad_steps, sign, bound))
+            after = after or config.max_bad_steps
+            every = after if action == "warn" else 1
+            found.append(Rule(name, source, action, after, sign, bound, every))
     return tuple(found)
 
 
@@ -211,26 +214,26 @@ class Breaker:
 
     Attributes:
         rules: what is watched; the loop compares each step's figures with them.
-        streaks: per source, the steps in trouble up to now.
+        streaks: per source, the steps in a row in trouble; the loop counts them.
         wait: seconds after which the last step is to be taken again; None: it counts.
         stop: why the run has to end; empty: it goes on.
     """
 
     def __init__(self, config: Config) -> None:
         self.config, self.rules = config, rules_of(config)
-        self.streaks: Counter[str] = Counter()
+        self.streaks: dict[str, int] = {}
         self.wait: float | None = None
         self.stop = ""
 
     def react(
         self, rules: Sequence[Rule], figures: Mapping[str, float], step: int, detail: str = ""
     ) -> None:
-        """Take note of the rules by which a step (its number from 1) is in trouble."""
+        """Do what is due by some rules after a step (its number from 1), with its `figures`."""
         waiting = [rule for rule in rules if rule.action == "wait" and not figures["learned"]]
         self.wait = None
         if waiting:  # the step may not count: what else is wrong with it follows from that
             rules = waiting
-        self.streaks = Counter({rule.name: self.streaks[rule.name] + 1 for rule in rules})
+            self.streaks = {rule.name: self.streaks[rule.name] for rule in rules}
         for rule in rules:
             text, streak = self._message(rule, figures, detail), self.streaks[rule.name]
             if rule in waiting:
@@ -239,7 +242,7 @@ class Breaker:
                 _say(rule, step, text, f" ({streak} of {rule.after} steps in a row)")
                 if streak >= rule.after:
                     self.stop = self.stop or f"step {step}: {text} ({streak} steps in a row)"
-            elif streak % rule.after == 0 or rule.action == "wait":
+            else:
                 _say(rule, step, text, f" ({streak} steps in a row)" if streak > 1 else "")
 
     def _wait(self, rule: Rule, step: int, text: str, streak: int) -> None:

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from aem_gym.config import Config
 from aem_gym.errors import (
+    BadCredit,
     ConfigError,
     EnvironmentFailure,
     NotFiniteError,
@@ -235,7 +236,7 @@ class Trainer:
 
     def _loop(self, stop: StopAfterStep) -> None:
         progress, config, breaker = self.progress, self.config, self.breaker
-        due = False
+        save = False
         bar = tqdm(
             total=config.steps, initial=progress.step, desc="training", unit="step", smoothing=0.1
         )
@@ -253,7 +254,9 @@ class Trainer:
                     if (value := figures.get(rule.source.figure)) is not None
                     and rule.sign * value >= rule.bound * figures.get(rule.source.share_of, 1.0)
                 ]
-                if (in_trouble or breaker.streaks) and self._lost(in_trouble, figures, stop):
+                breaker.streaks = {r.name: breaker.streaks.get(r.name, 0) + 1 for r in in_trouble}
+                due = [r for r in in_trouble if breaker.streaks[r.name] % r.every == 0]
+                if due and self._lost(due, figures, stop):
                     continue
                 progress.step += 1
                 progress.learned += figures["learned"] > 0
@@ -266,11 +269,11 @@ class Trainer:
                     raise NotLearningError(breaker.stop)
                 every, last = config.eval_every, progress.step == config.steps
                 if every and (progress.step % every == 0 or last):
-                    due |= self._evaluate()  # the best so far is kept
-                due |= progress.step % config.save_every == 0
-                if due and "bad" not in figures:  # else the last good checkpoint stays the newest
+                    save |= self._evaluate()  # the best so far is kept
+                save |= progress.step % config.save_every == 0
+                if save and "bad" not in figures:  # else the last good checkpoint stays the newest
                     self._save()
-                    due = False
+                    save = False
 
     def train_step(self) -> dict[str, float]:
         """One step: collect, make a batch, assign credit, update, record. Returns its figures."""
@@ -313,7 +316,7 @@ class Trainer:
             else:
                 figures = self.updater.check_sampler(batch, number)
             credit = self.credit.assign(batch.batch, number)
-        except NotFiniteError as error:
+        except (BadCredit, NotFiniteError) as error:
             return batch, None, figures | self._bad(error)
         clock = time.perf_counter()
         figures |= self.updater.update(batch, credit, number, weights)
@@ -377,20 +380,24 @@ class Trainer:
             figures["importance/capped"] = float((weights[mask] >= self.cap).float().mean())
         return replace(batch, batch=responses), weights, figures
 
-    def _bad(self, error: NotFiniteError) -> dict[str, float]:
+    def _bad(self, error: BadCredit | NotFiniteError) -> dict[str, float]:
         """The figures of a step without an update, because of NaN or inf."""
-        self._trouble = str(error)
-        logger.warning("step %d: no update: %s", self.progress.step + 1, error)
-        return {"bad": 1.0, f"bad/{error.kind}_nan": 1.0}
+        if isinstance(error, BadCredit):
+            what, text = f"credit_{error.kind}", f"{error} (bad_credit:{error.kind})"
+        else:
+            what, text = f"{error.what}_nan", str(error)
+        self._trouble = text
+        logger.warning("step %d: no update: %s", self.progress.step + 1, text)
+        return {"bad": 1.0, f"bad/{what}": 1.0}
 
     def _lost(
-        self, in_trouble: Sequence[Rule], figures: Mapping[str, float], stop: StopAfterStep
+        self, due: Sequence[Rule], figures: Mapping[str, float], stop: StopAfterStep
     ) -> bool:
         """Whether a step in trouble does not count; waits before it is taken again."""
         kinds = ", ".join(name for name in figures if name.startswith("bad/"))
         detail = self._trouble or (f"{kinds} (loss {self.updater.loss.name!r})" if kinds else "")
         self._trouble = ""
-        self.breaker.react(in_trouble, figures, self.progress.step + 1, detail)
+        self.breaker.react(due, figures, self.progress.step + 1, detail)
         if self.breaker.wait is None:
             return False
         stop.sleep(self.breaker.wait)

@@ -129,7 +129,7 @@ class InterruptedTwice:
     def close(self) -> None: ...
 
 
-@pytest.mark.parametrize(("save_every", "saved"), [(1, "step 1 is saved"), (9, "no step is saved")])
+@pytest.mark.parametrize(("save_every", "saved"), [(1, "Step 1 is saved"), (9, "No step is saved")])
 def test_a_second_signal_says_what_is_saved(tmp_path: Path, save_every: int, saved: str) -> None:
     with pytest.raises(KeyboardInterrupt) as told:
         run(tmp_path / "run", save_every=save_every, eval_every=0, objects=[InterruptedTwice()])
@@ -139,7 +139,7 @@ def test_a_second_signal_says_what_is_saved(tmp_path: Path, save_every: int, sav
 def test_more_steps_are_refused_with_the_reason(tmp_path: Path) -> None:
     settings = {"lr_schedule": "linear", "steps": 1, "eval_every": 0}
     run(tmp_path / "run", **settings)
-    with pytest.raises(ConfigError, match="1 then, 2 now.*lr_schedule is constant"):
+    with pytest.raises(ConfigError, match="1 then, 2 now.*linear schedule.*--replan.*lr_schedule constant"):
         run(tmp_path / "run", resume=True, **{**settings, "steps": 2})
 
 
