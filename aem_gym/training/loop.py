@@ -390,9 +390,7 @@ class Trainer:
         logger.warning("step %d: no update: %s", self.progress.step + 1, text)
         return {"bad": 1.0, f"bad/{what}": 1.0}
 
-    def _lost(
-        self, due: Sequence[Rule], figures: Mapping[str, float], stop: StopAfterStep
-    ) -> bool:
+    def _lost(self, due: Sequence[Rule], figures: Mapping[str, float], stop: StopAfterStep) -> bool:
         """Whether a step in trouble does not count; waits before it is taken again."""
         kinds = ", ".join(name for name in figures if name.startswith("bad/"))
         detail = self._trouble or (f"{kinds} (loss {self.updater.loss.name!r})" if kinds else "")

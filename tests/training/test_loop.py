@@ -139,7 +139,9 @@ def test_a_second_signal_says_what_is_saved(tmp_path: Path, save_every: int, sav
 def test_more_steps_are_refused_with_the_reason(tmp_path: Path) -> None:
     settings = {"lr_schedule": "linear", "steps": 1, "eval_every": 0}
     run(tmp_path / "run", **settings)
-    with pytest.raises(ConfigError, match="1 then, 2 now.*linear schedule.*--replan.*lr_schedule constant"):
+    with pytest.raises(
+        ConfigError, match="1 then, 2 now.*linear schedule.*--replan.*lr_schedule constant"
+    ):
         run(tmp_path / "run", resume=True, **{**settings, "steps": 2})
 
 
