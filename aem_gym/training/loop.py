@@ -74,7 +74,7 @@ from aem_gym.training.state import (
     save_state,
 )
 from aem_gym.training.update import Updater
-from aem_gym.types import Episode, Group
+from aem_gym.types import Episode, Group, StopReason
 
 logger = logging.getLogger(__name__)
 
@@ -350,12 +350,18 @@ class Trainer:
             self.progress.cursor += groups
         return requests_for(seeds, config.group_size, config.seed, "rollout", cursor + groups)
 
-    def _check_begun(self, episodes: list[Episode]) -> None:
-        """Stop if every episode of the first step failed; later failures may be transient."""
-        errors = [episode.error for episode in episodes if episode.error is not None]
-        if self.progress.step == 0 and errors and len(errors) == len(episodes):
+    @staticmethod
+    def _check_begun(episodes: Sequence[Episode]) -> None:
+        """Stop if every episode of the first step failed; later failures may be transient.
+
+        So may those of infrastructure be: the breaker sees to them.
+        """
+        failed = [e for e in episodes if e.error is not None]
+        away = any(e.stop_reason is StopReason.INFRASTRUCTURE for e in failed)
+        if failed and len(failed) == len(episodes) and not away:
             raise EnvironmentFailure(
-                f"each of the first {len(errors)} episodes failed, the last one with: {errors[-1]}"
+                f"each of the first {len(failed)} episodes failed, the last one with: "
+                f"{failed[-1].error}"
             )
 
     def _scored(self, batch: TrainBatch) -> tuple[TrainBatch, Tensor | None, dict[str, float]]:

@@ -17,7 +17,7 @@ import torch
 from aem_gym.agents.learner import VALUE_HEAD
 from aem_gym.credit import Modulated, ResponseBatch
 from aem_gym.credit.modulators import identity
-from aem_gym.errors import ConfigError, OutputError
+from aem_gym.errors import ConfigError, NotLearningError, OutputError
 from aem_gym.runs import CheckpointStore
 from aem_gym.settings import settle
 from aem_gym.training.loop import Trainer
@@ -362,12 +362,13 @@ def test_a_run_goes_on_past_failing_environments(tmp_path: Path, workers: int) -
         assert result["errors"] > 0
 
 
-def test_a_step_without_usable_episodes_is_passed_over(
+def test_steps_without_usable_episodes_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Everything hit a limit and is masked: nothing to learn from, but the run goes on."""
+    """Everything hit a limit and is masked: nothing to learn from, which is said."""
     changes = {"mask_truncated": True, "max_new_tokens": 1, "steps": 2, "eval_every": 0}
-    run(tmp_path / "run", GUESS, **changes)
+    with pytest.raises(NotLearningError, match="nothing was learned in 2 steps.*12 turn_limit"):
+        run(tmp_path / "run", GUESS, **changes)
     assert "nothing to learn from" in caplog.text
     metrics = lines(tmp_path / "run" / "metrics.jsonl")
     assert [m["step"] for m in metrics] == [1, 2]
