@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Sequence
 from itertools import compress
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.errors import ConfigError, NotFiniteError, UnknownNameError
 from aem_gym.protocols import Generation, GenerationRequest, Learner, SamplingSettings
 from aem_gym.seeding import uniforms
 
@@ -234,6 +235,9 @@ def _collect(
     generations = []
     for row, (length, cut) in enumerate(zip(lengths, alive.tolist(), strict=True)):
         ids, logprobs, entropies = (tuple(column[row][:length]) for column in columns)
+        if not math.isfinite(sum(logprobs)):
+            text = "sampler hf: the model gives NaN: its weights, or their merged copy, are damaged"
+            raise NotFiniteError("weights", text)
         generations.append(Generation(ids, logprobs, entropies, cut))
     return generations
 
