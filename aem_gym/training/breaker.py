@@ -158,6 +158,8 @@ class Rule:
 
     name: str
     source: Source
+    figure: str
+    share_of: str
     action: str
     after: int
     sign: float
@@ -188,7 +190,8 @@ def rules_of(config: Config) -> tuple[Rule, ...]:
             bound = sign * (source.limit if limit is None else limit)
             after = after or config.max_bad_steps
             every = after if action == "warn" else 1
-            found.append(Rule(name, source, action, after, sign, bound, every))
+            watched = (source.figure, source.share_of)
+            found.append(Rule(name, source, *watched, action, after, sign, bound, every))
     return tuple(found)
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ from aem_gym.types import Episode, Group, StopReason
 
 logger = logging.getLogger(__name__)
 
+Figures = dict[str, float]
 AFTER = 3
 """Evaluations at the end whose mean is `success_after`."""
 _NOT_BEGUN = "stopped before the run began: give the same command"
@@ -200,6 +202,8 @@ class Trainer:
         self.rescores = not self.policy.exact or bool(config.importance_cap)
         given = config.importance_cap
         self.cap = (0.0 if self.policy.exact else IMPORTANCE_CAP) if given is None else given
+        given = config.modulator_options.get("threshold")  # of AEM; another's may be anything
+        self.threshold = float(given) if isinstance(given, int | float) else 0.1
         self.breaker = Breaker(config)
         self._trouble = ""
         """What gave NaN or inf in the present step."""
@@ -249,11 +253,9 @@ class Trainer:
                 figures = self.train_step()
                 figures["seconds/step"] = time.perf_counter() - clock
                 in_trouble = [
-                    rule
-                    for rule in breaker.rules
-                    if (value := figures.get(rule.source.figure)) is not None
-                    and rule.sign * value >= rule.bound * figures.get(rule.source.share_of, 1.0)
-                ]
+                    r for r in breaker.rules
+                    if r.sign * figures.get(r.figure, nan) >= r.bound * figures.get(r.share_of, 1)
+                ]  # fmt: skip
                 breaker.streaks = {r.name: breaker.streaks.get(r.name, 0) + 1 for r in in_trouble}
                 due = [r for r in in_trouble if breaker.streaks[r.name] % r.every == 0]
                 if due and self._lost(due, figures, stop):
@@ -293,31 +295,21 @@ class Trainer:
         if batch is not None:
             batch, credit, more = self._learn(batch, number)
             figures |= more
-        if batch is not None and self.rescores:
-            groups = with_scores(groups, batch)
+            groups = with_scores(groups, batch) if self.rescores else groups
         figures["learned"] = float(figures.get("grad_norm", 0.0) > 0)
-        given = config.modulator_options.get("threshold")  # of AEM; another's may be anything
-        threshold = float(given) if isinstance(given, int | float) else 0.1
-        figures |= step_metrics(everything, self.rewards, batch, credit, threshold)
+        figures |= step_metrics(everything, self.rewards, batch, credit, self.threshold)
         parts, first = (groups, dropped, batch, credit, config.token_samples), self._repeated
         self.recorder.episodes(number + 1, list(episode_records(number + 1, *parts, first=first)))
         self._repeated += len(groups) + len(dropped)
         return figures
 
-    def _learn(
-        self, batch: TrainBatch, number: int
-    ) -> tuple[TrainBatch, Credit | None, dict[str, float]]:
+    def _learn(self, batch: TrainBatch, number: int) -> tuple[TrainBatch, Credit | None, Figures]:
         """Score, assign credit, update and publish; no update where a number is not finite."""
-        figures: dict[str, float] = {}
-        weights = None
         try:
-            if self.rescores or self.credit.needs.needs_values:
-                batch, weights, figures = self._scored(batch)
-            else:
-                figures = self.updater.check_sampler(batch, number)
+            batch, weights, figures = self._scored(batch, number)
             credit = self.credit.assign(batch.batch, number)
         except (BadCredit, NotFiniteError) as error:
-            return batch, None, figures | self._bad(error)
+            return batch, None, self._bad(error)
         clock = time.perf_counter()
         figures |= self.updater.update(batch, credit, number, weights)
         self.policy.publish(self.learner)
@@ -364,8 +356,14 @@ class Trainer:
                 f"{failed[-1].error}"
             )
 
-    def _scored(self, batch: TrainBatch) -> tuple[TrainBatch, Tensor | None, dict[str, float]]:
-        """The batch with what only the learner knows, weights of the loss, and the mismatch.
+    def _scored(self, batch: TrainBatch, number: int) -> tuple[TrainBatch, Tensor | None, Figures]:
+        """The batch with what only the learner knows, weights of the loss, and the mismatch."""
+        if self.rescores or self.credit.needs.needs_values:
+            return self._with_scores(batch)
+        return batch, None, self.updater.check_sampler(batch, number)
+
+    def _with_scores(self, batch: TrainBatch) -> tuple[TrainBatch, Tensor | None, Figures]:
+        """The same from the learner's pass over the whole batch.
 
         Where the sampler is not exact, log-probabilities and entropies are replaced together, so
         that both are of one policy; its own are what the weights compare with.
@@ -474,11 +472,9 @@ def _rise(name: str, evaluations: list[dict[str, float]]) -> dict[str, float | N
 
 
 def _shown(figures: Mapping[str, float], evaluations: list[dict[str, float]]) -> dict[str, str]:
-    shown = {"success": f"{figures.get('success_rate', 0.0):.2f}"}
-    if evaluations:
-        shown["held-out"] = f"{evaluations[-1]['success']:.2f}"
-    if "response_entropy_mean" in figures:
-        shown["H"] = f"{figures['response_entropy_mean']:.2f}"
-    if "alpha_max" in figures:
-        shown["alpha"] = f"{figures['alpha_min']:.2f}-{figures['alpha_max']:.2f}"
-    return shown
+    held_out = evaluations[-1]["success"] if evaluations else None
+    low, high = figures.get("alpha_min"), figures.get("alpha_max")
+    shown = {"success": figures.get("success_rate", 0.0), "held-out": held_out}
+    shown |= {"H": figures.get("response_entropy_mean")}
+    texts = {name: f"{value:.2f}" for name, value in shown.items() if value is not None}
+    return texts | ({} if low is None else {"alpha": f"{low:.2f}-{high:.2f}"})

@@ -106,10 +106,7 @@ def episode_records(
     tokens: int | str,
     first: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """The lines of episodes.jsonl, dropped groups last; the first `tokens` (or all) keep tokens.
-
-    Groups are numbered from `first`.
-    """
+    """The lines of episodes.jsonl, dropped groups last; the first `tokens` (or all) keep tokens."""
     credits, seen = turn_credits(step, credit), 0
     for g, group in enumerate((*groups, *dropped)):
         out = g >= len(groups)

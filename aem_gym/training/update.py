@@ -184,7 +184,8 @@ class Updater:
         """The learner's scores of a whole step, and how far the sampler is from them.
 
         Raises:
-            SamplerMismatchError, NotFiniteError: as `check_sampler`.
+            SamplerMismatchError: they are different policies, so every gradient would be wrong.
+            NotFiniteError: one of the two gave NaN.
         """
         scores, mask = self.score(step), step.batch.mask
         apart = (scores.logprobs - step.batch.logprobs)[mask].abs()
@@ -199,23 +200,15 @@ class Updater:
         return scores, {"mismatch/mean": float(apart.mean()), "mismatch/max": float(apart.max())}
 
     def check_sampler(self, step: TrainBatch, number: int) -> dict[str, float]:
-        """Compare the log-probabilities of sampler and learner on a few responses of a step.
-
-        Returns:
-            `mismatch/mean` and `mismatch/max` in nats.
-
-        Raises:
-            SamplerMismatchError: they are different policies, so every gradient would be wrong.
-            NotFiniteError: the learner gave NaN.
-        """
-        draws = generator(self.config.seed, "compared", number)
-        chosen = draws.permutation(len(step.batch.mask))[: min(COMPARED, self.config.micro_batch)]
-        rows = [_up_to(step, int(response)) for response in chosen]
+        """How far sampler and learner are apart on a few responses; refuses what is too far."""
+        some, draws = len(step.batch.mask), generator(self.config.seed, "compared", number)
+        chosen = draws.permutation(some)[: min(COMPARED, self.config.micro_batch)].tolist()
+        rows = [_up_to(step, response) for response in chosen]
         # As the update will read them: with a gradient, and dropout where the model has it.
         with torch.set_grad_enabled(not self.config.lora_dropout):
             scores = self.learner.score(rows, temperature=self.config.temperature)
         mask = scores.mask.cpu()
-        sampled = step.batch.logprobs[torch.from_numpy(chosen), : mask.shape[1]]
+        sampled = step.batch.logprobs[chosen, : mask.shape[1]]
         apart = (scores.logprobs.detach().cpu() - sampled)[mask].abs()
         if not float(apart.mean()) <= self.limit:
             refuse_mismatch(self.learner, rows, sampled, self.config, self.limit)
@@ -224,10 +217,9 @@ class Updater:
     def update(
         self, step: TrainBatch, credit: Credit, number: int, weights: Tensor | None = None
     ) -> dict[str, float]:
-        """Train on a step's data and its credit; the figures of the update, averaged over tokens.
+        """Train on step `number`; figures, averaged over tokens. What is not finite is left out.
 
-        `number` is the step's, for the schedule and the order of rows; `weights` (N, T) multiply
-        the loss of each token. An update that is not finite is left out and counted (`bad`).
+        `weights` (N, T) multiply the loss of each token.
         """
         rate = self.learning_rate(number)
         for group in self.optimizer.param_groups:
@@ -287,7 +279,8 @@ class Updater:
     ) -> tuple[Tensor, dict[str, float]]:
         """The part of some training rows in a mini-batch's loss, and sums over their tokens."""
         numbers = step.responses(micro)
-        scores = self._score(step, micro)
+        chosen, temperature = [step.rows[row] for row in micro], self.config.temperature
+        scores = self.learner.score(chosen, temperature=temperature)
         mask, device, width = scores.mask, scores.logprobs.device, scores.mask.shape[1]
         advantages = targets.credit.modulated.advantages[numbers, :width].to(device)
         old = targets.old[numbers, :width].to(device)

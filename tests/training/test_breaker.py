@@ -208,7 +208,7 @@ def test_a_bad_step_is_left_out_and_the_run_goes_on(
     assert [m.get(f"bad/credit_{kind}", 0) for m in metrics] == [0, 1, 1, 0, 1]
     assert [m["learned"] for m in metrics] == [1, 0, 0, 1, 0]
     assert all(math.isfinite(value) for m in metrics for value in m.values())
-    assert "updates" not in metrics[1] and metrics[1]["mismatch/max"] < 1e-4
+    assert "updates" not in metrics[1]
     assert f"step 2: no update: modulator '{HERE}:at_steps'" in caplog.text
     assert f"(bad_credit:{kind})" in caplog.text
     saved = adapters(tmp_path / "run")
