@@ -144,10 +144,30 @@ def _check_env(config: Config) -> None:
     splits = (config.train_split, config.eval_split, config.keep_best)
     for split in dict.fromkeys(filter(None, splits)):
         kwargs = env_kwargs(config, split)
-        open_pool(replace(config, workers=0), split).close()
+        with open_pool(replace(config, workers=0), split) as pool:
+            description = pool.describe()
+        if split == config.train_split:
+            _check_context(config, description)
         if preflight is not None:
             preflight(kwargs)
             preflight = None
+
+
+def _check_context(config: Config, description: EnvDescription) -> None:
+    """Warn where long responses would end episodes before the turn limit does."""
+    turns = choose_template(config, description).max_turns or description.max_turns
+    fit = config.max_length // config.max_new_tokens
+    if config.context == "transcript" and turns is not None and fit < turns:
+        logger.warning(
+            "max_length %d holds at most %d responses of max_new_tokens %d, and an episode has up "
+            "to %d turns: long responses will end it before (stop_reason context_full). Raise "
+            "--max-length (%d holds all, without what is observed), or lower --max-new-tokens",
+            config.max_length,
+            fit,
+            config.max_new_tokens,
+            turns,
+            turns * config.max_new_tokens,
+        )
 
 
 # Components --------------------------------------------------------------------------------------
