@@ -106,6 +106,9 @@ class Config:
     """Dropout inside the adapter. Above 0, sampler and learner differ by it."""
     lora_targets: str | list[str] = setting("all-linear")
     """Names of the layers that get an adapter, or all-linear."""
+    adapter: str | None = setting(None)
+    """An adapter that RL starts from: a folder in PEFT format, or a run. Its base model, rank,
+    alpha and layers have to be those of the run; the KL term compares with it."""
 
     # --- warm start -------------------------------------------------------------------------
     warmstart: Literal["auto", "none", "expert", "random"] = setting("auto")
@@ -183,6 +186,9 @@ class Config:
     """Weight decay (AdamW)."""
     grad_clip: float = setting(1.0, at_least=0)
     """Largest gradient norm; 0: no clipping."""
+    importance_cap: float | None = setting(None, at_least=0)
+    """Most that a token's loss is weighted by pi_learner / pi_sampler; 0: no weights. Unset: 2
+    where the sampler is not exact (bfloat16, a server), else no weights."""
     gradient_checkpointing: Literal["auto", "on", "off"] = setting("auto")
     """Recompute activations to save memory; auto: on a GPU only."""
 
@@ -195,6 +201,12 @@ class Config:
     """Seed of the evaluation tasks; independent of seed, so that runs compare."""
     eval_temperature: float = setting(1.0, at_least=0)
     """Sampling temperature of the evaluation; 0: greedy."""
+    keep_best: str | None = setting(None)
+    """A split of the environment. The checkpoint with the best result on it is kept beside the
+    newest; it is played at each evaluation. Unset: only the newest are kept. With the split of
+    eval_split, the best result is no longer one on tasks that nothing was chosen by."""
+    patience: int = setting(0, at_least=0)
+    """Evaluations in a row without a new best result (keep_best) that end the run; 0: no end."""
 
     # --- run --------------------------------------------------------------------------------
     seed: int = setting(0, at_least=0, at_most=LARGEST_SEED)
@@ -203,6 +215,18 @@ class Config:
     """Folder of the run; unset: runs/ENV-MODEL-ESTIMATOR-MODULATOR-seedSEED."""
     resume: bool = setting(False)
     """Continue from the newest checkpoint in the run's folder."""
+    replan: bool = setting(False)
+    """Let a resumed run have another number of steps although its learning rate depends on it:
+    from here on the schedule is that of a run of so many steps."""
+    breaker: Options = setting({})
+    """What to do about steps that teach nothing, by cause: ignore, warn, wait or stop, with the
+    number of steps in a row: {nan: stop@3, infrastructure: wait@5, kl: stop@3:0.2}."""
+    max_bad_steps: int = setting(3, at_least=1)
+    """Steps in a row with NaN or inf, or nothing to learn from, that end the run: the number of
+    steps of a reaction in breaker that has none of its own."""
+    breaker_wait: float = setting(10.0, at_least=0)
+    """Seconds before a step that was lost to infrastructure is taken again; twice as long each
+    time, at most 10 minutes."""
     device: str = setting("auto")
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto")

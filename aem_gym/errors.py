@@ -86,6 +86,29 @@ class ComponentError(AemGymError, ValueError):
     """A component (estimator, modulator, loss, ...) returned something else than it has to."""
 
 
+class BadCredit(ComponentError):
+    """A component returned advantages that are not finite.
+
+    `component` names it ("estimator 'grpo'"); `kind` is "nan" or "inf".
+    """
+
+    def __init__(self, component: str, kind: str, bad: int, total: int) -> None:
+        super().__init__(f"{component}: {bad} of {total} values are not finite ({kind})")
+        self.component, self.kind = component, kind
+
+
+class NotFiniteError(ComponentError):
+    """A component gave NaN or inf. `what` says in which role: `values`, `scores`, ..."""
+
+    def __init__(self, what: str, message: str) -> None:
+        super().__init__(f"{message} (bad_{what}:nan)")
+        self.what = what
+
+
+class NotLearningError(AemGymError, RuntimeError):
+    """The run was ended because it was not learning; says why, and how to go on."""
+
+
 class SamplerMismatchError(AemGymError, RuntimeError):
     """Sampler and learner disagree about the log-probabilities of the same tokens."""
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ATTENTION = ("sdpa", "eager")
 """Attention code that takes a mask of any form."""
+PRETRAINED_DEFAULTS: Mapping[str, Any] = {"max_length": 8192}
+"""Pretrained models write long responses: 2048 tokens hold seven of them."""
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
@@ -26,7 +28,7 @@ class PretrainedModel:
     """A `BaseModel` that is found as transformers finds it: a hub id or a folder."""
 
     source: str
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=lambda: dict(PRETRAINED_DEFAULTS))
     from_scratch: bool = False
     prompt_template: str = ""
 

@@ -8,10 +8,12 @@ damage is noticed. Nothing here needs torch.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import json
 import logging
 import platform
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,10 +24,11 @@ from typing import IO, Any
 import msgspec
 
 from aem_gym.config import Config
-from aem_gym.errors import CheckpointError, OutputError
+from aem_gym.errors import CheckpointError, ConfigError, OutputError
 from aem_gym.io import atomic_folder, explained, tidy_folder
 from aem_gym.settings import CONFIG_NAME, load_config
 from aem_gym.types import PromptTemplate
+from aem_gym.yaml_io import dump_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +36,16 @@ EPISODES, METRICS, EVALUATIONS = "episodes.jsonl", "metrics.jsonl", "evaluations
 TEMPLATE, SUMMARY = "prompt_template.json", "summary.json"
 ADAPTER, BASE = "adapter", "model"
 """Folders: what was trained, and the base model where it exists nowhere else."""
+START = "start"
+"""Folder of the adapter that RL began with, where one was given."""
 LOCK_NAME = ".lock"
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+
+
+def resume_command(folder: Path) -> str:
+    """The command that continues a run."""
+    return f"python train.py --resume --out {shlex.quote(str(folder))}"
 
 
 def run_config(folder: Path) -> Config:
@@ -43,7 +53,7 @@ def run_config(folder: Path) -> Config:
     if not (folder / CONFIG_NAME).is_file():
         raise CheckpointError(
             f"{folder} is not a run: it has no {CONFIG_NAME}. Train one with: python train.py "
-            f"--out {folder}"
+            f"--out {shlex.quote(str(folder))}"
         )
     return load_config(folder / CONFIG_NAME)
 
@@ -60,7 +70,7 @@ def run_template(folder: Path) -> PromptTemplate:
     except (OSError, msgspec.MsgspecError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}): the run ended before or in its warm start. "
-            f"Continue it with: python train.py --resume --out {folder}"
+            f"Continue it with: {resume_command(folder)}"
         ) from error
 
 
@@ -71,10 +81,71 @@ def run_adapter(folder: Path) -> Path:
     checkpoint = CheckpointStore(folder).latest()
     if checkpoint is None:
         raise CheckpointError(
-            f"{folder} holds no adapter and no checkpoint yet. Continue the run with: python "
-            f"train.py --resume --out {folder}"
+            f"{folder} holds no adapter and no checkpoint yet. Continue the run with: "
+            f"{resume_command(folder)}"
         )
     return checkpoint.folder / ADAPTER
+
+
+# Going on with a run ----------------------------------------------------------------------------
+
+_MAY_CHANGE = {
+    *("out", "resume", "steps", "device", "threads", "workers", "step_timeout", "save_every"),
+    *("keep_checkpoints", "loggers", "micro_batch", "gradient_checkpointing"),
+    *("reset_timeout", "max_concurrent_episodes", "replan", "breaker", "max_bad_steps"),
+    *("breaker_wait", "patience"),
+}
+"""Settings that may differ on resume. Some change results by rounding: `device`, `threads`,
+`micro_batch`, `gradient_checkpointing`, `max_concurrent_episodes`."""
+_WHY_STEPS = (
+    " The learning rate of a {schedule} schedule depends on the number of steps: it has come down "
+    "to its end with step {then}. Add --replan to plan it anew, as in a run of {now} steps, from "
+    "here on (with lr_schedule constant steps may always change)"
+)
+
+
+def how_to_go_on(store: CheckpointStore) -> str:
+    """What is saved of a run, and the command that continues it."""
+    step = max(store.steps(), default=0)
+    saved = f"Step {step} is saved" if step else "No step is saved yet"
+    return f"{saved}. Continue with: {resume_command(store.run)}"
+
+
+def check_resume(saved: Config, now: Config) -> None:
+    """May a run begun with `saved` continue with `now`? Only what changes no result may differ.
+
+    Raises:
+        ConfigError: other settings differ; names them with both values.
+    """
+    planned = saved.lr_schedule != "constant" and not now.replan
+    free = _MAY_CHANGE - ({"steps"} if planned else set())
+    differing = [
+        f"{name} ({getattr(saved, name)!r} then, {getattr(now, name)!r} now)"
+        for name in vars(saved)
+        if name not in free and dump_yaml(getattr(saved, name)) != dump_yaml(getattr(now, name))
+    ]
+    about = {"schedule": saved.lr_schedule, "then": saved.steps, "now": now.steps}
+    if differing:
+        raise ConfigError(
+            f"--resume: the run in {now.run_folder} was begun with other settings: "
+            f"{'; '.join(differing)}. Leave those flags out, or start a new run with another --out."
+            + (_WHY_STEPS.format(**about) if planned and saved.steps != now.steps else "")
+        )
+
+
+def run_summary(run: Path) -> dict[str, Any] | None:
+    """The summary of a finished run; None if it cannot be read, and is then written again."""
+    try:
+        found = json.loads((run / SUMMARY).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def remove_results(run: Path) -> None:
+    """Remove what an earlier end of this run left; its checkpoint holds the same adapter."""
+    (run / SUMMARY).unlink(missing_ok=True)
+    shutil.rmtree(run / ADAPTER, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -137,6 +208,24 @@ def claim_output(folder: str | Path, resume: bool) -> Claim:
     return Claim(folder, resuming, lock, fresh=not used)
 
 
+def check_begun(folder: Path) -> None:
+    """Raise OutputError where there is no run in `folder` to go on with; names those beside it."""
+    with contextlib.suppress(OSError):
+        if any(item.name != LOCK_NAME for item in folder.iterdir()):
+            return
+    raise OutputError(f"--resume: there is no run in {folder}. {_near_runs(folder)}")
+
+
+def _near_runs(folder: Path) -> str:
+    """What there is beside a folder that is not there, in a sentence."""
+    beside = sorted(path.parent.name for path in folder.parent.glob(f"*/{CONFIG_NAME}"))
+    near = difflib.get_close_matches(folder.name, beside, n=1, cutoff=0.5)
+    guess = f"Did you mean --out {shlex.quote(str(folder.parent / near[0]))}? " if near else ""
+    shown = ", ".join(beside[:8]) + (", ..." if len(beside) > 8 else "")
+    there = f"Runs in {folder.parent}: {shown or 'none'}. "
+    return f"{guess}{there}Without --resume a new run begins there"
+
+
 def _lock(folder: Path) -> IO[bytes]:
     """Hold the folder's lock file; the system lets go of it when the process ends."""
     stream = (folder / LOCK_NAME).open("ab")
@@ -165,10 +254,11 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, of which the newest `keep` are kept."""
+    """The checkpoints of one run, of which the newest `keep` are kept, and that of step `spare`."""
 
-    def __init__(self, run: str | Path, keep: int = 2) -> None:
+    def __init__(self, run: str | Path, keep: int = 2, spare: int | None = None) -> None:
         self.run, self.folder, self.keep = Path(run), Path(run) / "checkpoints", keep
+        self.spare = spare
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint folder, whole or damaged, ascending."""
@@ -204,7 +294,7 @@ class CheckpointStore:
             }
             text = json.dumps({"content": content, "sha256": _digest(content)}, indent=1)
             (folder / MANIFEST).write_text(text, encoding="utf-8")
-        older = [other for other in self.steps() if other != step]
+        older = [other for other in self.steps() if other not in (step, self.spare)]
         for other in older[: max(0, len(older) + 1 - self.keep)]:
             shutil.rmtree(self.path(other), ignore_errors=True)
         return _checkpoint(self.path(step), content)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Sequence
 from itertools import compress
 from typing import Any
@@ -21,7 +22,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from aem_gym.agents.families import MaskRule, mask_rule
 from aem_gym.agents.library_cache import LibraryReader, Reader, difference_to_plain
 from aem_gym.agents.lora import merged_copy
-from aem_gym.errors import ConfigError, ModelError, check_name
+from aem_gym.errors import ConfigError, ModelError, NotFiniteError, check_name
 from aem_gym.logprobs import LogitMap
 from aem_gym.protocols import Generation, GenerationRequest, Learner, SamplingSettings
 from aem_gym.seeding import uniforms
@@ -185,6 +186,9 @@ def _collect(ids: Tensor, scores: Tensor, lengths: Tensor, ends: list[int]) -> l
     columns = zip(ids.tolist(), *scores.tolist(), strict=True)
     for length, parts in zip(lengths.tolist(), columns, strict=True):
         tokens, logprobs, entropies = (tuple(part[:length]) for part in parts)
+        if not math.isfinite(sum(logprobs)):
+            text = "sampler hf: the model gives NaN: its weights, or their merged copy, are damaged"
+            raise NotFiniteError("weights", text)
         made.append(Generation(tokens, logprobs, entropies, tokens[-1] not in ends))
     return made
 

@@ -169,16 +169,18 @@ class Collector:
         try:
             responses = self.agent.act(inputs)
         except Exception as error:
-            # A model out of memory, say, would fail for all; a bad observation only for its own.
-            if len(inputs) == 1 or "out of memory" in str(error).lower():
-                return [Response("", error=_agent_failure(error))] * len(inputs)
-            return [self._ask([row])[0] for row in live]
+            return self._ask_apart(live, error)
         given: object = responses
         if not isinstance(given, Sequence) or len(given) != len(inputs):
-            got = len(given) if isinstance(given, Sequence) else type(given).__name__
-            message = f"expected {len(inputs)} responses, got {got}"
-            return [Response("", error=_agent_failure(ValueError(message)))] * len(inputs)
+            return _wrong_number(given, len(inputs))
         return [_checked_response(response) for response in responses]
+
+    def _ask_apart(self, live: list[_Live], error: Exception) -> list[Response]:
+        """Ask for one episode at a time after an error: only its own may be to blame."""
+        # A model out of memory, say, would fail for all; a bad observation only for its own.
+        if len(live) == 1 or "out of memory" in str(error).lower():
+            return [Response("", error=_agent_failure(error))] * len(live)
+        return [self._ask([row])[0] for row in live]
 
     def _input(self, row: _Live) -> TurnInput:
         now, expert = row.now, partial(self.pool.ask_expert, row.slot)
@@ -230,6 +232,7 @@ _SAMPLED = (
     *("logprobs", "entropies", "cut"),
 )
 """What a turn keeps of a response as it is."""
+_TEXTS, _REASONS = ("action", "text", "thought"), frozenset(StopReason)
 
 
 def _turn_of(before: CheckedStep, response: Response, after: CheckedStep) -> Turn:
@@ -239,20 +242,32 @@ def _turn_of(before: CheckedStep, response: Response, after: CheckedStep) -> Tur
     return Turn(before.observation, text, **kept)
 
 
-def _checked_response(response: object) -> Response:
+def _wrong_number(given: object, wanted: int) -> list[Response]:
+    got = len(given) if isinstance(given, Sequence) else type(given).__name__
+    error = ValueError(f"expected {wanted} responses, got {got}")
+    return [Response("", error=_agent_failure(error))] * wanted
+
+
+def _checked_response(given: object) -> Response:
     """The response as it can be written down; an error in its place if it is none."""
-    if not isinstance(response, Response):
-        error = TypeError(f"expected a Response, got {response!r:.80}")
-        return Response("", error=_agent_failure(error))
-    texts = (response.action, response.text, response.thought)
-    if not all(isinstance(text, str) for text in texts):
-        message = f"expected str for action, text and thought, got {texts!r:.80}"
-        return Response("", error=_agent_failure(TypeError(message)))
-    if response.stop_reason not in list(StopReason) or not isinstance(response.error, str | None):
-        message = f"expected a StopReason, and for error a str or None, got {response!r:.200}"
-        return Response("", error=_agent_failure(TypeError(message)))
+    texts: list[Any] = [getattr(given, name, None) for name in _TEXTS]
+    if not (isinstance(given, Response) and all(isinstance(text, str) for text in texts)):
+        return _refused(given)
+    if given.stop_reason not in _REASONS or not isinstance(given.error, str | None):
+        return _refused(given)
     action, text, thought = map(well_formed, texts)
-    return replace(response, action=action, text=text, thought=thought)
+    return replace(given, action=action, text=text, thought=thought)
+
+
+def _refused(given: object) -> Response:
+    """What stands for a response that is none."""
+    message = f"expected a Response, got {given!r:.80}"
+    if isinstance(given, Response):
+        message = f"expected a StopReason, and for error a str or None, got {given!r:.200}"
+        texts = tuple(getattr(given, name) for name in _TEXTS)
+        if not all(isinstance(text, str) for text in texts):
+            message = f"expected str for action, text and thought, got {texts!r:.80}"
+    return Response("", error=_agent_failure(TypeError(message)))
 
 
 def _agent_failure(error: Exception) -> str:

@@ -38,6 +38,8 @@ Reset = tuple[int, dict[str, Any] | None]
 """Seed and options of a reset."""
 CLOSE_SECONDS = 5.0
 """How long an environment may take to close before it is left alone."""
+LARGEST_REWARD = 1e15
+"""Rewards beyond are an environment's mistake: their squares do not fit into float32."""
 PREFETCHED = 8
 """Most resets that the environments of one process prepare ahead: what they prepare is held in
 memory."""
@@ -167,13 +169,18 @@ class LiveEnvs:
             return checked_reset(self._env(slot).reset(seed=seed, options=options))
 
         answer = self._guarded(slot, call, self.reset_timeout, f"reset(seed={seed})")
-        if (seed, options) in self._coming:
-            place = self._coming.index((seed, options))
+        if self._coming:
+            self._prefetched_used(slot, (seed, options), answer)
+        return answer
+
+    def _prefetched_used(self, slot: int, begun: Reset, answer: CheckedStep) -> None:
+        """Prepare another reset in place of one that has begun."""
+        if begun in self._coming:
+            place = self._coming.index(begun)
             del self._coming[place]
             self._prefetched -= place < self._prefetched
             if answer.error is None:
                 self._prefetch(slot)
-        return answer
 
     def step(self, slot: int, action: str) -> CheckedStep:
         def call() -> CheckedStep:
@@ -204,9 +211,10 @@ class LiveEnvs:
     def sweep(self) -> None:
         """Close the environments that failed. Apart from `step`: closing may take its time."""
         while self._condemned:
-            env = self._condemned.pop()
-            if env is self.spec.instance:
-                continue
+            self._close(self._condemned.pop())
+
+    def _close(self, env: TextGym) -> None:
+        if env is not self.spec.instance:
             try:
                 bounded(env.close, CLOSE_SECONDS, "close")
             except (Exception, SystemExit) as error:
@@ -233,11 +241,14 @@ class LiveEnvs:
         try:
             return bounded(call, seconds, what)
         except (Exception, SystemExit) as error:
-            logger.warning("%s, slot %d: %s", self.spec.env_id, slot, describe(error))
-            logger.debug("where it failed:", exc_info=True)
-            if slot in self._envs:
-                self._condemned.append(self._envs.pop(slot))
-            return CheckedStep.failed(error)
+            return self._failed(slot, error)
+
+    def _failed(self, slot: int, error: BaseException) -> CheckedStep:
+        logger.warning("%s, slot %d: %s", self.spec.env_id, slot, describe(error))
+        logger.debug("where it failed:", exc_info=error)
+        if slot in self._envs:
+            self._condemned.append(self._envs.pop(slot))
+        return CheckedStep.failed(error)
 
 
 def _description(env: TextGym) -> EnvDescription:
@@ -299,6 +310,12 @@ class CheckedStep:
         failure = StopReason.INFRASTRUCTURE if infrastructure else StopReason.ENV_ERROR
         return CheckedStep("", truncated=True, info=info, error=message, failure=failure)
 
+    @staticmethod
+    def lost(error: str, info: dict[str, Any]) -> CheckedStep:
+        """The answer of an environment whose backend has failed (a server), as it says itself."""
+        failure, message = StopReason.INFRASTRUCTURE, f"EnvironmentFailure: {error}"
+        return CheckedStep("", truncated=True, info=info, error=message, failure=failure)
+
 
 def checked_reset(answer: Any) -> CheckedStep:
     """Read what `env.reset` returned. Raises TypeError on anything but text and a dict."""
@@ -315,14 +332,12 @@ def checked_step(answer: Any) -> CheckedStep:
         raise TypeError(f"step: expected {wanted}, got {_short(answer)}")
     observation, reward, terminated, truncated, info = answer
     value = float(reward)
-    if not math.isfinite(value):
-        raise ValueError(f"step: expected a finite reward, got {value}")
+    if not abs(value) <= LARGEST_REWARD:
+        raise ValueError(f"step: expected a finite reward (|r| <= 1e15), got {value}")
     filled = _info(info, won=bool(terminated) and value > 0)
     error = filled.get("error") if truncated and not terminated else None
     if error and isinstance(error, str):
-        # What the environment runs on has failed (a container, a server), and it says so.
-        failure, message = StopReason.INFRASTRUCTURE, f"EnvironmentFailure: {error}"
-        return CheckedStep("", truncated=True, info=filled, error=message, failure=failure)
+        return CheckedStep.lost(error, filled)
     return CheckedStep(_text(observation), value, bool(terminated), bool(truncated), filled)
 
 
@@ -338,15 +353,11 @@ def _info(info: Any, *, won: bool) -> dict[str, Any]:
         raise TypeError(f"expected info to be a dict, got {_short(info)}")
     filled: dict[str, Any] = dict(info)
     for key, default in INFO_DEFAULTS.items():
-        value = filled.get(key)
-        if value is not None:
-            filled[key] = _coerced(key, value, default)
-        elif key == "won":
-            filled[key] = won
-        elif key == "score":
-            filled[key] = float(filled["won"])
+        if filled.get(key) is not None:
+            filled[key] = _coerced(key, filled[key], default)
         else:
-            filled[key] = copy.copy(default)
+            other = float(filled["won"]) if key == "score" else copy.copy(default)
+            filled[key] = won if key == "won" else other
     return filled
 
 
@@ -356,7 +367,12 @@ def _coerced(key: str, value: Any, default: Any) -> Any:
             if isinstance(value, str):
                 raise TypeError("a str is not a list")
             return [well_formed(str(item)) for item in value]
-        return well_formed(str(value)) if isinstance(default, str) else type(default)(value)
+        if isinstance(default, str):
+            return well_formed(str(value))
+        found = type(default)(value)
+        if value != value or not math.isfinite(found):  # NaN would count as won
+            raise ValueError("NaN or inf")
+        return found
     except (TypeError, ValueError) as error:
         wanted = type(default).__name__
         raise TypeError(f"info[{key!r}]: expected {wanted}, got {_short(value)}") from error
@@ -413,10 +429,7 @@ def can_interrupt() -> bool:
 
 
 def bounded(call: Callable[[], T], seconds: float | None, what: str) -> T:
-    """The result of `call()`, which may take at most `seconds` (None: no limit).
-
-    `EnvPool` says where limits work. Raises EnvironmentTimeout, with `what` in its message.
-    """
+    """The result of `call()`, or EnvironmentTimeout (about `what`) after `seconds`; None: none."""
     if seconds is None or not can_interrupt():
         return call()
     alarm = _Alarm(seconds)

@@ -6,6 +6,8 @@ tokens learned too) was measured; docs/learning.md has the figures.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from aem_gym.errors import NotLearningError
 from aem_gym.protocols import Learner
 from aem_gym.seeding import generator
 from aem_gym.types import IMITATE, PROMPT, LabelledRow
+
+logger = logging.getLogger(__name__)
+
+MAX_BAD = 3
+"""Batches in a row that may be left out because they are NaN or inf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +53,66 @@ def clone(
 ) -> float:
     """Train `learner` to give the responses of `rows`; the mean loss (nats) of the last 20 steps.
 
-    The learning rates rise over `warmup` steps and fall linearly to 0.
+    The learning rates rise over `warmup` steps and fall linearly to 0. A batch whose loss or
+    gradient is NaN or inf is left out.
+
+    Raises:
+        NotLearningError: so were several batches in a row, or the weights have become NaN or inf.
     """
     optimizers = _optimizers(learner.parameters(), settings)
     initial = [[group["lr"] for group in o.param_groups] for o in optimizers]
     parameters = list(learner.parameters().values())
     losses: list[float] = []
     batches = _batches(rows, settings)
+    bad = 0
     for step in range(settings.steps):
         scale = min((step + 1) / max(1, settings.warmup), 1 - step / settings.steps)
         for optimizer, rates in zip(optimizers, initial, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * scale
             optimizer.zero_grad(set_to_none=True)
-        ids, positions = next(batches)
+        numbers, (ids, positions) = next(batches)
         loss = -learner.logprobs_at(ids, positions).mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip or float("inf"))
-        for optimizer in optimizers:
-            optimizer.step()
-        losses.append(float(loss.detach()))
-        progress(losses[-1])
+        limit = settings.grad_clip or float("inf")
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        if math.isfinite(norm + float(loss.detach())):
+            for optimizer in optimizers:
+                optimizer.step()
+            losses.append(float(loss.detach()))
+            bad = 0
+        else:
+            bad += 1
+            _leave_out(step, numbers, loss, norm, bad)
+        progress(losses[-1] if losses else float("nan"))
+    check_weights(learner, "cloning")
     return float(np.mean(losses[-20:])) if losses else float("nan")
+
+
+def check_weights(learner: Learner, what: str) -> None:
+    """Raise NotLearningError where weights that train are NaN or inf."""
+    damaged = [n for n, p in learner.parameters().items() if not bool(torch.isfinite(p).all())]
+    if damaged:
+        raise NotLearningError(
+            f"{what}: {len(damaged)} weights hold NaN or inf ({damaged[0]}, ...), so nothing is "
+            "kept. Lower the learning rates: warmstart_options.muon_lr and adamw_lr"
+        )
+
+
+def _leave_out(step: int, numbers: Sequence[int], loss: Tensor, norm: float, bad: int) -> None:
+    """Say that a batch was left out. Raises NotLearningError after MAX_BAD in a row."""
+    what = f"the loss ({float(loss.detach())})"
+    if math.isfinite(float(loss.detach())):
+        what = f"the gradient ({norm})"
+    shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+    text = f"cloning step {step + 1}: {what} of the batch of rows {shown} is not finite"
+    logger.warning("%s (bad_cloning:nan, %d of %d in a row): left out", text, bad, MAX_BAD)
+    if bad >= MAX_BAD:
+        raise NotLearningError(
+            f"{text}, the last of {bad} such batches (bad_cloning:nan). Nothing was kept. Lower "
+            "the learning rates (warmstart_options.muon_lr, adamw_lr), or look for what the "
+            "learner does with these rows"
+        )
 
 
 def _optimizers(
@@ -91,8 +137,11 @@ def _optimizers(
 
 def _batches(
     rows: Sequence[LabelledRow], settings: CloningSettings
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (ids (B, L), positions to learn (B, L)); rows of like length lie together."""
+) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
+    """Endless numbers of rows with (ids (B, L), positions to learn (B, L)).
+
+    Rows of like length lie together.
+    """
     draws = generator(settings.seed, "cloning")
     lengths = np.array([len(row.ids) for row in rows])
     epoch = 0
@@ -103,7 +152,8 @@ def _batches(
         size = min(settings.batch, len(rows))
         starts = np.arange(0, len(rows) - size + 1, size)
         for start in draws.permutation(starts):
-            yield _tensors([rows[i] for i in order[start : start + size]], settings, draws)
+            numbers = order[start : start + size].tolist()
+            yield numbers, _tensors([rows[i] for i in numbers], settings, draws)
 
 
 def _tensors(

@@ -7,26 +7,48 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from aem_gym.config import Config
-from aem_gym.errors import ConfigError, EnvironmentFailure
-from aem_gym.evaluation import play
+from aem_gym.errors import (
+    BadCredit,
+    ConfigError,
+    EnvironmentFailure,
+    NotFiniteError,
+    NotLearningError,
+    SamplerMismatchError,
+)
+from aem_gym.evaluation import EvalResult, play
 from aem_gym.io import atomic_folder, atomic_write
 from aem_gym.protocols import Logger
 from aem_gym.rollout.collector import RolloutRequest, grouped, requests_for
-from aem_gym.runs import ADAPTER, EPISODES, SUMMARY, Checkpoint, CheckpointStore, claim_output
+from aem_gym.runs import (
+    ADAPTER,
+    EPISODES,
+    SUMMARY,
+    Checkpoint,
+    CheckpointStore,
+    check_begun,
+    check_resume,
+    claim_output,
+    how_to_go_on,
+    remove_results,
+    resume_command,
+    run_summary,
+)
 from aem_gym.seeding import derive
 from aem_gym.settings import CONFIG_NAME, load_config, settle, to_yaml
+from aem_gym.training.breaker import Breaker, Rule, nothing_learned
 from aem_gym.training.credit import (
     Credit,
     CreditRule,
@@ -35,34 +57,32 @@ from aem_gym.training.credit import (
     equal_returns,
     make_batch,
 )
-from aem_gym.training.records import Recorder, episode_records, open_loggers, step_metrics
+from aem_gym.training.mismatch import IMPORTANCE_CAP, importance
+from aem_gym.training.records import (
+    Recorder,
+    episode_records,
+    open_loggers,
+    step_metrics,
+    with_scores,
+)
 from aem_gym.training.setup import RunComponents, check_run, open_components, prepare_torch
 from aem_gym.training.state import (
     Progress,
     StopAfterStep,
+    check_finite,
     interrupted_by_signals,
     restore_state,
     save_state,
 )
 from aem_gym.training.update import Updater
-from aem_gym.types import Episode, Group
-from aem_gym.yaml_io import dump_yaml
+from aem_gym.types import Episode, Group, StopReason
 
 logger = logging.getLogger(__name__)
 
+Figures = dict[str, float]
 AFTER = 3
 """Evaluations at the end whose mean is `success_after`."""
-_MAY_CHANGE = {
-    *("out", "resume", "steps", "device", "threads", "workers", "step_timeout", "save_every"),
-    *("keep_checkpoints", "loggers", "micro_batch", "gradient_checkpointing"),
-    *("reset_timeout", "max_concurrent_episodes"),
-}
-"""Settings that may differ on resume. Some change results by rounding: `device`, `threads`,
-`micro_batch`, `gradient_checkpointing`, `max_concurrent_episodes`."""
 _NOT_BEGUN = "stopped before the run began: give the same command"
-_WHY_STEPS = (
-    " (steps may change where lr_schedule is constant; any other schedule ends with the last step.)"
-)
 
 
 def train(
@@ -100,21 +120,24 @@ def train(
     if names or (loggers is not None and not objects):
         settings["loggers"] = names
     config = settle({**(config.given() if config else {}), **settings}).config
-    check_run(config)
     run = Path(config.run_folder)
+    if config.resume:
+        check_begun(run)
+    check_run(config)
     claim = claim_output(run, config.resume)
     store = CheckpointStore(run, config.keep_checkpoints)
     try:
         checkpoint = store.recover() if claim.resuming else None
         if (run / CONFIG_NAME).exists():
-            _check_resume(load_config(run), config)
+            check_resume(load_config(run), config)
         if checkpoint is not None:
-            finished = _summary(run)
+            finished = run_summary(run)
             if checkpoint.step >= config.steps and finished is not None:
                 logger.warning("%s is finished: %d steps. Nothing to do", run, checkpoint.step)
                 return finished
-        atomic_write(run / CONFIG_NAME, to_yaml(replace(config, resume=False, out=None)))
-        _remove_results(run)
+        saved = replace(config, resume=False, replan=False, out=None)
+        atomic_write(run / CONFIG_NAME, to_yaml(saved))
+        remove_results(run)
         prepare_torch(config)
         with interrupted_by_signals(), open_components(config, run) as parts:
             return Trainer(config, run, parts, store, checkpoint, started, objects).run()
@@ -123,7 +146,9 @@ def train(
         if not begun:
             claim.withdraw()
         if isinstance(error, KeyboardInterrupt) and not (begun and error.args):
-            raise KeyboardInterrupt(_how_to_go_on(store, run) if begun else _NOT_BEGUN) from None
+            raise KeyboardInterrupt(
+                f"stopped at once. {how_to_go_on(store)}" if begun else _NOT_BEGUN
+            ) from None
         raise
     finally:
         claim.release()
@@ -174,44 +199,83 @@ class Trainer:
             self.progress.started = started
         named = open_loggers(config, folder, self.progress.step)
         self.recorder = Recorder(folder, offsets, [*named, *loggers])
-        self._sampler_checked = False
+        self.rescores = not self.policy.exact or bool(config.importance_cap)
+        given = config.importance_cap
+        self.cap = (0.0 if self.policy.exact else IMPORTANCE_CAP) if given is None else given
+        given = config.modulator_options.get("threshold")  # of AEM; another's may be anything
+        self.threshold = float(given) if isinstance(given, int | float) else 0.1
+        self.breaker = Breaker(config)
+        self._trouble = ""
+        """What gave NaN or inf in the present step."""
+        self._repeated = 0
+        """Groups recorded of the present step in earlier attempts at it."""
+        self._figures: dict[str, float] = {}
+        """Of the last step that counted."""
 
     def run(self) -> dict[str, Any]:
         """Train to the last step and return the summary."""
         progress = self.progress
         with self.recorder, StopAfterStep() as stop:
-            if progress.step == 0 and not progress.evaluations:
-                self._evaluate()
-            self._loop(stop)
-            if progress.step not in self.store.steps():
+            if progress.step == 0 and not progress.evaluations and self._evaluate():
                 self._save()
+            try:
+                self._loop(stop)
+                if progress.step not in self.store.steps():
+                    self._save()
+            except (NotLearningError, SamplerMismatchError) as error:
+                advice = f"{how_to_go_on(self.store)} once the cause is gone"
+                raise type(error)(f"{error}. {advice}") from error
             if stop.requested and progress.step < self.config.steps:
                 raise KeyboardInterrupt(
-                    f"stopped after step {progress.step}, saved. Continue with: --resume --out "
-                    f"{self.folder}"
+                    f"stopped after step {progress.step}, saved. Continue with: "
+                    f"{resume_command(self.folder)}"
                 )
+        if progress.step and not progress.learned:
+            report = nothing_learned(progress.step, self._figures, self.config)
+            few = progress.step < self.config.max_bad_steps
+            if not (few and "groups_with_spread" in self._figures):
+                raise NotLearningError(report)
+            logger.warning("%s", report)  # so few steps may all be unlucky
         return self._finish()
 
     def _loop(self, stop: StopAfterStep) -> None:
-        progress, config = self.progress, self.config
+        progress, config, breaker = self.progress, self.config, self.breaker
+        save = False
         bar = tqdm(
             total=config.steps, initial=progress.step, desc="training", unit="step", smoothing=0.1
         )
         with bar:
             while progress.step < config.steps and not stop.requested:
+                if 0 < config.patience <= progress.stale:
+                    logger.info("no better result in %d evaluations: ended", progress.stale)
+                    break
                 clock = time.perf_counter()
                 figures = self.train_step()
                 figures["seconds/step"] = time.perf_counter() - clock
+                in_trouble = [
+                    r for r in breaker.rules
+                    if r.sign * figures.get(r.figure, nan) >= r.bound * figures.get(r.share_of, 1)
+                ]  # fmt: skip
+                breaker.streaks = {r.name: breaker.streaks.get(r.name, 0) + 1 for r in in_trouble}
+                due = [r for r in in_trouble if breaker.streaks[r.name] % r.every == 0]
+                if due and self._lost(due, figures, stop):
+                    continue
                 progress.step += 1
+                progress.learned += figures["learned"] > 0
                 progress.step_seconds += figures["seconds/step"]
+                self._figures, self._repeated = figures, 0
                 self.recorder.metrics(progress.step, figures)
                 bar.set_postfix(_shown(figures, progress.evaluations), refresh=False)
                 bar.update()
+                if breaker.stop:
+                    raise NotLearningError(breaker.stop)
                 every, last = config.eval_every, progress.step == config.steps
                 if every and (progress.step % every == 0 or last):
-                    self._evaluate()
-                if progress.step % config.save_every == 0:
+                    save |= self._evaluate()  # the best so far is kept
+                save |= progress.step % config.save_every == 0
+                if save and "bad" not in figures:  # else the last good checkpoint stays the newest
                     self._save()
+                    save = False
 
     def train_step(self) -> dict[str, float]:
         """One step: collect, make a batch, assign credit, update, record. Returns its figures."""
@@ -223,26 +287,35 @@ class Trainer:
         if number + 1 < config.steps:  # the environments prepare while the learner works
             self.parts.collector.prefetch(self._requests(config.groups))
         everything = [e for group in (*groups, *dropped) for e in group.episodes]
-        self._check_begun(everything)
+        if number == 0:
+            self._check_begun(everything)
         figures = {"seconds/rollout": collected, "groups_dropped": float(len(dropped))}
         credit: Credit | None = None
         batch = make_batch(groups, self.rewards, mask_truncated=config.mask_truncated)
-        if batch is None:
-            logger.warning("step %d: no usable episode, nothing to learn from", number + 1)
-        else:
-            batch = self._scored(batch)
-            credit = self.credit.assign(batch.batch, number)
-            clock = time.perf_counter()
-            figures |= self.updater.update(batch, credit, number)
-            self.policy.publish(self.learner)
-            figures["seconds/update"] = time.perf_counter() - clock
-            self.progress.aem_seconds += credit.seconds
-        given = config.modulator_options.get("threshold")  # of AEM; another's may be anything
-        threshold = float(given) if isinstance(given, int | float) else 0.1
-        figures |= step_metrics(everything, self.rewards, batch, credit, threshold)
-        records = episode_records(number + 1, groups, dropped, batch, credit, config.token_samples)
-        self.recorder.episodes(number + 1, list(records))
+        if batch is not None:
+            batch, credit, more = self._learn(batch, number)
+            figures |= more
+            groups = with_scores(groups, batch) if self.rescores else groups
+        figures["learned"] = float(figures.get("grad_norm", 0.0) > 0)
+        figures |= step_metrics(everything, self.rewards, batch, credit, self.threshold)
+        parts, first = (groups, dropped, batch, credit, config.token_samples), self._repeated
+        self.recorder.episodes(number + 1, list(episode_records(number + 1, *parts, first=first)))
+        self._repeated += len(groups) + len(dropped)
         return figures
+
+    def _learn(self, batch: TrainBatch, number: int) -> tuple[TrainBatch, Credit | None, Figures]:
+        """Score, assign credit, update and publish; no update where a number is not finite."""
+        try:
+            batch, weights, figures = self._scored(batch, number)
+            credit = self.credit.assign(batch.batch, number)
+        except (BadCredit, NotFiniteError) as error:
+            return batch, None, self._bad(error)
+        clock = time.perf_counter()
+        figures |= self.updater.update(batch, credit, number, weights)
+        self.policy.publish(self.learner)
+        figures["seconds/update"] = time.perf_counter() - clock
+        self.progress.aem_seconds += credit.seconds
+        return batch, credit, figures
 
     def _collect(self) -> tuple[list[Group], list[Group]]:
         """The groups of a step, and those dropped by dynamic sampling."""
@@ -269,46 +342,79 @@ class Trainer:
             self.progress.cursor += groups
         return requests_for(seeds, config.group_size, config.seed, "rollout", cursor + groups)
 
-    def _check_begun(self, episodes: list[Episode]) -> None:
-        """Stop if every episode of the first step failed; later failures may be transient."""
-        errors = [episode.error for episode in episodes if episode.error is not None]
-        if self.progress.step == 0 and errors and len(errors) == len(episodes):
+    @staticmethod
+    def _check_begun(episodes: Sequence[Episode]) -> None:
+        """Stop if every episode of the first step failed; later failures may be transient.
+
+        So may those of infrastructure be: the breaker sees to them.
+        """
+        failed = [e for e in episodes if e.error is not None]
+        away = any(e.stop_reason is StopReason.INFRASTRUCTURE for e in failed)
+        if failed and len(failed) == len(episodes) and not away:
             raise EnvironmentFailure(
-                f"each of the first {len(errors)} episodes failed, the last one with: {errors[-1]}"
+                f"each of the first {len(failed)} episodes failed, the last one with: "
+                f"{failed[-1].error}"
             )
 
-    def _scored(self, batch: TrainBatch) -> TrainBatch:
-        """The batch with what only the learner knows; the first one of a process is compared."""
-        if not self._sampler_checked:
-            difference = self.updater.check_sampler(batch)
-            logger.info("sampler and learner log-probabilities agree to %.1e nats", difference)
-            self._sampler_checked = True
-        if self.policy.exact and not self.credit.needs.needs_values:
-            return batch
-        return self._with_scores(batch)
+    def _scored(self, batch: TrainBatch, number: int) -> tuple[TrainBatch, Tensor | None, Figures]:
+        """The batch with what only the learner knows, weights of the loss, and the mismatch."""
+        if self.rescores or self.credit.needs.needs_values:
+            return self._with_scores(batch)
+        return batch, None, self.updater.check_sampler(batch, number)
 
-    def _with_scores(self, batch: TrainBatch) -> TrainBatch:
-        """The batch with values, and with the learner's scores where the sampler is not exact.
+    def _with_scores(self, batch: TrainBatch) -> tuple[TrainBatch, Tensor | None, Figures]:
+        """The same from the learner's pass over the whole batch.
 
-        Log-probabilities and entropies are replaced together: both are of one policy.
+        Where the sampler is not exact, log-probabilities and entropies are replaced together, so
+        that both are of one policy; its own are what the weights compare with.
         """
-        scores = self.updater.score(batch)
+        scores, figures = self.updater.compare(batch)
         if self.credit.needs.needs_values and scores.values is None:
             raise ConfigError(
                 f"the estimator {self.config.estimator!r} needs values, which the learner "
                 f"{self.config.learner!r} does not give"
             )
-        responses = replace(batch.batch, values=scores.values)
-        if not self.policy.exact:
+        responses, weights = replace(batch.batch, values=scores.values), None
+        if self.rescores:
             responses = replace(responses, logprobs=scores.logprobs, entropies=scores.entropies)
-        return replace(batch, batch=responses)
+        if self.cap:
+            sampled, mask = batch.batch.logprobs, batch.batch.mask
+            weights = importance(scores.logprobs, sampled, mask, self.cap)
+            figures["importance/mean"] = float(weights[mask].mean())
+            figures["importance/capped"] = float((weights[mask] >= self.cap).float().mean())
+        return replace(batch, batch=responses), weights, figures
 
-    def _evaluate(self) -> None:
+    def _bad(self, error: BadCredit | NotFiniteError) -> dict[str, float]:
+        """The figures of a step without an update, because of NaN or inf."""
+        if isinstance(error, BadCredit):
+            what, text = f"credit_{error.kind}", f"{error} (bad_credit:{error.kind})"
+        else:
+            what, text = f"{error.what}_nan", str(error)
+        self._trouble = text
+        logger.warning("step %d: no update: %s", self.progress.step + 1, text)
+        return {"bad": 1.0, f"bad/{what}": 1.0}
+
+    def _lost(self, due: Sequence[Rule], figures: Mapping[str, float], stop: StopAfterStep) -> bool:
+        """Whether a step in trouble does not count; waits before it is taken again."""
+        kinds = ", ".join(name for name in figures if name.startswith("bad/"))
+        detail = self._trouble or (f"{kinds} (loss {self.updater.loss.name!r})" if kinds else "")
+        self._trouble = ""
+        self.breaker.react(due, figures, self.progress.step + 1, detail)
+        if self.breaker.wait is None:
+            return False
+        stop.sleep(self.breaker.wait)
+        return True
+
+    def _evaluate(self) -> bool:
+        """Evaluate on the held-out tasks; whether the policy is the best so far (`keep_best`)."""
         if not self.config.eval_every:
-            return
+            return False
         step, clock = self.progress.step, time.perf_counter()
         result = play(self.parts.evaluator, self.parts.eval_spec, f"evaluation {step}")
-        self.recorder.evaluation(step, asdict(result) | {"seconds": time.perf_counter() - clock})
+        chosen = self._selection(result)
+        more = {f"selection_{name}": value for name, value in chosen.items()}
+        seconds = time.perf_counter() - clock
+        self.recorder.evaluation(step, asdict(result) | more | {"seconds": seconds})
         figures = {"success": result.success, "score": result.score}
         self.progress.evaluations.append({"step": step, **figures})
         graded = "" if result.score == result.success else f", mean score {result.score:.3f},"
@@ -317,16 +423,29 @@ class Trainer:
             f"[{result.low:.3f}, {result.high:.3f}]{graded} on {result.episodes} tasks",
             file=sys.stderr,
         )
+        return bool(chosen) and self.progress.note_best(step, chosen)
+
+    def _selection(self, held_out: EvalResult) -> dict[str, float]:
+        """Success and score by which the best checkpoint is chosen; empty without `keep_best`."""
+        if self.config.keep_best is None:
+            return {}
+        result, parts = held_out, self.parts
+        if parts.selector is not None:
+            selector, step = parts.selector, self.progress.step
+            result = play(selector.collector, selector.spec, f"selection {step}")
+        return {"success": result.success, "score": result.score}
 
     def _save(self) -> None:
+        self.store.spare = int(self.progress.best["step"]) if self.progress.best else None
         save_state(self.store, self.updater, self.progress, self.recorder.sync())
 
     def _finish(self) -> dict[str, Any]:
+        check_finite(self.updater, self.progress.step)
         with atomic_folder(self.folder / ADAPTER) as folder:
             self.learner.save(folder)
         progress = self.progress
         share = progress.aem_seconds / progress.step_seconds if progress.step_seconds else 0.0
-        summary = {
+        summary: dict[str, Any] = {
             **_rise("success", progress.evaluations),
             **_rise("score", progress.evaluations),
             "steps": progress.step,
@@ -334,6 +453,8 @@ class Trainer:
             "aem_share": share,
             "run": str(self.folder),
         }
+        if progress.best:
+            summary["best"] = {**progress.best, "split": self.config.keep_best}
         atomic_write(self.folder / SUMMARY, json.dumps(summary))
         logger.info("%s took %.3f%% of the step time", self.config.modulator, 100 * share)
         logger.info("look at it: aem-gym replay %s; aem-gym eval %s", self.folder, self.folder)
@@ -350,53 +471,10 @@ def _rise(name: str, evaluations: list[dict[str, float]]) -> dict[str, float | N
     return {f"{name}_before": before, f"{name}_after": after, f"{name}_gain": gain}
 
 
-def _how_to_go_on(store: CheckpointStore, run: Path) -> str:
-    step = max(store.steps(), default=0)
-    saved = f"step {step} is saved" if step else "no step is saved yet"
-    return f"stopped at once; {saved}. Continue with: --resume --out {run}"
-
-
-def _check_resume(saved: Config, now: Config) -> None:
-    """May a run begun with `saved` continue with `now`? Only what changes no result may differ.
-
-    Raises:
-        ConfigError: other settings differ; names them with both values.
-    """
-    free = _MAY_CHANGE - ({"steps"} if saved.lr_schedule != "constant" else set())
-    differing = [
-        f"{name} ({getattr(saved, name)!r} then, {getattr(now, name)!r} now)"
-        for name in vars(saved)
-        if name not in free and dump_yaml(getattr(saved, name)) != dump_yaml(getattr(now, name))
-    ]
-    if differing:
-        raise ConfigError(
-            f"--resume: the run in {now.run_folder} was begun with other settings: "
-            f"{'; '.join(differing)}. Leave those flags out, or start a new run with another --out."
-            f"{_WHY_STEPS if saved.steps != now.steps and 'steps' not in free else ''}"
-        )
-
-
-def _summary(run: Path) -> dict[str, Any] | None:
-    """The summary of a finished run; None if it cannot be read, and is then written again."""
-    try:
-        found = json.loads((run / SUMMARY).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _remove_results(run: Path) -> None:
-    """Remove what an earlier end of this run left; its checkpoint holds the same adapter."""
-    (run / SUMMARY).unlink(missing_ok=True)
-    shutil.rmtree(run / ADAPTER, ignore_errors=True)
-
-
 def _shown(figures: Mapping[str, float], evaluations: list[dict[str, float]]) -> dict[str, str]:
-    shown = {"success": f"{figures.get('success_rate', 0.0):.2f}"}
-    if evaluations:
-        shown["held-out"] = f"{evaluations[-1]['success']:.2f}"
-    if "response_entropy_mean" in figures:
-        shown["H"] = f"{figures['response_entropy_mean']:.2f}"
-    if "alpha_max" in figures:
-        shown["alpha"] = f"{figures['alpha_min']:.2f}-{figures['alpha_max']:.2f}"
-    return shown
+    held_out = evaluations[-1]["success"] if evaluations else None
+    low, high = figures.get("alpha_min"), figures.get("alpha_max")
+    shown = {"success": figures.get("success_rate", 0.0), "held-out": held_out}
+    shown |= {"H": figures.get("response_entropy_mean")}
+    texts = {name: f"{value:.2f}" for name, value in shown.items() if value is not None}
+    return texts | ({} if low is None else {"alpha": f"{low:.2f}-{high:.2f}"})

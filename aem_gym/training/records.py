@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import msgspec
 import torch
 
 from aem_gym.config import Config
-from aem_gym.credit.batch import credit_metrics
+from aem_gym.credit.batch import Segments, credit_metrics
 from aem_gym.errors import ConfigError, describe
 from aem_gym.io import JsonLines
 from aem_gym.protocols import Logger
@@ -61,6 +62,9 @@ def step_metrics(
         alpha, base = credit.modulated.alpha, credit.base
         figures |= credit_metrics(step.batch, alpha, base, won, threshold=threshold)
         figures |= credit.modulated.info
+        low, high = Segments.of(step.batch.group_ids).extremes(step.batch.returns)
+        figures["groups_with_spread"] = float((high > low).sum())
+        figures["alpha_spread"] = figures.get("alpha_max", 0.0) - figures.get("alpha_min", 0.0)
         figures["tokens_trained"] = float(sum(len(row.ids) for row in step.rows))
         figures["seconds/modulation"] = credit.seconds
     return figures
@@ -100,6 +104,7 @@ def episode_records(
     step: TrainBatch | None,
     credit: Credit | None,
     tokens: int | str,
+    first: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """The lines of episodes.jsonl, dropped groups last; the first `tokens` (or all) keep tokens."""
     credits, seen = turn_credits(step, credit), 0
@@ -109,7 +114,7 @@ def episode_records(
             keep = tokens == "all" or seen < int(tokens)
             # Those of dropped groups have no place in the batch, and so no credit.
             of_turns = credits.get((g, i), {})
-            yield episode_record(number, g, episode, of_turns, dropped=out, tokens=keep)
+            yield episode_record(number, first + g, episode, of_turns, dropped=out, tokens=keep)
             seen += 1
 
 
@@ -152,6 +157,41 @@ def _chosen(data: object, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(data, name) for name in names}
 
 
+def with_scores(groups: Sequence[Group], step: TrainBatch) -> list[Group]:
+    """The groups with the log-probabilities and entropies that the step's credit is made of."""
+    batch, turns = step.batch, {}
+    scores = zip(batch.mask, batch.logprobs, batch.entropies, strict=True)
+    places = zip(batch.trajectory_ids.tolist(), batch.turns.tolist(), scores, strict=True)
+    for trajectory, turn, (mask, logprobs, entropies) in places:
+        found = (tuple(logprobs[mask].tolist()), tuple(entropies[mask].tolist()))
+        turns[(*step.place[trajectory], turn)] = found
+
+    def rescored(place: tuple[int, int], episode: Episode) -> Episode:
+        of_turns = (turns.get((*place, t)) for t in range(len(episode.turns)))
+        pairs = zip(episode.turns, of_turns, strict=True)
+        changed = [
+            turn if new is None else replace(turn, logprobs=new[0], entropies=new[1])
+            for turn, new in pairs
+        ]
+        return replace(episode, turns=tuple(changed))
+
+    return [
+        replace(group, episodes=tuple(rescored((g, i), e) for i, e in enumerate(group.episodes)))
+        for g, group in enumerate(groups)
+    ]
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures with `not_finite/NAME` in place of those that JSON cannot hold.
+
+    A loss or modulator of one's own may give such a figure: that is no reason to stop.
+    """
+    lost = [name for name, value in figures.items() if not math.isfinite(value)]
+    logger.warning("figures that are NaN or inf are left out: %s", ", ".join(lost))
+    kept = {name: value for name, value in figures.items() if name not in lost}
+    return kept | {f"not_finite/{name}": 1.0 for name in lost}
+
+
 class Recorder:
     """Writes a run's files and calls its loggers; can be cut back to a checkpoint.
 
@@ -174,6 +214,8 @@ class Recorder:
 
     def metrics(self, step: int, figures: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl."""
+        if not all(map(math.isfinite, figures.values())):
+            figures = _finite(figures)
         self._files[METRICS].write(msgspec.json.encode({"step": step, **figures}))
         self._call_loggers("metrics", step, figures)
 

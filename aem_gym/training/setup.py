@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import msgspec
 
 from aem_gym.config import Config
 from aem_gym.console import quiet_loading
-from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.errors import CheckpointError, ConfigError, UnknownNameError
 from aem_gym.evaluation import EvalSpec, eval_spec
 from aem_gym.io import atomic_folder, atomic_write
 from aem_gym.models import find_model
@@ -38,6 +38,7 @@ from aem_gym.rollout.collector import Collector, CollectorSettings
 from aem_gym.rollout.envs import EnvDescription
 from aem_gym.rollout.pool import env_kwargs, env_parameters, open_pool
 from aem_gym.runs import BASE, TEMPLATE
+from aem_gym.training.adapter import check_adapter, open_adapter
 from aem_gym.types import PromptTemplate
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ def check_run(config: Config) -> None:
         ConfigError: a value out of range, or values that do not go together.
     """
     _check_relations(config)
+    _check_selection(config)
+    check_adapter(config)
     for registry, name in (
         (ESTIMATORS, config.estimator),
         (MODULATORS, config.modulator),
@@ -79,6 +82,7 @@ def check_run(config: Config) -> None:
     if importlib.util.find_spec("torch") is None:
         logger.info("torch is not installed: estimator, loss and device were not tried")
         return
+    from aem_gym.training.breaker import rules_of
     from aem_gym.training.credit import check_credit
     from aem_gym.training.update import check_loss
     from aem_gym.training.warmstart import check_warm_start
@@ -86,6 +90,7 @@ def check_run(config: Config) -> None:
     check_warm_start(config)
     check_credit(config)
     check_loss(config)
+    rules_of(config)
     import_object("aem_gym.agents.models:resolve_device")(config.device)
 
 
@@ -113,6 +118,23 @@ def _check_relations(config: Config) -> None:
         raise ConfigError("out: expected a folder, got an empty text")
 
 
+def _check_selection(config: Config) -> None:
+    """Raise ConfigError where the best checkpoint cannot be chosen as the settings say."""
+    if config.patience and config.keep_best is None:
+        raise ConfigError(
+            "patience: name the split that results are compared on, with --keep-best (not "
+            f"{config.eval_split}, unless the held-out result need not be unbiased)"
+        )
+    if config.keep_best is not None and not config.eval_every:
+        raise ConfigError("keep_best: there is no evaluation to choose by: give --eval-every")
+    splits = "split" in env_kwargs(config, config.eval_split)
+    if config.keep_best not in (None, config.eval_split) and not splits:
+        raise ConfigError(
+            f"keep_best: {config.env} has no splits, so the best can only be chosen on the "
+            f"tasks of the evaluation: --keep-best {config.eval_split} says that it may"
+        )
+
+
 def _check_env(config: Config) -> None:
     """Arguments, prompt template, what the environment runs on, and its making."""
     factory = env_factory(config.env)
@@ -127,12 +149,33 @@ def _check_env(config: Config) -> None:
             "prompt template", config.prompt_template, known, f"(Of {config.env}.)"
         )
     preflight = env_tool(factory, "preflight")
-    for split in dict.fromkeys((config.train_split, config.eval_split)):
+    splits = (config.train_split, config.eval_split, config.keep_best)
+    for split in dict.fromkeys(filter(None, splits)):
         kwargs = env_kwargs(config, split)
-        open_pool(replace(config, workers=0), split).close()
+        with open_pool(replace(config, workers=0), split) as pool:
+            description = pool.describe()
+        if split == config.train_split:
+            _check_context(config, description)
         if preflight is not None:
             preflight(kwargs)
             preflight = None
+
+
+def _check_context(config: Config, description: EnvDescription) -> None:
+    """Warn where long responses would end episodes before the turn limit does."""
+    turns = choose_template(config, description).max_turns or description.max_turns
+    fit = config.max_length // config.max_new_tokens
+    if config.context == "transcript" and turns is not None and fit < turns:
+        logger.warning(
+            "max_length %d holds at most %d responses of max_new_tokens %d, and an episode has up "
+            "to %d turns: long responses will end it before (stop_reason context_full). Raise "
+            "--max-length (%d holds all, without what is observed), or lower --max-new-tokens",
+            config.max_length,
+            fit,
+            config.max_new_tokens,
+            turns,
+            turns * config.max_new_tokens,
+        )
 
 
 # Components --------------------------------------------------------------------------------------
@@ -149,6 +192,16 @@ class RunComponents:
     evaluator: Collector
     """Of the evaluation split."""
     eval_spec: EvalSpec
+    selector: Selector | None = None
+    """Of the split by which the best checkpoint is chosen, where that is another."""
+
+
+@dataclass(frozen=True)
+class Selector:
+    """What plays the episodes by which checkpoints are compared, and which those are."""
+
+    collector: Collector
+    spec: EvalSpec
 
 
 def prepare_torch(config: Config) -> None:
@@ -168,19 +221,28 @@ def open_components(config: Config, run: Path) -> Iterator[RunComponents]:
     """Make the components, warm start included; environments are closed at the end."""
     from aem_gym.training.warmstart import warm_start
 
+    best = config.keep_best if config.keep_best != config.eval_split else None
     with (
         open_pool(config, config.train_split) as pool,
         open_pool(config, config.eval_split) as eval_pool,
+        open_pool(config, best) if best else nullcontext() as best_pool,
     ):
         description = pool.describe()
         template = choose_template(config, description)
         atomic_write(run / TEMPLATE, msgspec.json.encode(template))
         with quiet_loading():
-            base, adapter = warm_start(config, description, template)
+            if config.adapter is None:
+                base, adapter = warm_start(config, description, template)
+            else:
+                base, adapter = open_adapter(config, run)
             agent = _make_agent(config, template, base, adapter, run)
         settings = CollectorSettings(
             template, config.context, template.max_turns, config.max_concurrent_episodes
         )
+        selector = None
+        if best and best_pool is not None:
+            chosen = eval_spec(replace(config, eval_split=best), template, best_pool.describe())
+            selector = Selector(Collector(best_pool, agent, settings), chosen)
         try:
             yield RunComponents(
                 agent=agent,
@@ -188,6 +250,7 @@ def open_components(config: Config, run: Path) -> Iterator[RunComponents]:
                 collector=Collector(pool, agent, settings),
                 evaluator=Collector(eval_pool, agent, settings),
                 eval_spec=eval_spec(config, template, eval_pool.describe()),
+                selector=selector,
             )
         finally:
             agent.policy.close()
@@ -235,5 +298,15 @@ def _make_agent(
     )
     if adapter is not None:
         agent.learner.load(adapter)
+        _check_loaded(agent, adapter)
         agent.policy.publish(agent.learner)
     return agent
+
+
+def _check_loaded(agent: TrainableAgent, adapter: Path) -> None:
+    """Raise CheckpointError where an adapter holds NaN or inf."""
+    import torch
+
+    for name, weight in agent.learner.parameters().items():
+        if not bool(torch.isfinite(weight).all()):
+            raise CheckpointError(f"{adapter}: {name} holds NaN or inf: train it again")

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from aem_gym.errors import AemGymError, CheckpointError
+from aem_gym.errors import AemGymError, CheckpointError, NotLearningError
 from aem_gym.protocols import Policy
 from aem_gym.runs import ADAPTER, Checkpoint, CheckpointStore
 from aem_gym.training.update import Updater
@@ -36,6 +36,12 @@ class Progress:
     """Training tasks drawn, dropped ones included."""
     evaluations: list[dict[str, float]] = field(default_factory=list)
     """Step and success of each evaluation."""
+    learned: int = 0
+    """Steps that changed the weights."""
+    best: dict[str, float] = field(default_factory=dict)
+    """Step, success and score of the best evaluation on the split of `keep_best`."""
+    stale: int = 0
+    """Evaluations since then."""
     step_seconds: float = 0.0
     """Wall time of all RL steps."""
     aem_seconds: float = 0.0
@@ -49,6 +55,34 @@ class Progress:
     def seconds(self) -> float:
         """Wall time of the run, warm start and evaluation included, in all its processes."""
         return self.earlier_seconds + time.perf_counter() - self.started
+
+    def note_best(self, step: int, figures: Mapping[str, float]) -> bool:
+        """Whether an evaluation is the best so far: of equal ones the first is."""
+        now = (figures["success"], figures["score"])
+        better = not self.best or now > (self.best["success"], self.best["score"])
+        if better:
+            self.best = {"step": float(step), **figures}
+        self.stale = 0 if better else self.stale + 1
+        return better
+
+
+def check_finite(updater: Updater, step: int) -> None:
+    """Raise NotLearningError where weights or optimizer hold NaN or inf: nothing is saved then."""
+    import torch
+
+    damaged = [
+        name
+        for name, weight in updater.learner.parameters().items()
+        if not bool(torch.isfinite(weight).all())
+    ]
+    for state in updater.optimizer.state_dict()["state"].values():
+        parts = {name: part for name, part in state.items() if isinstance(part, torch.Tensor)}
+        damaged += [n for n, part in parts.items() if not bool(torch.isfinite(part).all())]
+    if damaged:
+        raise NotLearningError(
+            f"after step {step} {len(damaged)} tensors of weights and optimizer hold NaN or inf "
+            f"({damaged[0]}, ...), so they were not saved. A lower --lr in a new run may help"
+        )
 
 
 def save_state(
@@ -68,6 +102,8 @@ def save_state(
     """
     import torch
 
+    check_finite(updater, progress.step)
+
     def write(folder: Path) -> None:
         updater.learner.save(folder / ADAPTER)
         memory = io.BytesIO()  # torch's own writing to files hides that a disk is full
@@ -78,6 +114,9 @@ def save_state(
         "offsets": dict(offsets),
         "cursor": progress.cursor,
         "evaluations": progress.evaluations,
+        "learned": progress.learned,
+        "best": progress.best,
+        "stale": progress.stale,
         "step_seconds": progress.step_seconds,
         "aem_seconds": progress.aem_seconds,
         "seconds": progress.seconds,
@@ -103,6 +142,9 @@ def restore_state(checkpoint: Checkpoint, updater: Updater, policy: Policy) -> P
             step=checkpoint.step,
             cursor=int(meta["cursor"]),
             evaluations=list(meta["evaluations"]),
+            learned=int(meta.get("learned", checkpoint.step)),
+            best=dict(meta.get("best", {})),
+            stale=int(meta.get("stale", 0)),
             step_seconds=float(meta["step_seconds"]),
             aem_seconds=float(meta["aem_seconds"]),
             earlier_seconds=float(meta["seconds"]),
@@ -137,6 +179,12 @@ class StopAfterStep:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, at most until a signal comes."""
+        end = time.monotonic() + seconds
+        while not self.requested and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.5))
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,18 +17,19 @@ from torch import Tensor
 from aem_gym.config import Config
 from aem_gym.credit.estimators import needs_of
 from aem_gym.credit.losses import LossOutput, aggregate, kl_k3, value_loss
-from aem_gym.errors import ComponentError, ConfigError, SamplerMismatchError
+from aem_gym.errors import ComponentError, ConfigError, NotFiniteError, NotLearningError
 from aem_gym.protocols import Learner, Scores
 from aem_gym.registry import ESTIMATORS, LOSSES, check_options
 from aem_gym.seeding import generator
 from aem_gym.training.credit import Credit, TrainBatch
+from aem_gym.training.mismatch import EXACT_LIMIT, GROSS_LIMIT, refuse_mismatch
+from aem_gym.types import TrainingRow
 
 logger = logging.getLogger(__name__)
 
-FP32_TOLERANCE = 1e-3
-"""Largest difference of sampler and learner log-probabilities in float32, in nats."""
-BF16_TOLERANCE = 0.05
-"""Mean difference in bfloat16, in nats."""
+COMPARED = 4
+"""Responses of a step on which sampler and learner are compared, where nothing else needs the
+learner's pass over all of them."""
 _OF_ALL = ("aggregation", "constant", "value_coef")
 """Options that every loss has."""
 
@@ -131,6 +133,8 @@ class _Targets:
     """(N, T) log-probabilities under the policy that sampled."""
     reference: Tensor | None
     """(N, T) under the reference policy; None without a KL term."""
+    weights: Tensor | None
+    """(N, T) of the loss of each token; None: all 1."""
 
 
 class Updater:
@@ -144,6 +148,7 @@ class Updater:
 
     def __init__(self, learner: Learner, config: Config, *, exact: bool = True) -> None:
         self.learner, self.config, self.exact = learner, config, exact
+        self.limit = EXACT_LIMIT if exact else GROSS_LIMIT
         self.loss = LossSettings.of(config)
         self.parameters = list(learner.parameters().values())
         self.optimizer = torch.optim.AdamW(
@@ -175,56 +180,73 @@ class Updater:
             torch.cat(values).cpu() if values else None,
         )
 
-    def check_sampler(self, step: TrainBatch) -> float:
-        """Compare the sampler's log-probabilities with the learner's on a step's responses.
-
-        Returns:
-            The largest difference in nats (float32), or the mean (bfloat16).
+    def compare(self, step: TrainBatch) -> tuple[Scores, dict[str, float]]:
+        """The learner's scores of a whole step, and how far the sampler is from them.
 
         Raises:
             SamplerMismatchError: they are different policies, so every gradient would be wrong.
+            NotFiniteError: one of the two gave NaN.
         """
-        mask = step.batch.mask
-        difference = (self.score(step).logprobs[mask] - step.batch.logprobs[mask]).abs()
-        seen = float(difference.max() if self.exact else difference.mean())
-        limit = FP32_TOLERANCE if self.exact else BF16_TOLERANCE
-        if not seen <= limit:
-            kind = "largest" if self.exact else "mean"
-            raise SamplerMismatchError(
-                f"sampler and learner disagree on the log-probabilities of the same tokens: {kind} "
-                f"difference {seen:.2g} nats, expected at most {limit:g}. Do they have the same "
-                "weights, tokens and temperature? Try --dtype float32, and --lora-dropout 0"
-            )
-        return seen
+        scores, mask = self.score(step), step.batch.mask
+        apart = (scores.logprobs - step.batch.logprobs)[mask].abs()
+        if not float(apart.mean()) <= self.limit:
+            chosen = list(range(0, len(mask), -(-len(mask) // self.config.micro_batch)))
+            rows = [_up_to(step, response) for response in chosen]
+            sampled = step.batch.logprobs[torch.tensor(chosen)]
+            refuse_mismatch(self.learner, rows, sampled, self.config, self.limit)
+        values = scores.values
+        if values is not None and not bool(torch.isfinite(values).all()):
+            raise NotFiniteError("values", f"value head of {self.config.learner!r}: NaN or inf")
+        return scores, {"mismatch/mean": float(apart.mean()), "mismatch/max": float(apart.max())}
 
-    def update(self, step: TrainBatch, credit: Credit, number: int) -> dict[str, float]:
-        """Train on a step's data and its credit; the figures of the update, averaged over tokens.
+    def check_sampler(self, step: TrainBatch, number: int) -> dict[str, float]:
+        """How far sampler and learner are apart on a few responses; refuses what is too far."""
+        some, draws = len(step.batch.mask), generator(self.config.seed, "compared", number)
+        chosen = draws.permutation(some)[: min(COMPARED, self.config.micro_batch)].tolist()
+        rows = [_up_to(step, response) for response in chosen]
+        # As the update will read them: with a gradient, and dropout where the model has it.
+        with torch.set_grad_enabled(not self.config.lora_dropout):
+            scores = self.learner.score(rows, temperature=self.config.temperature)
+        mask = scores.mask.cpu()
+        sampled = step.batch.logprobs[chosen, : mask.shape[1]]
+        apart = (scores.logprobs.detach().cpu() - sampled)[mask].abs()
+        if not float(apart.mean()) <= self.limit:
+            refuse_mismatch(self.learner, rows, sampled, self.config, self.limit)
+        return {"mismatch/mean": float(apart.mean()), "mismatch/max": float(apart.max())}
 
-        `number` is the step's, for the schedule and the order of rows.
+    def update(
+        self, step: TrainBatch, credit: Credit, number: int, weights: Tensor | None = None
+    ) -> dict[str, float]:
+        """Train on step `number`; figures, averaged over tokens. What is not finite is left out.
+
+        `weights` (N, T) multiply the loss of each token.
         """
         rate = self.learning_rate(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         reference = self.score(step, reference=True).logprobs if self.loss.kl_coef else None
-        targets = _Targets(credit, step.batch.logprobs, reference)
+        targets = _Targets(credit, step.batch.logprobs, reference, weights)
         sums: Counter[str] = Counter()
-        norms: list[float] = []
+        counts: Counter[str] = Counter()
         for epoch in range(self.config.epochs):
             order = generator(self.config.seed, "order", number, epoch)
             rows = order.permutation(len(step.rows)).tolist()
             for mini in _chunks(rows, mini_batch_rows(self.config.mini_batch, len(rows))):
-                norm, more = self._optimizer_step(step, targets, mini)
-                norms.append(norm)
-                sums.update(more)
-        tokens = max(1.0, sums.pop("tokens"))
-        figures = {name: total / tokens for name, total in sums.items()}
-        count = len(norms)
-        return figures | {"grad_norm": sum(norms) / count, "lr": rate, "updates": float(count)}
+                of_step, of_tokens = self._optimizer_step(step, targets, mini)
+                counts.update(of_step)
+                sums.update(of_tokens)
+        if counts["bad"]:
+            self._report_skipped(number, counts)
+        if not math.isfinite(float(torch.nn.utils.get_total_norm(self.parameters))):
+            raise NotLearningError(f"the update of step {number + 1} made weights NaN or inf")
+        tokens, done = max(1.0, sums.pop("tokens", 0.0)), float(counts["updates"])
+        figures = {name: total / tokens for name, total in sums.items()} | {"lr": rate, **counts}
+        return figures | {"updates": done, "grad_norm": counts["grad_norm"] / max(1.0, done)}
 
     def _optimizer_step(
         self, step: TrainBatch, targets: _Targets, mini: list[int]
-    ) -> tuple[float, Counter[str]]:
-        """One update on the training rows `mini`: the gradient norm before clipping, and sums."""
+    ) -> tuple[dict[str, float], Counter[str]]:
+        """One update on the training rows `mini`: its counts, and sums over its tokens."""
         responses = step.responses(mini)
         tokens = float(step.batch.mask[responses].sum())
         rows = float((step.batch.lengths[responses] > 0).sum())
@@ -238,23 +260,34 @@ class Updater:
             sums.update(more)
         clip = self.config.grad_clip or float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
-        if math.isfinite(norm):
-            self.optimizer.step()
-        else:
-            logger.warning("an update was skipped: its gradient is not finite (%s)", norm)
-        return norm, sums
+        if not math.isfinite(norm + sums["loss"]):
+            what = "gradient" if math.isfinite(sums["loss"]) else "loss"
+            return {"updates_skipped": 1.0, "bad": 1.0, f"bad/{what}_nan": 1.0}, Counter()
+        self.optimizer.step()
+        return {"updates": 1.0, "grad_norm": norm}, sums
+
+    def _report_skipped(self, number: int, counts: Mapping[str, float]) -> None:
+        for what in ("loss", "gradient"):
+            if times := counts.get(f"bad/{what}_nan"):
+                total, of = counts["updates_skipped"] + counts["updates"], self.loss.name
+                text = f"{what} of {of!r} (learner {self.config.learner!r})"
+                form = "step %d: %d of %d updates were skipped: the %s is NaN or inf (bad_%s:nan)"
+                logger.warning(form, number + 1, times, total, text, what)
 
     def _loss(
         self, step: TrainBatch, targets: _Targets, micro: list[int], tokens: float, rows: float
     ) -> tuple[Tensor, dict[str, float]]:
         """The part of some training rows in a mini-batch's loss, and sums over their tokens."""
         numbers = step.responses(micro)
-        scores = self._score(step, micro)
+        chosen, temperature = [step.rows[row] for row in micro], self.config.temperature
+        scores = self.learner.score(chosen, temperature=temperature)
         mask, device, width = scores.mask, scores.logprobs.device, scores.mask.shape[1]
         advantages = targets.credit.modulated.advantages[numbers, :width].to(device)
         old = targets.old[numbers, :width].to(device)
         output = self.loss.per_token(scores.logprobs, old, advantages, mask)
         per_token = output.per_token
+        if targets.weights is not None:
+            per_token = per_token * targets.weights[numbers, :width].to(device)
         sums = {name: float(total) for name, total in output.metrics.items()}
         if targets.reference is not None:
             reference = targets.reference[numbers, :width].to(device)
@@ -281,6 +314,13 @@ def mini_batch_rows(mini_batch: int | str, rows: int) -> int:
     if isinstance(mini_batch, int):
         return mini_batch
     return -(-rows // int(mini_batch.partition("/")[2]))
+
+
+def _up_to(step: TrainBatch, response: int) -> TrainingRow:
+    """The training row of a response, cut off behind it."""
+    row = bisect_right(step.first_span, response) - 1
+    span = step.rows[row].spans[response - step.first_span[row]]
+    return TrainingRow(step.rows[row].ids[: span.end], (span,))
 
 
 def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from importlib.metadata import version
@@ -172,7 +173,7 @@ def _clone(
         "rows": len(rows),
         "tokens_per_row": round(tokens, 1),
         "steps": settings.steps,
-        "loss": loss,
+        "loss": loss if math.isfinite(loss) else None,  # without a step there is none
     }
 
 

@@ -48,7 +48,9 @@ BASES: Mapping[str, str] = {
     "grading": _FIRST,
 }
 """The commit whose values each part has to keep. Who moves one says why in the CHANGELOG."""
-_JOB = Allowed(added=frozenset({"stop_reason", "stop/"}))
+_WATCHED = {"mismatch/", "learned", "groups_with_spread", "alpha_spread"}
+"""Figures of a step by which a run is watched."""
+_JOB = Allowed(added=frozenset({"stop_reason", "stop/", *_WATCHED}))
 _EPISODES = Allowed(added=frozenset({"submitted"}))
 ALLOWED: Mapping[str, Allowed] = {
     **dict.fromkeys(("alfworld_job", "webshop_job", "window_job"), _JOB),

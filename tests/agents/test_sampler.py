@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from aem_gym.agents.sampler import HFPolicy
-from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.errors import ConfigError, NotFiniteError, UnknownNameError
 from aem_gym.logprobs import LogitMap
 from aem_gym.protocols import (
     BatchPolicy,
@@ -211,3 +212,13 @@ def test_wrong_options_and_learners_are_refused(model):
         make(model, merge="yes")
     with pytest.raises(ConfigError, match="expected a learner with model, end_ids, pad_id"):
         HFPolicy(object(), SamplingSettings(6, 100))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_weights_that_are_nan_are_an_error_and_no_tokens(model, temperature):
+    """A draw from NaN would be the last token of the vocabulary, for ever."""
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(NotFiniteError, match="sampler hf: .*NaN.*weights"):
+        make(broken).generate([GenerationRequest(0, (2, 3, 4), 1, temperature)])

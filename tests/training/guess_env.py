@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from aem_gym.errors import InfrastructureError
 from aem_gym.text_env import TextEnv
 from aem_gym.types import PromptTemplate, StepResult, Task
 
@@ -24,9 +25,9 @@ class Guess(TextEnv):
     }
     max_turns = 5
 
-    def __init__(self, *, hint: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, hint: bool = False, padding: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.hint = hint
+        self.hint, self.padding = hint, padding
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         self.right = [DOORS[i] for i in self.np_random.integers(3, size=2)]
@@ -45,6 +46,7 @@ class Guess(TextEnv):
 
     def show(self, text: str, action_valid: bool = True) -> StepResult:
         text += f" The {self.right[0]} shines." if self.hint else " Three doors."
+        text += " long" * self.padding
         return StepResult(text, admissible_actions=DOORS, action_valid=action_valid)
 
     def expert(self) -> tuple[str, str]:
@@ -91,6 +93,25 @@ class Troubled(Guess):
         return super().step(action)
 
 
+class Outage(Guess):
+    """What it runs on is away for the next `down` resets."""
+
+    down = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        if Outage.down:
+            Outage.down -= 1
+            raise InfrastructureError("the server is away")
+        return super().reset(seed=seed, options=options)
+
+
+class Endless(Guess):
+    """Nobody wins or loses: all returns are equal."""
+
+    def act(self, action: str) -> StepResult:
+        return self.show("A room.")
+
+
 class Broken(Guess):
     """Every episode fails at its first step."""
 
@@ -99,7 +120,7 @@ class Broken(Guess):
 
 
 def register() -> None:
-    for name in ("Guess", "NoExpert", "Hopeless", "Troubled", "Broken"):
+    for name in ("Guess", "NoExpert", "Hopeless", "Troubled", "Outage", "Endless", "Broken"):
         if f"guess-test/{name}-v0" not in gym.registry:
             gym.register(f"guess-test/{name}-v0", f"{__name__}:{name}", disable_env_checker=True)
 

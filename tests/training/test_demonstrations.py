@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from aem_gym.errors import EnvironmentFailure, NoExpertError
+from aem_gym.errors import EnvironmentFailure, NoExpertError, NotLearningError
 from aem_gym.protocols import EpisodeStart
 from aem_gym.rollout.envs import EnvSpec
 from aem_gym.rollout.pool import EnvPool
@@ -138,7 +139,8 @@ def test_what_is_learned(share: float) -> None:
     learned = {PROMPT: [0, 0], IMITATE: [0, 0], IGNORE: [0, 0]}
     known = {row.ids[0]: row.labels for row in rows}
     for _ in range(40):
-        ids, positions = next(batches)
+        numbers, (ids, positions) = next(batches)
+        assert [rows[n].ids[0] for n in numbers] == ids[:, 0].tolist()
         assert ids.shape == positions.shape and not positions[:, 0].any()
         for row, chosen in zip(ids.tolist(), positions.tolist(), strict=True):
             labels = known[row[0]]
@@ -155,10 +157,10 @@ def test_every_row_is_used_in_an_epoch() -> None:
     rows = [LabelledRow((i, i), bytes([PROMPT, IMITATE])) for i in range(32)]
     batches = _batches(rows, CloningSettings(batch=8, observation_share=0))
     for _ in range(3):
-        epoch = [i for _ in range(4) for i in next(batches)[0][:, 0].tolist()]
+        epoch = [i for _ in range(4) for i in next(batches)[0]]
         assert sorted(epoch) == list(range(32))
     few = _batches(rows[:3], CloningSettings(batch=8))
-    assert next(few)[0].shape == (3, 2)
+    assert next(few)[1][0].shape == (3, 2)
 
 
 def test_cloning_learns_and_repeats(tiny: Tiny) -> None:
@@ -175,6 +177,58 @@ def test_cloning_learns_and_repeats(tiny: Tiny) -> None:
         assert np.mean(losses[-5:]) < np.mean(losses[:3])
         results.append([p.detach().clone() for p in agent.learner.parameters().values()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+class Faulty:
+    """A learner whose log-probabilities are NaN for some calls (from 0), or whose weights are."""
+
+    def __init__(self, learner: Any, calls: range, weights: bool = False) -> None:
+        self.learner, self.calls, self.weights, self.count = learner, calls, weights, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.learner, name)
+
+    def logprobs_at(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        bad = self.count in self.calls
+        self.count += 1
+        found: torch.Tensor = self.learner.logprobs_at(ids, positions)
+        if bad and self.weights:
+            with torch.no_grad():
+                next(iter(self.learner.parameters().values())).fill_(float("inf"))
+        return found * float("nan") if bad and not self.weights else found
+
+
+def faulty_cloning(tiny: Tiny, calls: range, steps: int = 8, weights: bool = False) -> Any:
+    agent = tiny.agent(adapted=False)
+    start = EpisodeStart(0, 0, "", "", tiny.template)
+    rows = [row for demo in tiny.demos for row in agent.tokenize(demo, start)]
+    learner: Any = Faulty(agent.learner, calls, weights)
+    settings = CloningSettings(steps=steps, batch=8, muon_lr=0.0, warmup=2)
+    return agent, lambda: clone(learner, rows, settings)
+
+
+def test_a_bad_batch_is_left_out_and_named(tiny: Tiny, caplog: pytest.LogCaptureFixture) -> None:
+    agent, play = faulty_cloning(tiny, range(2, 4))
+    assert np.isfinite(play())
+    assert all(bool(torch.isfinite(p).all()) for p in agent.learner.parameters().values())
+    assert "cloning step 3: the loss (nan) of the batch of rows " in caplog.text
+    assert "bad_cloning:nan, 2 of 3 in a row" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("calls", "weights", "message"),
+    [
+        (range(3, 99), False, r"cloning step 6: the loss .* of the batch of rows \d+, .*Nothing"),
+        (range(3, 4), True, "cloning step 7: the loss"),
+        (range(7, 8), True, "cloning: 1 weights hold NaN or inf"),
+    ],
+)
+def test_cloning_ends_where_it_only_does_damage(
+    tiny: Tiny, calls: range, weights: bool, message: str
+) -> None:
+    _, play = faulty_cloning(tiny, calls, weights=weights)
+    with pytest.raises(NotLearningError, match=message):
+        play()
 
 
 def test_nothing_to_clone_changes_nothing(tiny: Tiny) -> None:

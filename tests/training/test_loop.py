@@ -17,11 +17,12 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM
 
 from aem_gym.agents.learner import VALUE_HEAD
+from aem_gym.config import Config
 from aem_gym.credit import Modulated, ResponseBatch
 from aem_gym.credit.modulators import identity
-from aem_gym.errors import ConfigError, OutputError
+from aem_gym.errors import ConfigError, NotLearningError, OutputError
 from aem_gym.runs import CheckpointStore
-from aem_gym.settings import settle
+from aem_gym.settings import load_config, settle
 from aem_gym.training.loop import Trainer
 from aem_gym.training.setup import open_components
 from aem_gym.training.state import StopAfterStep, interrupted_by_signals
@@ -141,7 +142,7 @@ class InterruptedTwice:
     def close(self) -> None: ...
 
 
-@pytest.mark.parametrize(("save_every", "saved"), [(1, "step 1 is saved"), (9, "no step is saved")])
+@pytest.mark.parametrize(("save_every", "saved"), [(1, "Step 1 is saved"), (9, "No step is saved")])
 def test_a_second_signal_says_what_is_saved(tmp_path: Path, save_every: int, saved: str) -> None:
     with pytest.raises(KeyboardInterrupt) as told:
         run(tmp_path / "run", save_every=save_every, eval_every=0, objects=[InterruptedTwice()])
@@ -151,8 +152,36 @@ def test_a_second_signal_says_what_is_saved(tmp_path: Path, save_every: int, sav
 def test_more_steps_are_refused_with_the_reason(tmp_path: Path) -> None:
     settings = {"lr_schedule": "linear", "steps": 1, "eval_every": 0}
     run(tmp_path / "run", **settings)
-    with pytest.raises(ConfigError, match="1 then, 2 now.*lr_schedule is constant"):
+    with pytest.raises(
+        ConfigError, match="1 then, 2 now.*linear schedule.*--replan.*lr_schedule constant"
+    ):
         run(tmp_path / "run", resume=True, **{**settings, "steps": 2})
+
+
+def test_a_schedule_is_planned_anew_on_request(tmp_path: Path) -> None:
+    """Of a finished run with a linear schedule, whose rate has come down to 0."""
+    settings: dict[str, Any] = {"lr_schedule": "linear", "lr_warmup": 1, "eval_every": 0}
+    settings |= {"modulator": "none", "keep_checkpoints": 9}
+    out = tmp_path / "run"
+    run(out, **settings, steps=2)
+    summary = run(out, **settings, steps=4, resume=True, replan=True)
+    assert summary["steps"] == 4
+    rates = [m["lr"] / settle(Config(**SMALL)).config.lr for m in lines(out / "metrics.jsonl")]
+    # Steps 1 and 2 of a run of 2, then 3 and 4 of a run of 4.
+    assert rates == pytest.approx([1.0, 1.0, 2 / 3, 1 / 3])
+    assert load_config(out).steps == 4 and not load_config(out).replan
+    run(out, **settings, steps=4, resume=True)  # finished: nothing to do
+
+
+def test_going_on_with_a_run_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("")
+    with pytest.raises(OutputError, match=r"no run in .*secnod\. Did you mean --out .*second\?"):
+        run(tmp_path / "secnod", resume=True)
+    with pytest.raises(OutputError, match="Runs in .*: first, second. Without --resume"):
+        run(tmp_path / "other", resume=True)
+    assert not (tmp_path / "secnod").exists() and not (tmp_path / "other").exists()
 
 
 def test_other_settings_are_refused_before_the_first_checkpoint_too(tmp_path: Path) -> None:
@@ -372,12 +401,13 @@ def test_a_run_goes_on_past_failing_environments(tmp_path: Path, workers: int) -
         assert result["errors"] > 0
 
 
-def test_a_step_without_usable_episodes_is_passed_over(
+def test_steps_without_usable_episodes_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Everything hit a limit and is masked: nothing to learn from, but the run goes on."""
+    """Everything hit a limit and is masked: nothing to learn from, which is said."""
     changes = {"mask_truncated": True, "max_new_tokens": 1, "steps": 2, "eval_every": 0}
-    run(tmp_path / "run", GUESS, **changes)
+    with pytest.raises(NotLearningError, match="nothing was learned in 2 steps.*12 turn_limit"):
+        run(tmp_path / "run", GUESS, **changes)
     assert "nothing to learn from" in caplog.text
     metrics = lines(tmp_path / "run" / "metrics.jsonl")
     assert [m["step"] for m in metrics] == [1, 2]

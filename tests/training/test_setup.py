@@ -327,3 +327,24 @@ def test_an_option_called_part_goes_to_the_own_modulator() -> None:
 def test_what_a_component_returns_is_checked(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         check_run(settled(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({"max_length": 100, "max_new_tokens": 12}, True),
+        ({"max_length": 100, "max_new_tokens": 12, "context": "window"}, False),
+        ({"max_length": 100, "max_new_tokens": 12, "max_turns": 8}, False),
+        ({}, False),
+        ({"model": "someone/model"}, False),
+        ({"model": "someone/model", "max_length": 2048}, True),
+    ],
+)
+def test_a_context_that_is_too_short_for_the_turns_is_said(
+    changes: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_run(settle(changes).config)
+    assert ("long responses will end it" in caplog.text) == warned
+    assert ("of max_new_tokens 12, and an episode has up to 14 turns" in caplog.text) == (
+        warned and "model" not in changes
+    )

@@ -11,10 +11,18 @@ import torch
 
 from aem_gym.config import Config
 from aem_gym.credit.losses import LossOutput
-from aem_gym.errors import ConfigError, SamplerMismatchError, UnknownNameError
+from aem_gym.errors import (
+    ConfigError,
+    NotFiniteError,
+    NotLearningError,
+    SamplerMismatchError,
+    UnknownNameError,
+)
 from aem_gym.settings import settle
 from aem_gym.training.credit import Credit, CreditRule, Rewards, TrainBatch, make_batch
-from aem_gym.training.update import LossSettings, Updater, check_loss
+from aem_gym.training.mismatch import importance, refuse_mismatch
+from aem_gym.training.state import check_finite
+from aem_gym.training.update import LossSettings, Updater, _up_to, check_loss
 from tests.tiny import Tiny
 from tests.weights import base_weights_hash
 
@@ -153,39 +161,206 @@ def test_gradients_are_clipped(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> N
         assert moved == pytest.approx(min(norm, clip), rel=2e-2)
 
 
-def test_a_gradient_that_is_not_finite_is_not_applied(
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("share", [1.0, 0.02])
+def test_an_update_that_is_not_finite_is_not_applied(
+    tiny: Tiny,
+    rollout: tuple[str, TrainBatch],
+    bad: float,
+    share: float,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One token is enough; it is counted and named, and the figures are of the other updates."""
+    context, step = rollout
+    agent = tiny.agent(context=context)
+    config = tiny.changed(context=context, mini_batch="1/1" if share == 1 else 1)
+    updater = Updater(agent.learner, config)
+    credit: Credit = CreditRule.of(config).assign(step.batch, 0)
+    advantages = credit.modulated.advantages.clone()
+    advantages[: max(1, int(share * len(advantages)))] *= bad
+    broken = replace(credit.modulated, advantages=advantages)
+    before = weights(agent)
+    figures = updater.update(step, replace(credit, modulated=broken), 4)
+    assert figures["bad"] == figures["updates_skipped"] >= 1
+    assert figures["bad/loss_nan"] == figures["bad"]
+    assert torch.equal(weights(agent), before) == (figures["updates"] == 0) == (share == 1)
+    assert all(math.isfinite(value) for value in figures.values())
+    assert "step 5" in caplog.text and "bad_loss:nan" in caplog.text
+    assert "ppo_clip" in caplog.text
+    assert bool(torch.isfinite(weights(agent)).all())
+
+
+def test_a_gradient_that_is_not_finite_is_told_from_a_loss(
     tiny: Tiny, rollout: tuple[str, TrainBatch]
 ) -> None:
     context, step = rollout
     agent = tiny.agent(context=context)
     config = tiny.changed(context=context)
     updater = Updater(agent.learner, config)
-    credit: Credit = CreditRule.of(config).assign(step.batch, 0)
-    broken = replace(credit.modulated, advantages=credit.modulated.advantages * float("nan"))
+    handle = updater.parameters[0].register_hook(lambda grad: grad * float("inf"))
     before = weights(agent)
-    figures = updater.update(step, replace(credit, modulated=broken), 0)
-    assert not math.isfinite(figures["grad_norm"])
+    figures = updater.update(step, CreditRule.of(config).assign(step.batch, 0), 0)
+    handle.remove()
+    assert figures["bad/gradient_nan"] == 2 and figures["updates"] == 0
     assert torch.equal(weights(agent), before)
 
 
-def test_a_sampler_that_is_another_policy_is_noticed(
+def test_weights_that_an_update_destroys_end_the_run(
     tiny: Tiny, rollout: tuple[str, TrainBatch]
 ) -> None:
     context, step = rollout
-    good = Updater(tiny.agent(context=context).learner, tiny.changed(context=context))
-    assert good.check_sampler(step) <= 1e-5
-    other_weights = Updater(
-        tiny.agent(context=context, adapted=False).learner, tiny.changed(context=context)
-    )
-    other_temperature = Updater(
-        tiny.agent(context=context).learner, tiny.changed(context=context, temperature=0.7)
-    )
-    for updater in (other_weights, other_temperature):
-        with pytest.raises(SamplerMismatchError, match="nats, expected at most 0.001"):
-            updater.check_sampler(step)
+    agent = tiny.agent(context=context)
+    config = tiny.changed(context=context, lr=1e30, lr_warmup=0, weight_decay=1e30)
+    updater = Updater(agent.learner, config)
+    credit = CreditRule.of(config).assign(step.batch, 0)
+    with pytest.raises(NotLearningError, match="step 3"):
+        updater.update(step, credit, 2)
+    with pytest.raises(NotLearningError, match="after step 3 .*not saved"):
+        check_finite(updater, 3)
+
+
+# Sampler and learner -----------------------------------------------------------------------------
+
+
+def test_the_same_policy_is_not_far_from_itself(
+    tiny: Tiny, rollout: tuple[str, TrainBatch]
+) -> None:
+    context, step = rollout
+    updater = Updater(tiny.agent(context=context).learner, tiny.changed(context=context))
+    for number in range(3):
+        figures = updater.check_sampler(step, number)
+        assert 0 < figures["mismatch/mean"] <= figures["mismatch/max"] <= 1e-4
+    scores, figures = updater.compare(step)
+    assert torch.equal(scores.mask, step.batch.mask)
+    assert figures["mismatch/max"] <= 1e-4
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    ("agent", "config", "cause"),
+    [
+        ({"adapted": False}, {}, "weights or tokens differ"),
+        ({}, {"temperature": 0.3}, "agree at temperature 1"),
+        ({}, {"temperature": 2.5}, "agree at temperature 1"),
+    ],
+)
+def test_a_sampler_that_is_another_policy_is_noticed_and_explained(
+    tiny: Tiny,
+    rollout: tuple[str, TrainBatch],
+    exact: bool,
+    agent: dict[str, Any],
+    config: dict[str, Any],
+    cause: str,
+) -> None:
+    context, step = rollout
+    learner = tiny.agent(context=context, **agent).learner
+    if "temperature" in config:
+        step = spread_out(step, learner)
+    updater = Updater(learner, tiny.changed(context=context, **config), exact=exact)
+    with pytest.raises(SamplerMismatchError, match=cause):
+        updater.compare(step)
+    with pytest.raises(SamplerMismatchError, match=cause):
+        for number in range(5):
+            updater.check_sampler(step, number)
+
+
+def spread_out(step: TrainBatch, learner: Any) -> TrainBatch:
+    """The step with the learner's own log-probabilities at temperature 1."""
+    scores = learner.score(step.rows, temperature=1.0)
+    return replace(step, batch=replace(step.batch, logprobs=scores.logprobs.detach()))
+
+
+def test_dropout_of_the_model_is_noticed(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
+    """The learner's evaluation mode hides it; the update would be of another policy."""
+    context, step = rollout
+    agent = tiny.agent(context=context)
+    for layer in agent.learner.model.model.layers:
+        layer.mlp.register_forward_hook(
+            lambda _, args, out: torch.nn.functional.dropout(out, 0.5, torch.is_grad_enabled())
+        )
+    updater = Updater(agent.learner, tiny.changed(context=context))
+    with pytest.raises(SamplerMismatchError, match="dropout"):
+        updater.check_sampler(step, 0)
+    # An adapter's own dropout is a setting: the run was told that the two differ.
+    Updater(agent.learner, tiny.changed(context=context, lora_dropout=0.1)).check_sampler(step, 0)
+
+
+def test_a_window_shows_in_the_position(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
+    """Tokens up to a position agree, all later ones do not."""
+    context, step = rollout
+    if context == "window":
+        pytest.skip("its prompts are all short")
+    learner = tiny.agent(context=context).learner
+    sampled = step.batch.logprobs.clone()
+    edge = sorted(span.start for row in step.rows for span in row.spans)[len(sampled) // 2]
+    starts = torch.tensor([span.start for row in step.rows for span in row.spans])
+    beyond = starts[:, None] + torch.arange(sampled.shape[1]) >= edge
+    sampled[beyond & step.batch.mask] -= 3.0
+    updater = Updater(learner, tiny.changed(context=context, micro_batch=8))
+    broken = replace(step, batch=replace(step.batch, logprobs=sampled))
+    with pytest.raises(SamplerMismatchError, match=f"up to position {edge} "):
+        refuse_mismatch(
+            learner,
+            [_up_to(broken, i) for i in range(len(sampled))],
+            sampled,
+            updater.config,
+            1e-3,
+        )
+
+
+def test_weights_from_the_beginning_are_told(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
+    """The sampler still has what the reference has."""
+    context, step = rollout
+    agent = tiny.agent(context=context)
+    agent.learner.freeze_reference()
+    with torch.no_grad():
+        for name, weight in agent.learner.parameters().items():
+            if "lora_B" in name:
+                weight *= -3
+    with pytest.raises(SamplerMismatchError, match="weights RL began with"):
+        Updater(agent.learner, tiny.changed(context=context)).check_sampler(step, 0)
+
+
+def test_nan_on_either_side_is_named(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
+    context, step = rollout
+    agent = tiny.agent(context=context)
+    updater = Updater(agent.learner, tiny.changed(context=context))
     broken = replace(step.batch, logprobs=step.batch.logprobs * float("nan"))
-    with pytest.raises(SamplerMismatchError):
-        good.check_sampler(replace(step, batch=broken))
+    for call in (updater.compare, lambda step: updater.check_sampler(step, 0)):
+        with pytest.raises(NotFiniteError, match="sampler 'hf'.*bad_scores:nan"):
+            call(replace(step, batch=broken))
+    with torch.no_grad():
+        next(iter(agent.learner.parameters().values())).fill_(float("nan"))
+    for call in (updater.compare, lambda step: updater.check_sampler(step, 0)):
+        with pytest.raises(NotFiniteError, match="learner 'hf'.*bad_scores:nan"):
+            call(step)
+
+
+def test_importance_weights_are_bounded() -> None:
+    learner, sampler = torch.tensor([[-1.0, -1.0, 0.0]]), torch.tensor([[-1.1, -3.0, -9.0]])
+    mask = torch.tensor([[True, True, False]])
+    weights = importance(learner, sampler, mask, 2.0)
+    assert weights[0].tolist() == pytest.approx([math.exp(0.1), 2.0, 1.0])
+
+
+def test_weights_multiply_the_loss_of_each_token(
+    tiny: Tiny, rollout: tuple[str, TrainBatch]
+) -> None:
+    """Twice the weight is twice the gradient, and none is none."""
+    context, step = rollout
+    moved = []
+    for weight in (1.0, 2.0, 0.0):
+        agent = tiny.agent(context=context)
+        config = tiny.changed(context=context, mini_batch="1/1", lr_warmup=0, grad_clip=0.0)
+        updater = Updater(agent.learner, config)
+        updater.optimizer = torch.optim.SGD(updater.parameters, lr=1.0)
+        before = weights(agent)
+        credit = CreditRule.of(config).assign(step.batch, 0)
+        given = torch.full(step.batch.mask.shape, weight)
+        updater.update(step, credit, 0, given)
+        moved.append(weights(agent) - before)
+    assert torch.allclose(moved[1], 2 * moved[0], rtol=1e-3, atol=1e-6)
+    assert not bool(moved[2].any())
 
 
 @pytest.mark.parametrize(
