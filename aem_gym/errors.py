@@ -86,6 +86,17 @@ class ComponentError(AemGymError, ValueError):
     """A component (estimator, modulator, loss, ...) returned something else than it has to."""
 
 
+class BadCredit(ComponentError):
+    """A component returned advantages that are not finite.
+
+    `component` names it ("estimator 'grpo'"); `kind` is "nan" or "inf".
+    """
+
+    def __init__(self, component: str, kind: str, bad: int, total: int) -> None:
+        super().__init__(f"{component}: {bad} of {total} values are not finite ({kind})")
+        self.component, self.kind = component, kind
+
+
 class SamplerMismatchError(AemGymError, RuntimeError):
     """Sampler and learner disagree about the log-probabilities of the same tokens."""
 

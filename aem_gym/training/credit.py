@@ -16,7 +16,7 @@ from aem_gym.config import Config
 from aem_gym.credit.batch import ResponseBatch
 from aem_gym.credit.estimators import EstimatorNeeds, SplitAdvantages, gae, needs_of
 from aem_gym.credit.modulators import Modulated
-from aem_gym.errors import ComponentError, ConfigError
+from aem_gym.errors import BadCredit, ComponentError, ConfigError
 from aem_gym.registry import ESTIMATORS, MODULATORS, check_options
 from aem_gym.seeding import derive
 from aem_gym.types import Episode, Group, PromptTemplate, Span, TrainingRow, Turn
@@ -277,8 +277,8 @@ def _check_tensor(name: str, found: object, shape: torch.Size) -> None:
     if not found.is_floating_point():
         raise ComponentError(f"{name}: expected floating-point numbers, got {found.dtype}")
     if not bool(torch.isfinite(found).all()):
-        bad = int((~torch.isfinite(found)).sum())
-        raise ComponentError(f"{name}: {bad} of {found.numel()} values are not finite")
+        kind = "nan" if bool(found.isnan().any()) else "inf"
+        raise BadCredit(name, kind, int((~torch.isfinite(found)).sum()), found.numel())
 
 
 def check_credit(config: Config) -> None:

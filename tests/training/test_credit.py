@@ -12,7 +12,7 @@ from aem_gym.credit import Modulated, SplitAdvantages, aem, estimator
 from aem_gym.credit.batch import ResponseBatch
 from aem_gym.credit.estimators import gae, gigpo_parts
 from aem_gym.credit.modulators import identity
-from aem_gym.errors import ComponentError
+from aem_gym.errors import BadCredit, ComponentError
 from aem_gym.registry import ESTIMATORS
 from aem_gym.settings import settle
 from aem_gym.training.credit import Credit, CreditRule
@@ -115,3 +115,23 @@ def test_a_component_that_returns_the_wrong_thing_is_named(batch: ResponseBatch)
         assigned(batch, estimator=f"{HERE}:whole_numbers")
     with pytest.raises(ComponentError, match=rf"modulator '{HERE}:late_m.*advantages.*\({n}, {t}"):
         assigned(batch, modulator=f"{HERE}:late_modulator")
+
+
+def broken_estimator(batch: ResponseBatch, *, value: float) -> torch.Tensor:
+    return torch.where(batch.returns == batch.returns.max(), value, 1.0)
+
+
+def broken_modulator(batch: ResponseBatch, advantages: torch.Tensor, *, value: float) -> Modulated:
+    return Modulated(torch.full(batch.mask.shape, value), torch.ones_like(advantages))
+
+
+@pytest.mark.parametrize(("value", "kind"), [("nan", "nan"), ("inf", "inf"), ("-inf", "inf")])
+def test_credit_that_is_not_finite_names_component_and_kind(
+    batch: ResponseBatch, value: str, kind: str
+) -> None:
+    for role in ("estimator", "modulator"):
+        name = f"{HERE}:broken_{role}"
+        with pytest.raises(BadCredit, match=rf"not finite \({kind}\)") as caught:
+            assigned(batch, **{role: name, f"{role}_options": {"value": float(value)}})
+        assert caught.value.component.startswith(f"{role} '{name}'")
+        assert caught.value.kind == kind
