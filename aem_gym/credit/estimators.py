@@ -18,7 +18,7 @@ imply. Nothing here carries a gradient.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
 import torch
@@ -29,6 +29,7 @@ from aem_gym.errors import ConfigError, check_name
 
 EPSILON = 1e-6
 """Added to a standard deviation before dividing by it."""
+_OVER = ("episodes", "rows")
 _PENALTIES = ("advantage", "reward")
 _WHITEN = ("tokens", "rows", "episodes")
 GIGPO_MODES = {"mean_norm": False, "mean_std_norm": True}
@@ -191,7 +192,7 @@ def reinforce_pp_baseline(
     """REINFORCE++-baseline: `R - mean_g`, whitened over the whole batch. Source: as above."""
     scores = _scores(batch, over, penalty)
     mean, std = scores.by_group.mean_std(scores.value, scores.keep)
-    centred = scores.of_rows(scores.centred(mean, std))
+    centred = replace(scores, penalties=None).to_rows(scores.centred(mean, std))
     return _whitened(batch, centred, penalty, whiten)
 
 
@@ -331,19 +332,16 @@ class _Scores:
         index = self.by_group.index
         return torch.where(std[index] > 0, self.value - mean[index], torch.zeros_like(self.value))
 
-    def of_rows(self, item: Tensor) -> Tensor:
-        """Items (I,) to rows (N,)."""
-        return item if self.item_of_row is None else item[self.item_of_row]
-
     def to_rows(self, item: Tensor) -> Tensor:
         """Items (I,) to rows (N,), with the penalties that came after normalization."""
-        row = self.of_rows(item)
+        row = item if self.item_of_row is None else item[self.item_of_row]
         return row if self.penalties is None else row + self.penalties
 
 
 def _scores(batch: ResponseBatch, over: str, penalty: str) -> _Scores:
-    check_name("value of the option 'over'", over, ("episodes", "rows"))
-    check_name("value of the option 'penalty'", penalty, _PENALTIES)
+    if over not in _OVER or penalty not in _PENALTIES:
+        check_name("value of the option 'over'", over, _OVER)
+        check_name("value of the option 'penalty'", penalty, _PENALTIES)
     by_group = Segments.of(batch.group_ids)
     if penalty == "reward":
         return _Scores(batch.returns + batch.penalties, by_group, batch.included)

@@ -41,13 +41,11 @@ class TrainBatch:
     batch: ResponseBatch
     first_span: tuple[int, ...]
     """Per training row, the number of its first response; one more at the end."""
-    masked: frozenset[int] = frozenset()
-    """Numbers of the episodes that enter all statistics, but not the loss (`mask_truncated`)."""
-
-    @property
-    def learned(self) -> list[int]:
-        """Numbers of the training rows that enter the loss."""
-        return [i for i, row in enumerate(self.rows) if row.spans[0].episode not in self.masked]
+    masked: frozenset[int]
+    """Numbers of the episodes that hit a limit and are left out of the loss (`mask_truncated`).
+    They are in the batch, so that the others are compared with them."""
+    learned: tuple[int, ...]
+    """Numbers of the training rows that enter the loss."""
 
     def responses(self, rows: Sequence[int]) -> Tensor:
         """Numbers (n,) of the responses of the given training rows, in their order."""
@@ -82,19 +80,20 @@ class Rewards:
 
     def of_turns(self, episode: Episode) -> list[float]:
         """The scaled reward of each turn of an episode, overlong responses punished."""
-        rewards = [turn.reward for turn in episode.turns]
+        if self.overlong_buffer:
+            return self._of_long_turns(episode)
         if self.reward_source == "won":
             last = len(episode.turns) - 1
-            rewards = [float(episode.won and turn == last) for turn in range(last + 1)]
-        if self.overlong_buffer:
-            rewards = [r + self._overlong(t) for r, t in zip(rewards, episode.turns, strict=True)]
-        return [reward * self.scale for reward in rewards]
+            return [self.scale * (episode.won and turn == last) for turn in range(last + 1)]
+        return [turn.reward * self.scale for turn in episode.turns]
 
-    def _overlong(self, turn: Turn) -> float:
-        """DAPO's soft punishment of one response, <= 0, in the environment's units."""
-        lengths = torch.tensor([len(turn.response_ids)])
+    def _of_long_turns(self, episode: Episode) -> list[float]:
+        """With DAPO's soft punishment, which is in the environment's units."""
+        plain = replace(self, overlong_buffer=0).of_turns(episode)
+        lengths = torch.tensor([len(turn.response_ids) for turn in episode.turns])
         limits = {"max_length": self.max_new_tokens, "buffer": self.overlong_buffer}
-        return float(overlong_penalty(lengths, factor=self.overlong_penalty, **limits))
+        punished = overlong_penalty(lengths, factor=self.overlong_penalty, **limits).tolist()
+        return [r + self.scale * less for r, less in zip(plain, punished, strict=True)]
 
     def invalid(self, turn: Turn) -> bool:
         """Whether a response is penalized."""
@@ -106,10 +105,7 @@ class Rewards:
 
 
 def usable(episode: Episode, *, mask_truncated: bool = False) -> bool:
-    """Whether an episode is learned from: failed ones never, truncated ones by choice.
-
-    Those left out by choice are still compared with: see `make_batch`.
-    """
+    """Whether an episode is learned from: failed ones never, truncated ones by choice."""
     if episode.error is not None or not any(turn.response_ids for turn in episode.turns):
         return False
     return not (mask_truncated and episode.truncated)
@@ -125,11 +121,7 @@ def equal_returns(group: Group, rewards: Rewards, *, mask_truncated: bool) -> bo
 def make_batch(
     groups: Sequence[Group], rewards: Rewards, *, mask_truncated: bool = False
 ) -> TrainBatch | None:
-    """Tensors of the groups' usable episodes; None if there is nothing to learn from.
-
-    With `mask_truncated`, episodes that hit a limit are in the batch, so that the others are
-    compared with them, and are masked afterwards: `TrainBatch.masked`.
-    """
+    """Tensors of the groups' usable episodes; None if there is nothing to learn from."""
     kept = [
         (g, i, episode)
         for g, group in enumerate(groups)
@@ -144,7 +136,9 @@ def make_batch(
     spans = [span for row in rows for span in row.spans]
     first = tuple(accumulate((len(row.spans) for row in rows), initial=0))
     batch = _responses(episodes, [g for g, *_ in kept], spans, rewards)
-    return TrainBatch(episodes, tuple((g, i) for g, i, _ in kept), rows, batch, first, masked)
+    place = tuple((g, i) for g, i, _ in kept)
+    learned = tuple(i for i, row in enumerate(rows) if row.spans[0].episode not in masked)
+    return TrainBatch(episodes, place, rows, batch, first, masked, learned)
 
 
 def _responses(
@@ -277,12 +271,12 @@ class CreditRule:
     def _estimate(self, batch: ResponseBatch) -> tuple[Tensor, Tensor | None]:
         name = f"estimator {self.config.estimator!r}"
         base: Any = self.estimator(batch, **self.estimator_options)
-        if not isinstance(base, SplitAdvantages):
-            _check_tensor(name, base, batch, "(N,)")
-            return base, None
-        _check_tensor(f"{name}, modulated", base.modulated, batch, "(N,)")
-        _check_tensor(f"{name}, unmodulated", base.unmodulated, batch, "(N,)")
-        return base.modulated, base.unmodulated
+        more = None
+        if isinstance(base, SplitAdvantages):
+            _check_tensor(f"{name}, unmodulated", base.unmodulated, batch, "(N,)")
+            name, base, more = f"{name}, modulated", base.modulated, base.unmodulated
+        _check_tensor(name, base, batch, "(N,)")
+        return base, more
 
     def _check_modulated(self, found: object, batch: ResponseBatch) -> None:
         name = f"modulator {self.config.modulator!r}"

@@ -89,9 +89,8 @@ def turn_credits(
     places = zip(batch.trajectory_ids.tolist(), batch.turns.tolist(), figures, strict=True)
     found: dict[tuple[int, int], dict[int, TurnCredit]] = {}
     for trajectory, turn, of_turn in places:
-        if trajectory in step.masked:
-            continue
-        found.setdefault(step.place[trajectory], {})[turn] = TurnCredit(*of_turn)
+        if trajectory not in step.masked:
+            found.setdefault(step.place[trajectory], {})[turn] = TurnCredit(*of_turn)
     return found
 
 

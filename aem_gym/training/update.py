@@ -53,6 +53,8 @@ class LossSettings:
     value_coef: float
     select: Callable[..., Tensor] | None = None
     """Picks tokens of a mini-batch for the loss, see `aem_gym.credit.losses.selects`."""
+    draws: bool = False
+    """It draws or picks tokens: the updater gives it `generator`, a seed, or `selected`."""
 
     @staticmethod
     def of(config: Config) -> LossSettings:
@@ -81,6 +83,7 @@ class LossSettings:
             constant=float(general.get("constant", config.max_new_tokens)),
             value_coef=float(general.get("value_coef", 0.5)),
             select=getattr(function, "select", None),
+            draws=not inspect.signature(function).parameters.keys().isdisjoint(_GIVEN),
         )
 
     def per_token(
@@ -88,15 +91,10 @@ class LossSettings:
     ) -> LossOutput:
         """The loss (n, T) of each token. Raises ComponentError if it is no LossOutput."""
         output = self.function(logprobs, old, advantages, mask, **self.options, **given)
-        found: Any = getattr(output, "per_token", None)
-        kind = (logprobs.shape, logprobs.device, logprobs.requires_grad)
-        if not (
-            isinstance(output, LossOutput)
-            and isinstance(found, Tensor)
-            and (found.shape, found.device, found.requires_grad) == kind
-            and found.is_floating_point()
-            and _are_numbers(output.metrics)
-        ):
+        found, metrics = getattr(output, "per_token", None), getattr(output, "metrics", None)
+        sound = isinstance(output, LossOutput) and isinstance(found, Tensor)
+        sound = sound and isinstance(metrics, Mapping) and all(map(_is_number, metrics.values()))
+        if not (sound and _kind(found) == _kind(logprobs)):
             raise loss_fault(f"loss {self.name!r}", output, logprobs)
         return output
 
@@ -115,10 +113,6 @@ class LossSettings:
             got = describe_value(found)
             raise ComponentError(f"selection of loss {self.name!r}: expected {wanted}, got {got}")
         return found.bool()
-
-    def takes(self, name: str) -> bool:
-        """Whether the loss has a keyword argument of that name."""
-        return name in inspect.signature(self.function).parameters
 
     def total(self, per_token: Tensor, mask: Tensor, tokens: float, rows: float) -> Tensor:
         """The loss of (n, T) `per_token` as its part of a mini-batch of `tokens` and `rows`."""
@@ -140,7 +134,7 @@ def check_loss(config: Config) -> None:
         given: dict[str, Any] = {}
         if settings.select is not None:
             given["selected"] = settings.choose(some.detach(), some.detach(), advantages, mask, 0)
-        elif settings.takes("generator"):
+        elif settings.draws:
             given["generator"] = 0
         output = settings.per_token(some, some, advantages, mask, **given)
         total = settings.total(output.per_token, mask, 4.0, 2.0)
@@ -152,11 +146,12 @@ def check_loss(config: Config) -> None:
         raise ConfigError(f"loss_options: {error} (loss {config.loss!r})") from error
 
 
-def _are_numbers(metrics: object) -> bool:
-    return isinstance(metrics, Mapping) and all(
-        isinstance(v, int | float) or (isinstance(v, Tensor) and v.numel() == 1)
-        for v in metrics.values()
-    )
+def _kind(x: Any) -> tuple[Any, ...]:
+    return x.shape, x.device, x.requires_grad, x.is_floating_point()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 @dataclass(frozen=True)
@@ -258,12 +253,12 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         reference = self.score(step, reference=True).logprobs if self.loss.kl_coef else None
-        targets, learned = _Targets(credit, step.batch.logprobs, reference), step.learned
+        targets = _Targets(credit, step.batch.logprobs, reference)
         sums: Counter[str] = Counter()
         norms: list[float] = []
         for epoch in range(self.config.epochs):
             order = generator(self.config.seed, "order", number, epoch)
-            rows = [learned[i] for i in order.permutation(len(learned)).tolist()]
+            rows = order.permutation(step.learned).tolist()
             for mini in _chunks(rows, mini_batch_rows(self.config.mini_batch, len(rows))):
                 seed = derive(self.config.seed, "loss", number, len(norms))
                 norm, more = self._optimizer_step(step, replace(targets, seed=seed), mini)
@@ -308,7 +303,7 @@ class Updater:
         mask, device, width = scores.mask, scores.logprobs.device, scores.mask.shape[1]
         advantages = targets.credit.modulated.advantages[numbers, :width].to(device)
         old = targets.old[numbers, :width].to(device)
-        given = self._given(targets, numbers, mask)
+        given = self._given(targets, numbers, mask) if self.loss.draws else {}
         output = self.loss.per_token(scores.logprobs, old, advantages, mask, **given)
         per_token = output.per_token
         sums = {name: float(total) for name, total in output.metrics.items()}
@@ -343,9 +338,7 @@ class Updater:
         """What the loss takes besides its options: the tokens it picked, or a seed for draws."""
         if targets.selected is not None:
             return {"selected": targets.selected[numbers, : mask.shape[1]].to(mask.device)}
-        if self.loss.takes("generator"):
-            return {"generator": derive(targets.seed, "draws", int(numbers[0]))}
-        return {}
+        return {"generator": derive(targets.seed, "draws", int(numbers[0]))}
 
     def _score(self, step: TrainBatch, rows: list[int], *, reference: bool = False) -> Scores:
         chosen = [step.rows[row] for row in rows]

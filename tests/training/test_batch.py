@@ -85,7 +85,7 @@ def test_tensors_against_plain_python(case: tuple[list[Group], bool]) -> None:
         return
     assert step.masked == masked
     learned = [i for i, row in enumerate(step.rows) if row.spans[0].episode not in masked]
-    assert step.learned == learned != []
+    assert list(step.learned) == learned != []
     assert step.episodes == tuple(e for _, e in kept)
     assert [g for g, _ in step.place] == [g for g, _ in kept]
     assert all(groups[g].episodes[i] is e for (g, i), (_, e) in zip(step.place, kept, strict=True))
@@ -174,7 +174,7 @@ def test_what_is_masked_is_still_compared_with(estimator: str, solved: float, co
     step = make_batch([group], Rewards(), mask_truncated=True)
     assert step is not None and not equal_returns(group, Rewards(), mask_truncated=True)
     rows = 1 if context == "transcript" else 2
-    assert (step.learned, step.masked) == (list(range(rows)), {1, 2, 3})
+    assert (step.learned, step.masked) == (tuple(range(rows)), {1, 2, 3})
     everything = make_batch([group], Rewards())
     assert everything is not None and everything.masked == frozenset()
     rule = CreditRule.of(settle({"estimator": estimator, "modulator": "none"}).config)
