@@ -16,7 +16,7 @@ from torch import Tensor
 from aem_gym.config import Config
 from aem_gym.credit.checks import describe_value, loss_fault
 from aem_gym.credit.estimators import needs_of
-from aem_gym.credit.losses import LossOutput, aggregate, kl_k3, value_loss
+from aem_gym.credit.losses import LossOutput, aggregate, kl_k3, log_ratio_of, value_loss
 from aem_gym.errors import ComponentError, ConfigError, SamplerMismatchError
 from aem_gym.protocols import Learner, Scores
 from aem_gym.registry import ESTIMATORS, LOSSES, check_options
@@ -29,7 +29,7 @@ FP32_TOLERANCE = 1e-3
 """Largest difference of sampler and learner log-probabilities in float32, in nats."""
 BF16_TOLERANCE = 0.05
 """Mean difference in bfloat16, in nats."""
-_OF_ALL = ("aggregation", "constant", "value_coef")
+_OF_ALL = ("aggregation", "constant", "value_coef", "kl_weighted")
 """Options that every loss has."""
 _GIVEN = ("selected", "generator")
 """Keyword arguments that the updater gives to a loss that takes them: not options."""
@@ -40,8 +40,9 @@ class LossSettings:
     """The loss of a run.
 
     Besides the loss's own options `loss_options` may hold `aggregation` (mode of
-    `aem_gym.credit.losses.aggregate`), `constant` (its length; default: max_new_tokens) and
-    `value_coef` (weight of the value loss; default 0.5).
+    `aem_gym.credit.losses.aggregate`), `constant` (its length; default: max_new_tokens),
+    `value_coef` (weight of the value loss; default 0.5) and `kl_weighted` (multiply the divergence
+    from the reference by the ratio, as TRL does; default false).
     """
 
     name: str
@@ -51,6 +52,7 @@ class LossSettings:
     kl_coef: float
     constant: float
     value_coef: float
+    kl_weighted: bool = False
     select: Callable[..., Tensor] | None = None
     """Picks tokens of a mini-batch for the loss, see `aem_gym.credit.losses.selects`."""
     draws: bool = False
@@ -82,6 +84,7 @@ class LossSettings:
             kl_coef=needs.kl_coef if config.kl_coef is None else config.kl_coef,
             constant=float(general.get("constant", config.max_new_tokens)),
             value_coef=float(general.get("value_coef", 0.5)),
+            kl_weighted=bool(general.get("kl_weighted", False)),
             select=getattr(function, "select", None),
             draws=not inspect.signature(function).parameters.keys().isdisjoint(_GIVEN),
         )
@@ -310,6 +313,8 @@ class Updater:
         if targets.reference is not None:
             reference = targets.reference[numbers, :width].to(device)
             kl = kl_k3(scores.logprobs, reference).masked_fill(~mask, 0)
+            if self.loss.kl_weighted:
+                kl = kl * log_ratio_of(scores.logprobs, old, mask).exp()
             sums["kl_reference"] = float(kl.detach().sum())
             per_token = per_token + self.loss.kl_coef * kl
         sums |= {"loss": float(per_token.detach().sum()), "tokens": float(mask.sum())}

@@ -233,3 +233,21 @@ def test_the_value_head_has_a_learning_rate_of_its_own() -> None:
     updater, step = Updater(learner, warm), STEPS["transcript"]
     updater.update(step, CreditRule.of(warm).assign(step.batch, 0), 1)
     assert [group["lr"] for group in updater.optimizer.param_groups] == [1.0, 0.25]
+
+
+def test_the_divergence_may_be_weighted_by_the_ratio() -> None:
+    """Against a loss that is only the divergence, differentiated by hand."""
+    step = STEPS["window"]
+    for weighted in (False, True):
+        config = configured("window", loss_options={"kl_weighted": weighted}, dual_clip=2.0)
+        without = replace(config, kl_coef=0.0)
+        found = gradient(config)[0] - gradient(without)[0]
+        learner = Bigram()
+        rows = [step.rows[i] for i in step.learned]
+        scores = learner.score(rows, temperature=1.0)
+        d = learner.score(rows, temperature=1.0, reference=True).logprobs - scores.logprobs
+        old = step.batch.logprobs[step.responses(step.learned), : scores.mask.shape[1]]
+        kl = (torch.exp(d) - d - 1) * (torch.exp(scores.logprobs - old) if weighted else 1.0)
+        (0.1 * kl * scores.mask).sum().div(scores.mask.sum()).backward()
+        assert learner.table.grad is not None
+        torch.testing.assert_close(found[:-WORDS], learner.table.grad.flatten())
