@@ -19,8 +19,11 @@ import toy
 
 told = signals.Told()
 
+# All that a run imports on its way, so that memory counts without it.
+import peft.tuners.lora  # noqa: E402, F401
 import torch  # noqa: E402
-import transformers  # noqa: E402, F401
+import torch._dynamo  # noqa: E402, F401
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402, F401
 
 from aem_gym.agents import build  # noqa: E402, F401
 from aem_gym.agents.learner import HFLearner  # noqa: E402

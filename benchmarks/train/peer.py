@@ -22,13 +22,18 @@ import toy
 
 told = signals.Told()
 
+# All that a run imports on its way, so that memory counts without it.
+import peft.tuners.lora  # noqa: E402, F401
 import torch  # noqa: E402
+import torch._dynamo  # noqa: E402, F401
 from datasets import Dataset  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
+    LlamaForCausalLM,  # noqa: F401
+    PreTrainedTokenizerFast,  # noqa: F401
     TrainerCallback,
 )
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -73,7 +72,7 @@ class _Process:
     def __enter__(self) -> _Process:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None):
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
 
@@ -110,6 +109,7 @@ def race(racers: Sequence[Racer], rounds: int, folder: Path, warm: int = 2) -> d
     return timings
 
 
-def ratio(of: Timings, to: Timings) -> float:
+def ratio(of: Timings, to: Timings, *, cpu: bool = False) -> float:
     """The median over turns of the first one's seconds to the second one's."""
-    return statistics.median(a / b for a, b in zip(of.seconds, to.seconds, strict=True))
+    pairs = zip(of.cpu, to.cpu, strict=True) if cpu else zip(of.seconds, to.seconds, strict=True)
+    return statistics.median(a / b for a, b in pairs)
