@@ -50,6 +50,7 @@ class CompactDecoder:
         attention = decoder.layers[0].self_attn
         self.dim, self.scaling = int(attention.head_dim), float(attention.scaling)
         self.heads, self.kv = config.num_attention_heads, config.num_key_value_heads
+        self.parts = [self.heads, self.kv, self.kv]
         self.eps, self.act = config.rms_norm_eps, decoder.layers[0].mlp.act_fn
         self._packed: list[_Layer] | None = None
 
@@ -90,18 +91,20 @@ class CompactDecoder:
         return last
 
     def _rotation(self, x: Tensor, positions: Tensor) -> Tensor:
-        cos, sin = self.decoder.rotary_emb(x, positions)
-        half = self.dim // 2
-        return torch.complex(cos[..., None, :half], sin[..., None, :half])  # (R, W, 1, d / 2)
+        """By what each pair of a query, key or value is multiplied: (R, W, heads, d / 2)."""
+        cos, sin = (
+            part[..., None, : self.dim // 2] for part in self.decoder.rotary_emb(x, positions)
+        )
+        turn = torch.complex(cos, sin).expand(-1, -1, self.heads + self.kv, -1)
+        still = torch.ones_like(turn[:, :, : self.kv])
+        return torch.cat([turn, still], dim=2)
 
     def _project(self, x: Tensor, layer: _Layer, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (R, heads, W, d)."""
-        r, w, _ = x.shape
-        both = linear(_normalize(x, self.eps), *layer.qkv).view(r, w, -1, self.dim)
-        pairs = both[:, :, : -self.kv].reshape(r, w, -1, self.dim // 2, 2)
-        qk = torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
-        q, k, v = qk[:, :, : -self.kv], qk[:, :, -self.kv :], both[:, :, -self.kv :]
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        pairs = linear(_normalize(x, self.eps), *layer.qkv).view(*x.shape[:2], *turn.shape[2:], 2)
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
+        q, k, v = torch.split(turned.transpose(1, 2), self.parts, dim=1)
+        return q, k, v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """(R, W, D) by plain products: with a mask and few queries the fastest on a CPU."""
