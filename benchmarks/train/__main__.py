@@ -6,7 +6,8 @@ peers: one RL step on toy work (64 rollouts x 8 turns x 10 tokens; policies of 0
 parameters, LoRA 16 on all linear layers, float32), against TRL's GRPOTrainer with `generate` once a
 turn and with a loop written by hand that keeps keys and values. PYTHON is that of an environment
 with `trl` and `peft`. TRL runs at its fastest batch size, which is tried first.
-step: one RL step of the default job, against an earlier commit in a worktree of its own.
+step: one RL step of the default job, against an earlier commit in a worktree of its own. Each side
+makes its own warm start first; further arguments go to both jobs (--warmstart-steps 150, say).
 kernel: log-probability and entropy at 151,936 x 2,048, against that commit's.
 
 All processes of a comparison take turns, step by step, so that they meet the same machine. The last
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=9, help="turns that count")
     parser.add_argument("--sizes", choices=SIZES, nargs="+", default=list(SIZES))
-    given = parser.parse_args()
+    given, flags = parser.parse_known_args()
     if "peers" in given.only and not given.trl:
         parser.error(
             "--trl: expected a Python with trl, or --only step kernel. Make one with: "
@@ -63,7 +64,7 @@ def main() -> None:
         if {"step", "kernel"} & set(given.only):
             with worktree(BASE, folder) as base:
                 if "step" in given.only:
-                    figures |= step(base, given.rounds, folder / "step")
+                    figures |= step(base, given.rounds, folder / "step", flags)
                 if "kernel" in given.only:
                     figures |= kernel(base, folder / "kernel")
     print(json.dumps({key: round(value, 4) for key, value in figures.items()}))
@@ -100,12 +101,12 @@ def peers(size: str, python: str, rounds: int, folder: Path) -> Figures:
     }
 
 
-def step(base: Path, rounds: int, folder: Path) -> Figures:
-    """The default job's RL step, then and now; each side makes its own warm start first."""
+def step(base: Path, rounds: int, folder: Path, flags: list[str]) -> Figures:
+    """The default job's RL step, then and now."""
     racers = [
         Racer(
             name,
-            (sys.executable, "-P", str(HERE / "job.py"), str(folder / f"run-{name}")),
+            (sys.executable, "-P", str(HERE / "job.py"), str(folder / f"run-{name}"), *flags),
             {"PYTHONPATH": str(tree), "AEM_GYM_CACHE": str(folder / f"cache-{name}")},
         )
         for name, tree in (("then", base), ("now", ROOT))
