@@ -183,6 +183,9 @@ class Config:
     micro_batch: int = setting(8, at_least=1)
     """Maximum number of sequences in the learner's memory at once; changes results by rounding
     only."""
+    micro_batch_tokens: int = setting(0, at_least=0)
+    """Most tokens in the learner's memory at once, padding included, in place of micro_batch: many
+    short sequences or few long ones; a longer one is there by itself. 0: micro_batch counts."""
     lr: float = setting(1e-5, above=0)
     """Peak learning rate (AdamW)."""
     value_lr: float | None = setting(None, above=0)

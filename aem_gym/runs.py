@@ -92,7 +92,14 @@ def run_adapter(folder: Path) -> Path:
 _MAY_CHANGE = {
     *("out", "resume", "steps", "device", "threads", "workers", "step_timeout", "save_every"),
     *("keep_checkpoints", "loggers", "micro_batch", "gradient_checkpointing"),
-    *("reset_timeout", "max_concurrent_episodes", "replan", "breaker", "max_bad_steps"),
+    *(
+        "reset_timeout",
+        "max_concurrent_episodes",
+        "micro_batch_tokens",
+        "replan",
+        "breaker",
+        "max_bad_steps",
+    ),
     *("breaker_wait", "patience"),
 }
 """Settings that may differ on resume. Some change results by rounding: `device`, `threads`,

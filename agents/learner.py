@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from aem_gym.agents.compact import compact_decoder
 from aem_gym.agents.families import logit_map
 from aem_gym.agents.lora import attach_lora, coverage, freeze_reference, load_adapter, save_adapter
 from aem_gym.agents.models import load_model
@@ -83,6 +84,7 @@ class HFLearner:
             getattr(self.model, f"{name}_checkpointing_enable")({"use_reentrant": False})
         self.value_head = _value_head(self.model) if settings.value_head else None
         self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
+        self.compact = compact_decoder(self.model)
         self.end_ids = _end_tokens(self.model, self.tokenizer)
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)
@@ -105,8 +107,8 @@ class HFLearner:
     def logprobs_at(self, ids: Tensor, positions: Tensor) -> Tensor:
         self._set_mode(True)
         ids, positions = ids.to(self.device), positions.to(self.device)
-        hidden = self._hidden(ids)
-        logp, _ = self._read(hidden[:, :-1][positions[:, 1:]], ids[positions], 1.0)
+        rows, columns = positions.nonzero().T
+        logp, _ = self._read(self._hidden_at(ids, rows, columns - 1), ids[positions], 1.0)
         return logp
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
@@ -159,7 +161,6 @@ class HFLearner:
 
     def _score(self, sequences: Sequence[TrainingRow], temperature: float) -> Scores:
         ids = self._pad(sequences)
-        hidden = self._hidden(ids)
         spans = [(row, s.start, s.end) for row, seq in enumerate(sequences) for s in seq.spans]
         offsets = torch.arange(max(end - start for _, start, end in spans), device=self.device)
         rows, starts, ends = torch.tensor(spans, device=self.device).T  # (N,) each
@@ -167,10 +168,12 @@ class HFLearner:
         mask = columns < ends[:, None]  # (N, T)
         chosen_rows, chosen = rows[:, None].expand_as(mask)[mask], columns[mask]
         targets = ids[chosen_rows, chosen]
-        logp, entropy = self._read(hidden[chosen_rows, chosen - 1], targets, temperature)
+        hidden = self._hidden_at(ids, chosen_rows, chosen - 1)
+        logp, entropy = self._read(hidden, targets, temperature)
         values = None
         if self.value_head is not None:
-            values = self.value_head(hidden[rows, starts - 1].float())[:, 0]
+            first = mask.sum(1).cumsum(0) - mask.sum(1)  # (N,) places of first tokens in `hidden`
+            values = self.value_head(hidden[first].float())[:, 0]
         # masked_scatter keeps the gradient and the order of `mask`.
         empty = torch.zeros(mask.shape, dtype=logp.dtype, device=self.device)
         parts = (empty.masked_scatter(mask, logp), empty.masked_scatter(mask, entropy))
@@ -182,9 +185,12 @@ class HFLearner:
         rows = [[*seq.ids, *([self.pad_id] * (longest - len(seq.ids)))] for seq in sequences]
         return torch.tensor(rows, device=self.device)
 
-    def _hidden(self, ids: Tensor) -> Tensor:
+    def _hidden_at(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Hidden states (M, D) at chosen places of ids (B, L)."""
+        if self.compact is not None:
+            return self.compact.hidden_at(ids, rows, columns)
         hidden: Tensor = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
-        return hidden  # (B, L, D)
+        return hidden[rows, columns]
 
     def _read(self, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (M,) of `targets` (M,) from hidden states (M, D)."""

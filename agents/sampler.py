@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from aem_gym.agents.compact import compact_decoder
 from aem_gym.agents.families import MaskRule, mask_rule
 from aem_gym.agents.library_cache import LibraryReader, Reader, difference_to_plain
 from aem_gym.agents.lora import merged_copy
@@ -242,9 +243,12 @@ class RaggedReader:
         self._cache_name = "cache" if named else "past_key_values"
         self._plain = rule.plain
         self._cache: RaggedCache | None = None
+        self.compact = compact_decoder(model)
 
     def forget(self) -> None:
         self._cache = None
+        if self.compact is not None:
+            self.compact.forget()
 
     def release(self, slot: int) -> None:
         if self._cache is not None and not self._cache.drop(slot):
@@ -317,6 +321,8 @@ class RaggedReader:
         width, columns = tokens.shape[1], cache.near.shape[1]
         causal = torch.ones(width, columns, dtype=torch.bool, device=self.device)
         seen = cache.near[:, None, None, :] & causal.tril_(columns - width)
+        if self.compact is not None:
+            return self.compact.append(tokens, positions, self._additive(seen), cache.cache)
         mask: Tensor | dict[str, Tensor]
         mask = self._additive(seen) if self._plain else self._masks(seen, positions)
         inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}

@@ -219,7 +219,7 @@ class Updater:
         """Scores of all responses of a step, without gradient, on the CPU, in batch order."""
         parts = [
             self._score(step, rows, reference=reference)
-            for rows in _chunks(list(range(len(step.rows))), self.config.micro_batch)
+            for rows in self._micro_batches(step, list(range(len(step.rows))))
         ]
         width = step.batch.mask.shape[1]
         values = [part.values for part in parts if part.values is not None]
@@ -308,7 +308,7 @@ class Updater:
         mini = sorted(mini, key=lambda row: len(step.rows[row].ids))
         if self.loss.select is not None:
             targets = replace(targets, selected=self._selected(step, targets, mini))
-        for micro in _chunks(mini, self.config.micro_batch):
+        for micro in self._micro_batches(step, mini):
             loss, more = self._loss(step, targets, micro, tokens, rows)
             loss.backward()  # type: ignore[no-untyped-call]
             sums.update(more)
@@ -365,7 +365,7 @@ class Updater:
     def _selected(self, step: TrainBatch, targets: _Targets, mini: list[int]) -> Tensor:
         """(N, T) bool: the tokens that the loss picks from the whole mini-batch, read once more."""
         numbers, width = step.responses(mini), step.batch.mask.shape[1]
-        parts = [self._score(step, rows) for rows in _chunks(mini, self.config.micro_batch)]
+        parts = [self._score(step, rows) for rows in self._micro_batches(step, mini)]
         logprobs = torch.cat([_widen(part.logprobs, width) for part in parts]).cpu()
         advantages = targets.credit.modulated.advantages[numbers]
         tokens = (logprobs, targets.old[numbers], advantages, step.batch.mask[numbers])
@@ -378,6 +378,12 @@ class Updater:
         if targets.selected is not None:
             return {"selected": targets.selected[numbers, : mask.shape[1]].to(mask.device)}
         return {"generator": derive(targets.seed, "draws", int(numbers[0]))}
+
+    def _micro_batches(self, step: TrainBatch, rows: list[int]) -> Iterator[list[int]]:
+        most = self.config.micro_batch_tokens
+        if most:
+            return by_tokens([(row, len(step.rows[row].ids)) for row in rows], most)
+        return _chunks(rows, self.config.micro_batch)
 
     def _score(self, step: TrainBatch, rows: list[int], *, reference: bool = False) -> Scores:
         chosen = [step.rows[row] for row in rows]
@@ -396,6 +402,23 @@ def _up_to(step: TrainBatch, response: int) -> TrainingRow:
     row = bisect_right(step.first_span, response) - 1
     span = step.rows[row].spans[response - step.first_span[row]]
     return TrainingRow(step.rows[row].ids[: span.end], (span,))
+
+
+def by_tokens(rows: Sequence[tuple[int, int]], most: int) -> Iterator[list[int]]:
+    """Cut (row, length) pairs, in their order, into parts of at most `most` tokens when padded.
+
+    A row longer than that is a part by itself.
+    """
+    part: list[int] = []
+    width = 0
+    for row, length in rows:
+        width = max(width, length)
+        if part and width * (len(part) + 1) > most:
+            yield part
+            part, width = [], length
+        part.append(row)
+    if part:
+        yield part
 
 
 def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:

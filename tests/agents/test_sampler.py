@@ -58,8 +58,8 @@ def make(model, tokens=6, **options) -> HFPolicy:
 
 def widths_read(model, seen: list[int]):
     """Notes how many columns each forward pass reads; a hook to remove."""
-    return model.get_decoder().register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    return model.get_input_embeddings().register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].shape[1])
     )
 
 

@@ -24,7 +24,7 @@ from aem_gym.settings import settle
 from aem_gym.training.credit import Credit, CreditRule, Rewards, TrainBatch, make_batch
 from aem_gym.training.mismatch import importance, refuse_mismatch
 from aem_gym.training.state import check_finite
-from aem_gym.training.update import LossSettings, Updater, _up_to, check_loss
+from aem_gym.training.update import LossSettings, Updater, _up_to, by_tokens, check_loss
 from tests.tiny import Tiny
 from tests.weights import base_weights_hash
 
@@ -81,12 +81,21 @@ def test_accumulation_changes_nothing(
 ) -> None:
     """One row at a time gives the gradient of all at once to 1e-5, and the figures."""
     common = {"mini_batch": "1/1", "grad_clip": 0.0, **settings}
-    results = [one_gradient(tiny, rollout, {**common, "micro_batch": m}) for m in (64, 1, 4)]
+    cuts = [{"micro_batch": m} for m in (64, 1, 4)] + [{"micro_batch_tokens": 400}]
+    results = [one_gradient(tiny, rollout, common | cut) for cut in cuts]
     first, figures = results[0]
     assert first.norm() > 1e-3
     for other, theirs in results[1:]:
         assert theirs == pytest.approx(figures, rel=1e-4, abs=1e-6)
         assert (other - first).norm() <= 1e-5 * first.norm()
+
+
+def test_micro_batches_by_tokens() -> None:
+    """Padded, each fits; one row too long is alone; nothing is lost or moved."""
+    lengths = [3, 4, 4, 9, 30, 5, 5]
+    parts = list(by_tokens(list(enumerate(lengths)), 20))
+    assert parts == [[0, 1, 2], [3], [4], [5, 6]]
+    assert list(by_tokens([], 20)) == []
 
 
 class Keeping(torch.optim.SGD):
