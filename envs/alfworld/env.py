@@ -11,7 +11,7 @@ import aem_gym
 from aem_gym.envs.alfworld.classes import OBJECT_CLASSES, RECEPTACLE_CLASSES, SPLITS, TASK_TYPES
 from aem_gym.envs.alfworld.draws import Draws
 from aem_gym.envs.alfworld.engine import Engine, PlayableEngine
-from aem_gym.envs.alfworld.game import GOALS, Game, LoadedGame, shuffle_numbers
+from aem_gym.envs.alfworld.game import GOALS, Game, GameGoal, LoadedGame, shuffle_numbers
 from aem_gym.envs.alfworld.generator import GeneratedGames
 from aem_gym.envs.alfworld.oracle import SEARCHES, HouseholdOracle
 from aem_gym.envs.alfworld.rooms import DIFFICULTIES
@@ -130,6 +130,7 @@ class ALFWorldEnv(TextEnv):
         self._logic_dir = Path(logic_dir).expanduser() if logic_dir else None
         self._engine: PlayableEngine | None = None
         self._oracle: HouseholdOracle | None = None
+        self._for_oracle: tuple[int, GameGoal | None] = (0, None)
         self._unread: list[str] = []
 
     @property
@@ -154,10 +155,7 @@ class ALFWorldEnv(TextEnv):
         game = shuffle_numbers(loaded.game, self.np_random) if self._shuffle else loaded.game
         self._engine = self._start_engine(game, loaded.path)
         observation = self._engine.reset()
-        draws, peek = Draws("alfworld", "expert", expert_seed), self._engine.contained
-        self._oracle = HouseholdOracle(
-            self.expert_search, draws, peek, goal=game.goal, noise=self._noise
-        )
+        self._oracle, self._for_oracle = None, (expert_seed, game.goal)
         self._unread = [observation]
         task = Task(game.task_id, game.goal.task_type, printed_sentence(game.sentence))
         return task, StepResult(observation, admissible_actions=self._engine.admissible())
@@ -192,11 +190,18 @@ class ALFWorldEnv(TextEnv):
 
     def expert(self) -> tuple[str, str]:
         engine = self._playing()
-        assert self._oracle is not None
+        self._oracle = self._oracle or self._new_oracle(engine)
         for observation in self._unread:
             self._oracle.read(observation)
         self._unread = []
         return self._oracle.choose(engine.admissible())
+
+    def _new_oracle(self, engine: PlayableEngine) -> HouseholdOracle:
+        seed, goal = self._for_oracle
+        draws = Draws("alfworld", "expert", seed)
+        return HouseholdOracle(
+            self.expert_search, draws, engine.contained, goal=goal, noise=self._noise
+        )
 
     def close(self) -> None:
         if self._engine is not None:

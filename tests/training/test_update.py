@@ -293,6 +293,7 @@ def test_dropout_of_the_model_is_noticed(tiny: Tiny, rollout: tuple[str, TrainBa
     """The learner's evaluation mode hides it; the update would be of another policy."""
     context, step = rollout
     agent = tiny.agent(context=context)
+    agent.learner.compact = None  # its own pass calls no layer
     for layer in agent.learner.model.model.layers:
         layer.mlp.register_forward_hook(
             lambda _, args, out: torch.nn.functional.dropout(out, 0.5, torch.is_grad_enabled())
