@@ -90,8 +90,10 @@ def chat_pieces(
     try:
         return _take_apart(render, _added(tokenizer), str(tokenizer.eos_token), thinks, opens)
     except Exception as error:  # a template raises what it likes
-        message = f"the model's chat template cannot be used for dialogues: {error}"
-        raise ModelError(message) from error
+        raise ModelError(
+            f"the model's chat template cannot be used for dialogues: {error}. To use another one, "
+            "set chat_template_kwargs.chat_template to its text"
+        ) from error
 
 
 def _added(tokenizer: Any) -> list[str]:

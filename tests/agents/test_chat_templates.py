@@ -452,5 +452,7 @@ def test_formats_read_what_comes_after_a_thought(inner: Any, opened: str) -> Non
     ],
 )
 def test_templates_that_cannot_be_used_say_so(template: str | None) -> None:
-    with pytest.raises(ModelError, match="chat template cannot be used"):
-        chat_pieces(tokenizer_with(template, "<|im_end|>"))
+    tokenizer = tokenizer_with(template, "<|im_end|>")
+    with pytest.raises(ModelError, match="chat template cannot be used.*kwargs.chat_template"):
+        chat_pieces(tokenizer)
+    assert chat_pieces(tokenizer, {"chat_template": CHATML}).end == "<|im_end|>"
