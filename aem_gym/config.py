@@ -95,7 +95,7 @@ class Config:
     max_length: int = setting(2048, at_least=1)
     """Most tokens of a transcript, or of one window prompt with its response."""
     max_new_tokens: int = setting(256, at_least=1)
-    """Most tokens of one response."""
+    """Most tokens of one response; a last one gets what is left of max_length."""
     temperature: float = setting(1.0, above=0)
     """Sampling temperature in training; log-probabilities and entropies are taken at it."""
     lora_rank: int = setting(16, at_least=1)

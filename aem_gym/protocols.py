@@ -130,7 +130,7 @@ class GenerationRequest:
     """Divides the logits. 0 takes the most likely token, and reports the log-probabilities and
     entropies of temperature 1."""
     max_new_tokens: int | None = None
-    """Longest response to this prompt, where less is left than the policy's limit."""
+    """Longest response to this prompt, which the policy has to keep; None: the policy's limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ SWITCHES = ("enable_thinking", "thinking")
 """The variables by which chat templates turn thinking on."""
 _OPEN = re.compile(r"<think>\s*\Z")
 _EMPTY = re.compile(r"<think>\s*</think>\s*\Z")
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_NO_CONTROL = re.compile(r"</?think>|<0x[0-9A-F]{2}>|.?", re.DOTALL)
+"""Texts of added tokens that structure no chat: thoughts, bytes, single characters."""
 _MARKUP = re.compile(r"<[^<>\s]+>")
 _Render: TypeAlias = Callable[..., str]
 
@@ -90,8 +91,10 @@ def chat_pieces(
     try:
         return _take_apart(render, _added(tokenizer), str(tokenizer.eos_token), thinks, opens)
     except Exception as error:  # a template raises what it likes
-        message = f"the model's chat template cannot be used for dialogues: {error}"
-        raise ModelError(message) from error
+        raise ModelError(
+            f"the model's chat template cannot be used for dialogues: {error}. To use another one, "
+            "set chat_template_kwargs.chat_template to its text"
+        ) from error
 
 
 def _added(tokenizer: Any) -> list[str]:
@@ -252,18 +255,20 @@ class ControlTokens:
 
 
 def control_tokens(tokenizer: Any, pieces: ChatPieces) -> ControlTokens:
-    """The special tokens of a tokenizer, and others that its chat template writes."""
+    """The special tokens of a tokenizer, and other markup that its chat template writes."""
     written = (*pieces.system_user, *pieces.user, *pieces.next_user, pieces.end, *pieces.stops)
     special, found = {*tokenizer.all_special_ids}, {}
     for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
         text = str(token.content)
-        used = number in special or token.special or any(text in piece for piece in written)
-        if used and text.strip() and text not in _THOUGHTS and not _BYTE.fullmatch(text):
+        markup = not text[:1].isalnum() and any(text in piece for piece in written)
+        if (number in special or token.special or markup) and not _NO_CONTROL.fullmatch(
+            text.strip()
+        ):
             found[text] = int(number)
     unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id, tokenizer.bos_token_id}
-    texts = sorted((text for text in found if len(text) > 1), key=len, reverse=True)
+    texts = tuple(sorted(found, key=len, reverse=True))
     numbers = frozenset({*found.values()} - unknown)
-    return ControlTokens(tuple(texts), numbers, str(tokenizer.unk_token or "<unk>"))
+    return ControlTokens(texts, numbers, str(tokenizer.unk_token or "<unk>"))
 
 
 def whole_tokens(pieces: ChatPieces, tokenizer: Any) -> ChatPieces:

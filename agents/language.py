@@ -131,7 +131,7 @@ class LanguageAgent(Generic[L]):
         added = request.prompt_ids[len(live.transcript) :]
         if self.builder.kind == "transcript":
             live.transcript = request.prompt_ids + generation.ids
-            live.is_open = generation.ids[-1] != self.builder.end_id
+            live.is_open = generation.ids[-1:] != (self.builder.end_id,)
         sampled = (generation.ids, generation.logprobs, generation.entropies, generation.cut)
         return Response(action, text, thought, valid and not generation.cut, added, *sampled)
 

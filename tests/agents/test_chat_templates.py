@@ -345,6 +345,17 @@ def test_tokens_that_control_nothing_stay_as_the_model_was_trained() -> None:
     assert think in builder.added(start(), 0, "<think>")
 
 
+def test_words_that_are_tokens_of_their_own_stay_tokens() -> None:
+    tokenizer = stand_in(CLOSES_ALL, "<|endoftext|>")
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ("user", "\n", "mug")])
+    builder = PromptBuilder(tokenizer, "transcript")
+    said = [("the user\nsees a user", "mug\nuser"), ("no mug", "user")]
+    text = tokenizer.apply_chat_template(
+        chat("", said)[:-1], tokenize=False, add_generation_prompt=True
+    )
+    assert list(deltas(builder, "", said)) == tokenizer.encode(text, add_special_tokens=False)
+
+
 def test_control_tokens_that_are_not_marked_as_special_are_kept_out_as_well() -> None:
     tokenizer = train_tokenizer(["take mug 1"] * 2, ["mug"])
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in TOKENS])
@@ -452,5 +463,7 @@ def test_formats_read_what_comes_after_a_thought(inner: Any, opened: str) -> Non
     ],
 )
 def test_templates_that_cannot_be_used_say_so(template: str | None) -> None:
-    with pytest.raises(ModelError, match="chat template cannot be used"):
-        chat_pieces(tokenizer_with(template, "<|im_end|>"))
+    tokenizer = tokenizer_with(template, "<|im_end|>")
+    with pytest.raises(ModelError, match="chat template cannot be used.*kwargs.chat_template"):
+        chat_pieces(tokenizer)
+    assert chat_pieces(tokenizer, {"chat_template": CHATML}).end == "<|im_end|>"

@@ -40,6 +40,7 @@ def settled(**given: Any) -> Config:
         ({"token_samples": "some"}, "token_samples.*all"),
         ({"lora_targets": []}, "lora_targets.*all-linear"),
         ({"out": " "}, "out: expected a folder"),
+        ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize: cannot"),
         ({"modulator": "aemm"}, "Did you mean 'aem'"),
         ({"sampler": "vlm"}, "unknown sampler 'vlm'.*hf"),
         ({"learner": "tl"}, "unknown learner 'tl'.*hf"),
