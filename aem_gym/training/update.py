@@ -194,9 +194,12 @@ class Updater:
             rows = [_up_to(step, response) for response in chosen]
             sampled = step.batch.logprobs[torch.tensor(chosen)]
             refuse_mismatch(self.learner, rows, sampled, self.config, self.limit)
-        values = scores.values
-        if values is not None and not bool(torch.isfinite(values).all()):
-            raise NotFiniteError("values", f"value head of {self.config.learner!r}: NaN or inf")
+        for name in ("entropies", "values"):
+            given: Tensor | None = getattr(scores, name)
+            if given is not None and not bool(torch.isfinite(given).all()):
+                raise NotFiniteError(
+                    name, f"learner {self.config.learner!r}: {name} are NaN or inf"
+                )
         return scores, {"mismatch/mean": float(apart.mean()), "mismatch/max": float(apart.max())}
 
     def check_sampler(self, step: TrainBatch, number: int) -> dict[str, float]:
@@ -311,9 +314,8 @@ class Updater:
 
 def mini_batch_rows(mini_batch: int | str, rows: int) -> int:
     """How many of `rows` training rows make one update, for a setting such as 32 or 1/2."""
-    if isinstance(mini_batch, int):
-        return mini_batch
-    return -(-rows // int(mini_batch.partition("/")[2]))
+    share = None if isinstance(mini_batch, int) else int(mini_batch.partition("/")[2])
+    return int(mini_batch) if share is None else -(-rows // share)
 
 
 def _up_to(step: TrainBatch, response: int) -> TrainingRow:
