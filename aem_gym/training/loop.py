@@ -48,7 +48,7 @@ from aem_gym.runs import (
 )
 from aem_gym.seeding import derive
 from aem_gym.settings import CONFIG_NAME, load_config, settle, to_yaml
-from aem_gym.training.breaker import Breaker, Rule, nothing_learned
+from aem_gym.training.breaker import Breaker, Rule, nothing_learned, nothing_usable
 from aem_gym.training.credit import (
     Credit,
     CreditRule,
@@ -235,7 +235,7 @@ class Trainer:
         if progress.step and not progress.learned:
             report = nothing_learned(progress.step, self._figures, self.config)
             few = progress.step < self.config.max_bad_steps
-            if not (few and "groups_with_spread" in self._figures):
+            if not few or nothing_usable(self._figures):
                 raise NotLearningError(report)
             logger.warning("%s", report)  # so few steps may all be unlucky
         return self._finish()
