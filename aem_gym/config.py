@@ -152,10 +152,17 @@ class Config:
     """Subtracted from the advantage of each invalid response."""
     penalize: Literal["format", "inadmissible"] = setting("format")
     """Which responses are invalid: unparsable ones, or also actions that were not admitted."""
+    overlong_buffer: int = setting(0, at_least=0)
+    """Tokens before max_new_tokens over which the reward of a response falls, linearly, by
+    overlong_penalty (DAPO's soft overlong punishment); 0: off."""
+    overlong_penalty: float = setting(1.0, at_least=0)
+    """What a response of max_new_tokens loses, in the environment's units of reward."""
     mask_truncated: bool = setting(False)
-    """Leave episodes that hit a limit out of the loss."""
+    """Leave episodes that hit a limit out of the loss. They stay in all group statistics, so that
+    the others are compared with them."""
     drop_equal_groups: bool = setting(False)
-    """Resample groups whose returns are all equal (dynamic sampling, as dapo suggests)."""
+    """Resample groups whose returns are all equal (dynamic sampling, as dapo suggests), or of which
+    no episode would enter the loss."""
     max_rounds: int = setting(3, at_least=1)
     """Most rounds of collecting per step while groups are dropped."""
 
@@ -172,9 +179,14 @@ class Config:
     """Training rows per optimizer update, or a share of the batch: 1/2 makes two updates a pass."""
     micro_batch: int = setting(8, at_least=1)
     """Maximum number of sequences in the learner's memory at once; changes results by rounding
-    only (more for clip_cov and kl_cov)."""
+    only."""
     lr: float = setting(1e-5, above=0)
     """Peak learning rate (AdamW)."""
+    value_lr: float | None = setting(None, above=0)
+    """Peak learning rate of the value head (ppo); unset: lr."""
+    value_clip: float = setting(0.2, at_least=0)
+    """Most that a value may move from the one at sampling before its loss is clipped, in scaled
+    return (ppo); 0: no clipping."""
     lr_warmup: int = setting(5, at_least=0)
     """RL steps over which the learning rate rises to its peak."""
     lr_schedule: Literal["constant", "linear", "cosine"] = setting("linear")

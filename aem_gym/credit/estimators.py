@@ -4,8 +4,11 @@ Common options:
     over: "episodes" (default) takes means and deviations over the episodes of a group, each once;
         "rows" over its responses, so that long episodes weigh more.
     penalty: "advantage" (default) adds a row's invalid-action penalty to its advantage after
-        normalization; "reward" adds it to the row's score before, with statistics over the rows'
-        scores. Dividing -0.1 by std + 1e-6 in a group that failed throughout would give -1e5.
+        normalization; "reward" adds it to the row's score before, as verl-agent does, with
+        statistics over the rows' scores. Where all rows of a group are invalid the first gives each
+        the penalty and no baseline, the second gives 0.
+    whiten: of what whitens over the whole batch: "tokens" (default, as published) weighs each
+        response by its length; "rows" and "episodes" each response or episode alike.
 
 In the group-relative ones, a group whose scores are all equal has advantage exactly 0 (plus its
 rows' penalties). Rows in `batch.excluded` enter no statistic, but get the advantage that those
@@ -15,18 +18,22 @@ imply. Nothing here carries a gradient.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from aem_gym.credit.batch import ResponseBatch, Segments, TurnGrid, pair_ids
-from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.errors import ConfigError, check_name
 
 EPSILON = 1e-6
 """Added to a standard deviation before dividing by it."""
+_OVER = ("episodes", "rows")
 _PENALTIES = ("advantage", "reward")
+_WHITEN = ("tokens", "rows", "episodes")
+GIGPO_MODES = {"mean_norm": False, "mean_std_norm": True}
+"""GiGPO's modes by verl-agent's names: does it divide by standard deviations?"""
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,9 @@ def grpo(
     over: str = "episodes",
     penalty: str = "advantage",
     normalise: bool = True,
+    epsilon: float = EPSILON,
 ) -> Tensor:
-    """Group-relative advantage `(R - mean_g) / (std_g + 1e-6)`, unbiased std. Also for DAPO, GSPO.
+    """Group-relative advantage `(R - mean_g) / (std_g + epsilon)`, unbiased std.
 
     `normalise=False` leaves out the division. Source: DeepSeekMath, arXiv 2402.03300.
     """
@@ -104,7 +112,7 @@ def grpo(
     mean, std = scores.by_group.mean_std(scores.value, scores.keep)
     centred = scores.centred(mean, std)
     if normalise:
-        centred = centred / (std + EPSILON)[scores.by_group.index]
+        centred = centred / (std + epsilon)[scores.by_group.index]
     return scores.to_rows(centred)
 
 
@@ -121,9 +129,10 @@ def dapo(
     over: str = "episodes",
     penalty: str = "advantage",
     normalise: bool = True,
+    epsilon: float = EPSILON,
 ) -> Tensor:
     """GRPO's advantage with clip-higher and dynamic sampling. Source: DAPO, arXiv 2503.14476."""
-    return grpo(batch, over=over, penalty=penalty, normalise=normalise)
+    return grpo(batch, over=over, penalty=penalty, normalise=normalise, epsilon=epsilon)
 
 
 @estimator(
@@ -140,9 +149,10 @@ def gspo(
     over: str = "episodes",
     penalty: str = "advantage",
     normalise: bool = True,
+    epsilon: float = EPSILON,
 ) -> Tensor:
     """GRPO's advantage for the loss with one ratio per response. Source: GSPO, arXiv 2507.18071."""
-    return grpo(batch, over=over, penalty=penalty, normalise=normalise)
+    return grpo(batch, over=over, penalty=penalty, normalise=normalise, epsilon=epsilon)
 
 
 @estimator()
@@ -162,22 +172,28 @@ def rloo(batch: ResponseBatch, *, over: str = "episodes", penalty: str = "advant
 @estimator(compares=False)
 @torch.no_grad()
 def reinforce_pp(
-    batch: ResponseBatch, *, over: str = "episodes", penalty: str = "advantage"
+    batch: ResponseBatch, *, penalty: str = "advantage", whiten: str = "tokens"
 ) -> Tensor:
     """REINFORCE++: the return, whitened over the whole batch. Source: arXiv 2501.03262."""
-    scores = _scores(batch, over, penalty)
-    return scores.to_rows(_whitened(scores.value, scores.keep))
+    check_name("value of the option 'penalty'", penalty, _PENALTIES)
+    score = batch.returns + (batch.penalties if penalty == "reward" else 0.0)
+    return _whitened(batch, score, penalty, whiten)
 
 
 @estimator()
 @torch.no_grad()
 def reinforce_pp_baseline(
-    batch: ResponseBatch, *, over: str = "episodes", penalty: str = "advantage"
+    batch: ResponseBatch,
+    *,
+    over: str = "episodes",
+    penalty: str = "advantage",
+    whiten: str = "tokens",
 ) -> Tensor:
     """REINFORCE++-baseline: `R - mean_g`, whitened over the whole batch. Source: as above."""
     scores = _scores(batch, over, penalty)
     mean, std = scores.by_group.mean_std(scores.value, scores.keep)
-    return scores.to_rows(_whitened(scores.centred(mean, std), scores.keep))
+    centred = replace(scores, penalties=None).to_rows(scores.centred(mean, std))
+    return _whitened(batch, centred, penalty, whiten)
 
 
 @estimator(needs_values=True, compares=False)
@@ -188,15 +204,15 @@ def ppo(
     gamma: float = 1.0,
     lam: float = 1.0,
     penalty: str = "advantage",
+    whiten: str = "tokens",
 ) -> Tensor:
-    """Generalised advantage estimation over turns, whitened over the batch's responses.
+    """Generalized advantage estimation over turns, whitened over the batch.
 
     Raises:
         ConfigError: the batch has no values.
     """
     advantages, _ = gae(batch, gamma, lam, penalty=penalty)
-    whitened = _whitened(advantages, batch.included)
-    return whitened if penalty == "reward" else whitened + batch.penalties
+    return _whitened(batch, advantages, penalty, whiten)
 
 
 @torch.no_grad()
@@ -214,7 +230,7 @@ def gae(
             "the estimator 'ppo' expects ResponseBatch.values, got None. Train with a value head, "
             "or choose an estimator without one: --estimator grpo"
         )
-    _check_penalty(penalty)
+    check_name("value of the option 'penalty'", penalty, _PENALTIES)
     rewards = batch.step_rewards + (batch.penalties if penalty == "reward" else 0.0)
     grid = TurnGrid.of(batch.trajectory_ids, batch.turns)
     values = grid.spread(batch.values.detach())
@@ -231,8 +247,9 @@ def gigpo(
     *,
     gamma: float = 0.95,
     omega: float = 1.0,
-    normalise: bool = True,
-    normalise_step: bool = False,
+    mode: str = "mean_norm",
+    normalise: bool | None = None,
+    normalise_step: bool | None = None,
     over: str = "episodes",
     penalty: str = "advantage",
     modulate: str = "both",
@@ -241,12 +258,12 @@ def gigpo(
 
     With `modulate="episode"` a modulator sees A_E only.
     """
-    if modulate not in ("both", "episode"):
-        raise UnknownNameError("value of the option 'modulate'", modulate, ("both", "episode"))
+    check_name("value of the option 'modulate'", modulate, ("both", "episode"))
     episode, step = gigpo_parts(
         batch,
         gamma=gamma,
         omega=omega,
+        mode=mode,
         normalise=normalise,
         normalise_step=normalise_step,
         over=over,
@@ -261,8 +278,9 @@ def gigpo_parts(
     *,
     gamma: float = 0.95,
     omega: float = 1.0,
-    normalise: bool = True,
-    normalise_step: bool = False,
+    mode: str = "mean_norm",
+    normalise: bool | None = None,
+    normalise_step: bool | None = None,
     over: str = "episodes",
     penalty: str = "advantage",
 ) -> tuple[Tensor, Tensor]:
@@ -276,19 +294,25 @@ def gigpo_parts(
         batch: the step's responses.
         gamma: discount of the step return.
         omega: weight of A_S.
-        normalise: divide A_E by the group's std.
-        normalise_step: divide A_S by the std over the rows of the same observation.
+        mode: "mean_norm" subtracts means only; "mean_std_norm" divides both parts by their std.
+        normalise: divide A_E by the group's std; None: as the mode says.
+        normalise_step: divide A_S by the std over its rows; None: as the mode says.
         over: statistics of A_E, see the module.
-        penalty: see the module.
+        penalty: see the module; "reward" adds it to the discounted step return, too.
     """
-    episode = grpo(batch, over=over, penalty=penalty, normalise=normalise)
+    check_name("value of the option 'mode'", mode, GIGPO_MODES)
+    of_mode = GIGPO_MODES[mode]
+    divide = of_mode if normalise is None else normalise
+    episode = grpo(batch, over=over, penalty=penalty, normalise=divide)
     grid = TurnGrid.of(batch.trajectory_ids, batch.turns)
     returns = grid.discounted(batch.step_rewards, gamma)
+    if penalty == "reward":
+        returns = returns + batch.penalties
     anchors = Segments.of(pair_ids(batch.group_ids, batch.anchor_ids))
     scores = _Scores(returns, anchors, batch.included)
     mean, std = anchors.mean_std(returns, batch.included)
     step = scores.centred(mean, std)
-    if normalise_step:
+    if of_mode if normalise_step is None else normalise_step:
         step = step / (std + EPSILON)[anchors.index]
     return episode, omega * step
 
@@ -315,9 +339,9 @@ class _Scores:
 
 
 def _scores(batch: ResponseBatch, over: str, penalty: str) -> _Scores:
-    if over not in ("episodes", "rows"):
-        raise UnknownNameError("value of the option 'over'", over, ("episodes", "rows"))
-    _check_penalty(penalty)
+    if over not in _OVER or penalty not in _PENALTIES:
+        check_name("value of the option 'over'", over, _OVER)
+        check_name("value of the option 'penalty'", penalty, _PENALTIES)
     by_group = Segments.of(batch.group_ids)
     if penalty == "reward":
         return _Scores(batch.returns + batch.penalties, by_group, batch.included)
@@ -332,13 +356,18 @@ def _scores(batch: ResponseBatch, over: str, penalty: str) -> _Scores:
     return _Scores(value, Segments.of(group), keep, index, batch.penalties)
 
 
-def _check_penalty(penalty: str) -> None:
-    if penalty not in _PENALTIES:
-        raise UnknownNameError("value of the option 'penalty'", penalty, _PENALTIES)
-
-
-def _whitened(x: Tensor, keep: Tensor) -> Tensor:
-    """`(x - mean) / (std + 1e-6)` over the kept items; 0 if they are all equal."""
-    everything = Segments(torch.zeros_like(keep, dtype=torch.long), 1)
-    mean, std = everything.mean_std(x, keep)
-    return torch.where(std > 0, (x - mean) / (std + EPSILON), torch.zeros_like(x))
+def _whitened(batch: ResponseBatch, x: Tensor, penalty: str, whiten: str) -> Tensor:
+    """`(x - mean) / (std + 1e-6)` over the batch, x (N,); 0 if all are equal. Then the penalty."""
+    check_name("value of the option 'whiten'", whiten, _WHITEN)
+    weight = batch.lengths if whiten == "tokens" else torch.ones_like(batch.lengths)
+    weight = (weight * batch.included).to(x.dtype)
+    if whiten == "episodes":
+        episodes = Segments.of(batch.trajectory_ids)
+        weight = weight / episodes.size(batch.included).clamp(min=1)[episodes.index]
+    kept, total = x[weight > 0], weight.sum()
+    result = torch.zeros_like(x)
+    if bool((kept != kept[:1]).any()):
+        mean = (weight * x).sum() / total
+        std = ((weight * (x - mean).square()).sum() / (total - 1).clamp(min=1)).sqrt()
+        result = (x - mean) / (std + EPSILON)
+    return result + batch.penalties if penalty == "advantage" else result

@@ -5,11 +5,15 @@ A loss is `f(logprobs, old_logprobs, advantages, mask, **options) -> LossOutput`
 one that sampled; modulated advantages; a bool mask. Its metrics are sums over tokens, so that
 micro-batches add up; divide by the number of tokens. `aggregate` takes its denominators from
 outside for the same reason: the sum over micro-batches equals the loss of the whole mini-batch.
+
+A loss that picks tokens by comparing them picks from the whole mini-batch: see `selects`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +25,24 @@ LOG_RATIO_BOUND = 20.0
 """Log-ratios are clamped here, so that their exponential stays finite."""
 _Clip = tuple[float, float, float | None]
 """The clip-range below and above 1, and the bound on the loss where A < 0."""
+ROUNDING = 1e-4
+"""Log-ratios up to here are rounding (float32): the divergence of `kl_cov` has no slope there."""
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def selects(select: Callable[..., Tensor]) -> Callable[[F], F]:
+    """Decorate a loss that picks tokens by comparing all those of a mini-batch.
+
+    `select(logprobs, old_logprobs, advantages, mask, **options) -> (n, T) bool` gets the rows of a
+    whole mini-batch, detached, and those of the loss's options that it takes; `generator` is a seed
+    from the run. The loss gets its rows of the result as `selected`.
+    """
+
+    def attach(loss: F) -> F:
+        loss.__dict__["select"] = select
+        return loss
+
+    return attach
 
 
 @dataclass(frozen=True)
@@ -84,6 +106,39 @@ def reinforce(
     return LossOutput(loss, drift(log_ratio, mask))
 
 
+@torch.no_grad()
+def select_clip_cov(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    share: float = 2e-4,
+    cov_low: float = 1.0,
+    cov_high: float = 5.0,
+    generator: torch.Generator | int = 0,
+) -> Tensor:
+    """The tokens of `clip_cov`, (n, T) bool.
+
+    Of the unclipped tokens with covariance between `cov_low` and `cov_high`, at most
+    `max(1, share * tokens)` are drawn.
+    """
+    log_ratio = log_ratio_of(logprobs, old_logprobs, mask)
+    _, clipped = clipped_surrogate(log_ratio, advantages, mask, clip_low, clip_high)
+    covariance = token_covariance(logprobs, advantages, mask)
+    candidate = mask & ~clipped & (covariance > cov_low) & (covariance < cov_high)
+    if isinstance(generator, int):
+        generator = torch.Generator().manual_seed(generator)
+    # A key for every token: one candidate more or less, by rounding, does not move the others.
+    keys = torch.rand(mask.shape, generator=generator).to(mask.device)
+    count = min(_share_of(mask, share), int(candidate.sum()))
+    first = keys.masked_fill(~candidate, 2.0).flatten().topk(count, largest=False).indices
+    return _marked(mask, first)
+
+
+@selects(select_clip_cov)
 def clip_cov(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -96,28 +151,42 @@ def clip_cov(
     cov_low: float = 1.0,
     cov_high: float = 5.0,
     generator: torch.Generator | int = 0,
+    selected: Tensor | None = None,
 ) -> LossOutput:
     """PPO's surrogate without the gradient of a random share of high-covariance tokens.
 
-    Of the unclipped tokens with covariance between `cov_low` and `cov_high`, at most
-    `max(1, share * tokens)` are drawn; their loss is 0.
+    The loss of the `selected` tokens, those of `select_clip_cov`, is 0. None: of the call's own.
     """
     advantages = advantages.detach()
+    if selected is None:
+        tokens = (logprobs.detach(), old_logprobs, advantages, mask)
+        options: dict[str, Any] = {"clip_low": clip_low, "clip_high": clip_high, "share": share}
+        options |= {"cov_low": cov_low, "cov_high": cov_high, "generator": generator}
+        selected = select_clip_cov(*tokens, **options)
     log_ratio = log_ratio_of(logprobs, old_logprobs, mask)
     loss, clipped = clipped_surrogate(log_ratio, advantages, mask, clip_low, clip_high)
-    covariance = token_covariance(logprobs, advantages, mask)
-    candidate = mask & ~clipped & (covariance > cov_low) & (covariance < cov_high)
-    rows = candidate.flatten().nonzero()[:, 0]
-    if isinstance(generator, int):
-        generator = torch.Generator().manual_seed(generator)
-    order = torch.randperm(rows.numel(), generator=generator).to(rows.device)
-    selected = _marked(mask, rows[order[: _share_of(mask, share)]])
     metrics = drift(log_ratio, mask)
     metrics["clipped"] = clipped.sum().float()
     metrics["selected"] = selected.sum().float()
     return LossOutput(loss.masked_fill(~mask | selected, 0), metrics)
 
 
+@torch.no_grad()
+def select_kl_cov(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    share: float = 2e-4,
+) -> Tensor:
+    """The tokens of `kl_cov`, (n, T) bool: `max(1, share * tokens)` of the largest covariance."""
+    covariance = token_covariance(logprobs, advantages, mask)
+    covariance = covariance.masked_fill(~mask, -float("inf")).flatten()
+    return _marked(mask, covariance.topk(min(_share_of(mask, share), int(mask.sum()))).indices)
+
+
+@selects(select_kl_cov)
 def kl_cov(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -126,19 +195,21 @@ def kl_cov(
     *,
     share: float = 2e-4,
     kl_weight: float = 1.0,
+    selected: Tensor | None = None,
 ) -> LossOutput:
-    """The unclipped surrogate `-r A`, plus `kl_weight * |logp - old|` on the top tokens.
+    """The unclipped surrogate `-r A`, plus `kl_weight * |logp - old|` on the `selected` tokens.
 
-    The top tokens are the `max(1, share * tokens)` of the largest covariance.
+    Those are the ones of `select_kl_cov`. None: of the call's own. Where the log-ratio is rounding
+    its sign means nothing, so that it has no slope there.
     """
     advantages = advantages.detach()
+    if selected is None:
+        selected = select_kl_cov(logprobs.detach(), old_logprobs, advantages, mask, share=share)
     log_ratio = log_ratio_of(logprobs, old_logprobs, mask)
     loss = -advantages * torch.exp(log_ratio)
-    covariance = token_covariance(logprobs, advantages, mask)
-    covariance = covariance.masked_fill(~mask, -float("inf")).flatten()
-    top = covariance.topk(min(_share_of(mask, share), int(mask.sum()))).indices
-    selected = _marked(mask, top)
-    loss = loss + kl_weight * log_ratio.abs() * selected
+    distance = log_ratio.abs()
+    distance = torch.where(distance > ROUNDING, distance, distance.detach())
+    loss = loss + kl_weight * distance * selected
     metrics = drift(log_ratio, mask)
     metrics["selected"] = selected.sum().float()
     return LossOutput(loss.masked_fill(~mask, 0), metrics)
@@ -177,7 +248,7 @@ def overlong_penalty(
     0 up to `max_length - buffer` tokens, then linear down to `-factor` at `max_length` and beyond.
     Source: arXiv 2503.14476, equation 13.
     """
-    over = (lengths - (max_length - buffer)).float() / buffer
+    over = (lengths - (max_length - buffer)).float() / max(1, buffer)
     return -factor * over.clamp(0.0, 1.0)
 
 
@@ -259,8 +330,7 @@ def drift(log_ratio: Tensor, mask: Tensor) -> dict[str, Tensor]:
 def token_covariance(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
     """Each token's part of Cov(A, logp) over the tokens of the mask, (n, T); 0 outside.
 
-    `(A - mean A) * (logp - mean logp)` over the tokens of the call, so that the losses that use it
-    depend on the micro-batch. Source: arXiv 2505.22617.
+    `(A - mean A) * (logp - mean logp)` over the tokens of the call. Source: arXiv 2505.22617.
     """
     count = mask.sum().clamp(min=1)
     logp, adv = logprobs.masked_fill(~mask, 0), advantages.masked_fill(~mask, 0)

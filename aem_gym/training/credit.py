@@ -14,9 +14,11 @@ from torch import Tensor
 
 from aem_gym.config import Config
 from aem_gym.credit.batch import ResponseBatch
+from aem_gym.credit.checks import credit_fault, describe_value
 from aem_gym.credit.estimators import EstimatorNeeds, SplitAdvantages, gae, needs_of
+from aem_gym.credit.losses import overlong_penalty
 from aem_gym.credit.modulators import Modulated
-from aem_gym.errors import BadCredit, ComponentError, ConfigError
+from aem_gym.errors import ComponentError, ConfigError
 from aem_gym.registry import ESTIMATORS, MODULATORS, check_options
 from aem_gym.seeding import derive
 from aem_gym.types import Episode, Group, PromptTemplate, Span, TrainingRow, Turn
@@ -39,6 +41,11 @@ class TrainBatch:
     batch: ResponseBatch
     first_span: tuple[int, ...]
     """Per training row, the number of its first response; one more at the end."""
+    masked: frozenset[int]
+    """Numbers of the episodes that hit a limit and are left out of the loss (`mask_truncated`).
+    They are in the batch, so that the others are compared with them."""
+    learned: tuple[int, ...]
+    """Numbers of the training rows that enter the loss."""
 
     def responses(self, rows: Sequence[int]) -> Tensor:
         """Numbers (n,) of the responses of the given training rows, in their order."""
@@ -53,6 +60,9 @@ class Rewards:
     reward_source: str = "return"
     invalid_penalty: float = 0.1
     penalize: str = "format"
+    overlong_buffer: int = 0
+    overlong_penalty: float = 1.0
+    max_new_tokens: int = 0
 
     @staticmethod
     def of(config: Config, template: PromptTemplate) -> Rewards:
@@ -63,14 +73,27 @@ class Rewards:
             template.reward_source,
             config.invalid_penalty,
             config.penalize,
+            config.overlong_buffer,
+            config.overlong_penalty,
+            config.max_new_tokens,
         )
 
     def of_turns(self, episode: Episode) -> list[float]:
-        """The scaled reward of each turn of an episode."""
+        """The scaled reward of each turn of an episode, overlong responses punished."""
+        if self.overlong_buffer:
+            return self._of_long_turns(episode)
         if self.reward_source == "won":
             last = len(episode.turns) - 1
             return [self.scale * (episode.won and turn == last) for turn in range(last + 1)]
         return [turn.reward * self.scale for turn in episode.turns]
+
+    def _of_long_turns(self, episode: Episode) -> list[float]:
+        """With DAPO's soft punishment, which is in the environment's units."""
+        plain = replace(self, overlong_buffer=0).of_turns(episode)
+        lengths = torch.tensor([len(turn.response_ids) for turn in episode.turns])
+        limits = {"max_length": self.max_new_tokens, "buffer": self.overlong_buffer}
+        punished = overlong_penalty(lengths, factor=self.overlong_penalty, **limits).tolist()
+        return [r + self.scale * less for r, less in zip(plain, punished, strict=True)]
 
     def invalid(self, turn: Turn) -> bool:
         """Whether a response is penalized."""
@@ -81,37 +104,41 @@ class Rewards:
         return -self.invalid_penalty if self.invalid(turn) else 0.0
 
 
-def usable(episode: Episode, *, mask_truncated: bool) -> bool:
-    """Whether an episode enters the loss: failed ones never, truncated ones by choice."""
+def usable(episode: Episode, *, mask_truncated: bool = False) -> bool:
+    """Whether an episode is learned from: failed ones never, truncated ones by choice."""
     if episode.error is not None or not any(turn.response_ids for turn in episode.turns):
         return False
     return not (mask_truncated and episode.truncated)
 
 
 def equal_returns(group: Group, rewards: Rewards, *, mask_truncated: bool) -> bool:
-    """Whether a group's usable episodes all have the same return: there is nothing to compare."""
-    counted = [e for e in group.episodes if usable(e, mask_truncated=mask_truncated)]
-    return len({sum(rewards.of_turns(episode)) for episode in counted}) <= 1
+    """Whether a group teaches nothing: no episode to learn from, or all with the same return."""
+    if not any(usable(e, mask_truncated=mask_truncated) for e in group.episodes):
+        return True
+    return len({sum(rewards.of_turns(e)) for e in group.episodes if usable(e)}) == 1
 
 
 def make_batch(
     groups: Sequence[Group], rewards: Rewards, *, mask_truncated: bool = False
 ) -> TrainBatch | None:
-    """Tensors of the groups' usable episodes; None if there is none."""
+    """Tensors of the groups' usable episodes; None if there is nothing to learn from."""
     kept = [
         (g, i, episode)
         for g, group in enumerate(groups)
         for i, episode in enumerate(group.episodes)
-        if usable(episode, mask_truncated=mask_truncated)
+        if usable(episode)
     ]
-    if not kept:
-        return None
     episodes = tuple(episode for *_, episode in kept)
+    masked = frozenset(i for i, e in enumerate(episodes) if mask_truncated and e.truncated)
+    if len(masked) == len(episodes):
+        return None
     rows = tuple(training_rows(enumerate(episodes)))
     spans = [span for row in rows for span in row.spans]
     first = tuple(accumulate((len(row.spans) for row in rows), initial=0))
     batch = _responses(episodes, [g for g, *_ in kept], spans, rewards)
-    return TrainBatch(episodes, tuple((g, i) for g, i, _ in kept), rows, batch, first)
+    place = tuple((g, i) for g, i, _ in kept)
+    learned = tuple(i for i, row in enumerate(rows) if row.spans[0].episode not in masked)
+    return TrainBatch(episodes, place, rows, batch, first, masked, learned)
 
 
 def _responses(
@@ -242,21 +269,22 @@ class CreditRule:
         return Credit(base, modulated, self._value_targets(batch), seconds)
 
     def _estimate(self, batch: ResponseBatch) -> tuple[Tensor, Tensor | None]:
+        name = f"estimator {self.config.estimator!r}"
         base: Any = self.estimator(batch, **self.estimator_options)
         more = None
         if isinstance(base, SplitAdvantages):
-            base, more = base.modulated, base.unmodulated
-        for part in (base,) if more is None else (base, more):
-            _check_tensor(f"estimator {self.config.estimator!r}", part, batch.returns.shape)
+            _check_tensor(f"{name}, unmodulated", base.unmodulated, batch, "(N,)")
+            name, base, more = f"{name}, modulated", base.modulated, base.unmodulated
+        _check_tensor(name, base, batch, "(N,)")
         return base, more
 
     def _check_modulated(self, found: object, batch: ResponseBatch) -> None:
         name = f"modulator {self.config.modulator!r}"
         if not isinstance(found, Modulated):
-            kind = type(found).__name__
-            raise ComponentError(f"{name}: expected a Modulated (aem_gym.credit), got {kind}")
-        _check_tensor(f"{name}, advantages", found.advantages, batch.mask.shape)
-        _check_tensor(f"{name}, alpha", found.alpha, batch.returns.shape)
+            got = describe_value(found)
+            raise ComponentError(f"{name}: expected a Modulated (aem_gym.credit), got {got}")
+        _check_tensor(f"{name}, advantages", found.advantages, batch, "(N, T)")
+        _check_tensor(f"{name}, alpha", found.alpha, batch, "(N,)")
         info: object = found.info
         if not isinstance(info, dict) or any(type(v) not in (int, float) for v in info.values()):
             raise ComponentError(f"{name}: expected numbers by name in info, got {info!r:.80}")
@@ -269,16 +297,16 @@ class CreditRule:
         return gae(batch, **chosen)[1]
 
 
-def _check_tensor(name: str, found: object, shape: torch.Size) -> None:
-    if not isinstance(found, Tensor):
-        raise ComponentError(f"{name}: expected a tensor, got {type(found).__name__}")
-    if found.shape != shape:
-        raise ComponentError(f"{name}: expected shape {tuple(shape)}, got {tuple(found.shape)}")
-    if not found.is_floating_point():
-        raise ComponentError(f"{name}: expected floating-point numbers, got {found.dtype}")
-    if not bool(torch.isfinite(found).all()):
-        kind = "nan" if bool(found.isnan().any()) else "inf"
-        raise BadCredit(name, kind, int((~torch.isfinite(found)).sum()), found.numel())
+def _check_tensor(name: str, found: object, batch: ResponseBatch, symbol: str) -> None:
+    """Raise where `found` is no finite tensor such as `batch.returns`, (N,) or (N, T)."""
+    like, shape = batch.returns, (batch.mask if symbol == "(N, T)" else batch.returns).shape
+    if not (
+        isinstance(found, Tensor)
+        and (found.shape, found.device, found.requires_grad) == (shape, like.device, False)
+        and found.is_floating_point()
+        and bool(torch.isfinite(found).all())
+    ):
+        raise credit_fault(name, found, like, shape, symbol)
 
 
 def check_credit(config: Config) -> None:
@@ -308,10 +336,17 @@ def check_credit(config: Config) -> None:
             f"group_size 1 leaves nothing to compare with: the estimator {config.estimator!r} "
             "needs group_size >= 2 (ppo and reinforce_pp do not)"
         )
+    if config.overlong_buffer > config.max_new_tokens:
+        raise ConfigError(
+            f"overlong_buffer: expected at most max_new_tokens = {config.max_new_tokens}, "
+            f"got {config.overlong_buffer}"
+        )
     try:
         rule.assign(batch, 0)
     except ConfigError:
         raise
+    except ComponentError as error:
+        raise ConfigError(f"{error} (tried on four made-up responses)") from error
     except Exception as error:  # a user's own component raises whatever it likes
         raise ConfigError(
             f"estimator {config.estimator!r} or modulator {config.modulator!r}, with the options "

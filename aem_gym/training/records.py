@@ -50,7 +50,7 @@ def step_metrics(
         figures["score_mean"] = _mean([e.score for e in counted])
         figures["turns_mean"] = _mean([len(e.turns) for e in counted])
         figures["truncated_rate"] = _mean([e.truncated for e in counted])
-    figures["episodes_masked"] = total - (len(step.episodes) if step is not None else 0)
+    figures["episodes_masked"] = total - (len(step.episodes) - len(step.masked) if step else 0)
     if turns:
         figures["invalid_format_rate"] = _mean([not t.format_valid for t in turns])
         figures["invalid_action_rate"] = _mean([not t.action_valid for t in turns])
@@ -65,7 +65,7 @@ def step_metrics(
         low, high = Segments.of(step.batch.group_ids).extremes(step.batch.returns)
         figures["groups_with_spread"] = float((high > low).sum())
         figures["alpha_spread"] = figures.get("alpha_max", 0.0) - figures.get("alpha_min", 0.0)
-        figures["tokens_trained"] = float(sum(len(row.ids) for row in step.rows))
+        figures["tokens_trained"] = float(sum(len(step.rows[i].ids) for i in step.learned))
         figures["seconds/modulation"] = credit.seconds
     return figures
 
@@ -93,7 +93,8 @@ def turn_credits(
     places = zip(batch.trajectory_ids.tolist(), batch.turns.tolist(), figures, strict=True)
     found: dict[tuple[int, int], dict[int, TurnCredit]] = {}
     for trajectory, turn, of_turn in places:
-        found.setdefault(step.place[trajectory], {})[turn] = TurnCredit(*of_turn)
+        if trajectory not in step.masked:
+            found.setdefault(step.place[trajectory], {})[turn] = TurnCredit(*of_turn)
     return found
 
 

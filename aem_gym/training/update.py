@@ -8,19 +8,20 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from aem_gym.config import Config
+from aem_gym.credit.checks import describe_value, loss_fault
 from aem_gym.credit.estimators import needs_of
-from aem_gym.credit.losses import LossOutput, aggregate, kl_k3, value_loss
+from aem_gym.credit.losses import LossOutput, aggregate, kl_k3, log_ratio_of, value_loss
 from aem_gym.errors import ComponentError, ConfigError, NotFiniteError, NotLearningError
 from aem_gym.protocols import Learner, Scores
 from aem_gym.registry import ESTIMATORS, LOSSES, check_options
-from aem_gym.seeding import generator
+from aem_gym.seeding import derive, generator
 from aem_gym.training.credit import Credit, TrainBatch
 from aem_gym.training.mismatch import EXACT_LIMIT, GROSS_LIMIT, refuse_mismatch
 from aem_gym.types import TrainingRow
@@ -30,8 +31,10 @@ logger = logging.getLogger(__name__)
 COMPARED = 4
 """Responses of a step on which sampler and learner are compared, where nothing else needs the
 learner's pass over all of them."""
-_OF_ALL = ("aggregation", "constant", "value_coef")
+_OF_ALL = ("aggregation", "constant", "value_coef", "kl_weighted")
 """Options that every loss has."""
+_GIVEN = ("selected", "generator")
+"""Keyword arguments that the updater gives to a loss that takes them: not options."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class LossSettings:
     """The loss of a run.
 
     Besides the loss's own options `loss_options` may hold `aggregation` (mode of
-    `aem_gym.credit.losses.aggregate`), `constant` (its length; default: max_new_tokens) and
-    `value_coef` (weight of the value loss; default 0.5).
+    `aem_gym.credit.losses.aggregate`), `constant` (its length; default: max_new_tokens),
+    `value_coef` (weight of the value loss; default 0.5) and `kl_weighted` (multiply the divergence
+    from the reference by the ratio, as TRL does; default false).
     """
 
     name: str
@@ -50,6 +54,11 @@ class LossSettings:
     kl_coef: float
     constant: float
     value_coef: float
+    kl_weighted: bool = False
+    select: Callable[..., Tensor] | None = None
+    """Picks tokens of a mini-batch for the loss, see `aem_gym.credit.losses.selects`."""
+    draws: bool = False
+    """It draws or picks tokens: the updater gives it `generator`, a seed, or `selected`."""
 
     @staticmethod
     def of(config: Config) -> LossSettings:
@@ -68,7 +77,7 @@ class LossSettings:
                 options[key] = getattr(config, key)
             elif key in inspect.signature(function).parameters:
                 options.setdefault(key, getattr(needs, key))
-        check_options("loss_options", function, options)
+        check_options("loss_options", function, options, _GIVEN)
         return LossSettings(
             name,
             function,
@@ -77,19 +86,38 @@ class LossSettings:
             kl_coef=needs.kl_coef if config.kl_coef is None else config.kl_coef,
             constant=float(general.get("constant", config.max_new_tokens)),
             value_coef=float(general.get("value_coef", 0.5)),
+            kl_weighted=bool(general.get("kl_weighted", False)),
+            select=getattr(function, "select", None),
+            draws=not inspect.signature(function).parameters.keys().isdisjoint(_GIVEN),
         )
 
     def per_token(
-        self, logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor
+        self, logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, **given: Any
     ) -> LossOutput:
         """The loss (n, T) of each token. Raises ComponentError if it is no LossOutput."""
-        output = self.function(logprobs, old, advantages, mask, **self.options)
-        if not isinstance(output, LossOutput) or output.per_token.shape != mask.shape:
-            shape = getattr(getattr(output, "per_token", None), "shape", None)
-            wanted = f"a LossOutput (aem_gym.credit) of shape {tuple(mask.shape)}"
-            got = f"{type(output).__name__} {shape or ''}"
-            raise ComponentError(f"loss {self.name!r}: expected {wanted}, got {got}")
+        output = self.function(logprobs, old, advantages, mask, **self.options, **given)
+        found, metrics = getattr(output, "per_token", None), getattr(output, "metrics", None)
+        sound = isinstance(output, LossOutput) and isinstance(found, Tensor)
+        sound = sound and isinstance(metrics, Mapping) and all(map(_is_number, metrics.values()))
+        if not (sound and _kind(found) == _kind(logprobs)):
+            raise loss_fault(f"loss {self.name!r}", output, logprobs)
         return output
+
+    def choose(
+        self, logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, seed: int
+    ) -> Tensor:
+        """The tokens (n, T) that the loss picks from a mini-batch. Raises ComponentError."""
+        assert self.select is not None
+        known = inspect.signature(self.select).parameters
+        options = {key: value for key, value in self.options.items() if key in known}
+        if "generator" in known:
+            options["generator"] = seed
+        found = self.select(logprobs, old, advantages, mask, **options)
+        if not (isinstance(found, Tensor) and found.shape == mask.shape):
+            wanted = f"a bool tensor (n, T) = {tuple(mask.shape)}"
+            got = describe_value(found)
+            raise ComponentError(f"selection of loss {self.name!r}: expected {wanted}, got {got}")
+        return found.bool()
 
     def total(self, per_token: Tensor, mask: Tensor, tokens: float, rows: float) -> Tensor:
         """The loss of (n, T) `per_token` as its part of a mini-batch of `tokens` and `rows`."""
@@ -107,17 +135,24 @@ def check_loss(config: Config) -> None:
     mask = torch.ones_like(some, dtype=torch.bool)
     try:
         settings = LossSettings.of(config)
-        output = settings.per_token(some, some, torch.ones_like(some), mask)
-        metrics: object = output.metrics
-        if not isinstance(metrics, Mapping) or not all(map(_is_number, metrics.values())):
-            raise ComponentError(f"expected numbers by name in metrics, got {metrics!r:.80}")
+        advantages = torch.ones(2, 2)
+        given: dict[str, Any] = {}
+        if settings.select is not None:
+            given["selected"] = settings.choose(some.detach(), some.detach(), advantages, mask, 0)
+        elif settings.draws:
+            given["generator"] = 0
+        output = settings.per_token(some, some, advantages, mask, **given)
         total = settings.total(output.per_token, mask, 4.0, 2.0)
-        if not (total.requires_grad and bool(torch.isfinite(total))):
-            raise ComponentError("expected a finite loss with a gradient, got " + repr(total))
+        if not bool(torch.isfinite(total)):
+            raise ComponentError(f"expected a finite loss, got {total.item()}")
     except ConfigError:
         raise
     except Exception as error:  # a user's own loss raises whatever it likes
         raise ConfigError(f"loss_options: {error} (loss {config.loss!r})") from error
+
+
+def _kind(x: Any) -> tuple[Any, ...]:
+    return x.shape, x.device, x.requires_grad, x.is_floating_point()
 
 
 def _is_number(value: object) -> bool:
@@ -133,8 +168,12 @@ class _Targets:
     """(N, T) log-probabilities under the policy that sampled."""
     reference: Tensor | None
     """(N, T) under the reference policy; None without a KL term."""
-    weights: Tensor | None
+    weights: Tensor | None = None
     """(N, T) of the loss of each token; None: all 1."""
+    seed: int = 0
+    """Of the draws of the loss in one mini-batch."""
+    selected: Tensor | None = None
+    """(N, T) bool: what the loss picked from the mini-batch; None: it picks nothing."""
 
 
 class Updater:
@@ -152,8 +191,19 @@ class Updater:
         self.loss = LossSettings.of(config)
         self.parameters = list(learner.parameters().values())
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.lr, weight_decay=config.weight_decay
+            self._parameter_groups(), lr=config.lr, weight_decay=config.weight_decay
         )
+
+    def _parameter_groups(self) -> list[Any]:
+        """The weights, those of the value head apart where they have their own learning rate."""
+        if self.config.value_lr is None:
+            return self.parameters
+        named = self.learner.parameters()
+        of_head = {name for name in named if name.startswith("value_head.")}
+        rest = [weight for name, weight in named.items() if name not in of_head]
+        head = {"params": [named[name] for name in of_head]}
+        scale = self.config.value_lr / self.config.lr
+        return [{"params": rest}, *([head | {"scale": scale}] if of_head else [])]
 
     def learning_rate(self, step: int) -> float:
         """Of step `step` (from 0): a linear rise over the warm-up, then the schedule."""
@@ -226,16 +276,18 @@ class Updater:
         """
         rate = self.learning_rate(number)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         reference = self.score(step, reference=True).logprobs if self.loss.kl_coef else None
         targets = _Targets(credit, step.batch.logprobs, reference, weights)
         sums: Counter[str] = Counter()
         counts: Counter[str] = Counter()
         for epoch in range(self.config.epochs):
             order = generator(self.config.seed, "order", number, epoch)
-            rows = order.permutation(len(step.rows)).tolist()
+            rows = order.permutation(step.learned).tolist()
             for mini in _chunks(rows, mini_batch_rows(self.config.mini_batch, len(rows))):
-                of_step, of_tokens = self._optimizer_step(step, targets, mini)
+                tried = counts["updates"] + counts["updates_skipped"]
+                seed = derive(self.config.seed, "loss", number, int(tried))
+                of_step, of_tokens = self._optimizer_step(step, replace(targets, seed=seed), mini)
                 counts.update(of_step)
                 sums.update(of_tokens)
         if counts["bad"]:
@@ -257,6 +309,8 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         # Rows of like length together: less padding, and the sum does not depend on the cut.
         mini = sorted(mini, key=lambda row: len(step.rows[row].ids))
+        if self.loss.select is not None:
+            targets = replace(targets, selected=self._selected(step, targets, mini))
         for micro in _chunks(mini, self.config.micro_batch):
             loss, more = self._loss(step, targets, micro, tokens, rows)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -287,7 +341,8 @@ class Updater:
         mask, device, width = scores.mask, scores.logprobs.device, scores.mask.shape[1]
         advantages = targets.credit.modulated.advantages[numbers, :width].to(device)
         old = targets.old[numbers, :width].to(device)
-        output = self.loss.per_token(scores.logprobs, old, advantages, mask)
+        given = self._given(targets, numbers, mask) if self.loss.draws else {}
+        output = self.loss.per_token(scores.logprobs, old, advantages, mask, **given)
         per_token = output.per_token
         if targets.weights is not None:
             per_token = per_token * targets.weights[numbers, :width].to(device)
@@ -295,6 +350,8 @@ class Updater:
         if targets.reference is not None:
             reference = targets.reference[numbers, :width].to(device)
             kl = kl_k3(scores.logprobs, reference).masked_fill(~mask, 0)
+            if self.loss.kl_weighted:
+                kl = kl * log_ratio_of(scores.logprobs, old, mask).exp()
             sums["kl_reference"] = float(kl.detach().sum())
             per_token = per_token + self.loss.kl_coef * kl
         sums |= {"loss": float(per_token.detach().sum()), "tokens": float(mask.sum())}
@@ -303,9 +360,27 @@ class Updater:
             assert step.batch.values is not None
             before = step.batch.values[numbers].to(device)
             wanted = targets.credit.value_targets[numbers].to(device)
-            errors = value_loss(scores.values, before, wanted)
+            errors = value_loss(scores.values, before, wanted, clip=self.config.value_clip or None)
             loss = loss + self.loss.value_coef * errors.sum() / rows
         return loss, sums
+
+    @torch.no_grad()
+    def _selected(self, step: TrainBatch, targets: _Targets, mini: list[int]) -> Tensor:
+        """(N, T) bool: the tokens that the loss picks from the whole mini-batch, read once more."""
+        numbers, width = step.responses(mini), step.batch.mask.shape[1]
+        parts = [self._score(step, rows) for rows in _chunks(mini, self.config.micro_batch)]
+        logprobs = torch.cat([_widen(part.logprobs, width) for part in parts]).cpu()
+        advantages = targets.credit.modulated.advantages[numbers]
+        tokens = (logprobs, targets.old[numbers], advantages, step.batch.mask[numbers])
+        selected = torch.zeros_like(step.batch.mask)
+        selected[numbers] = self.loss.choose(*tokens, targets.seed)
+        return selected
+
+    def _given(self, targets: _Targets, numbers: Tensor, mask: Tensor) -> dict[str, Any]:
+        """What the loss takes besides its options: the tokens it picked, or a seed for draws."""
+        if targets.selected is not None:
+            return {"selected": targets.selected[numbers, : mask.shape[1]].to(mask.device)}
+        return {"generator": derive(targets.seed, "draws", int(numbers[0]))}
 
     def _score(self, step: TrainBatch, rows: list[int], *, reference: bool = False) -> Scores:
         chosen = [step.rows[row] for row in rows]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import statistics
 
 import pytest
@@ -15,7 +17,9 @@ from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.registry import ESTIMATORS, LOSSES
 from tests.credit.cases import Row, dtypes, make_rows, row_lists, shipped, to_batch, tolerance
 
-GROUP_ESTIMATORS = ["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
+GROUP_ESTIMATORS = [
+    *("grpo", "dr_grpo", "rloo", "dapo", "gspo", "reinforce_pp", "reinforce_pp_baseline")
+]
 
 
 def scores(rows: list[Row], over: str, penalty: str) -> list[tuple[int, float]]:
@@ -27,7 +31,30 @@ def scores(rows: list[Row], over: str, penalty: str) -> list[tuple[int, float]]:
     return list({r.trajectory: (r.group, r.ret) for r in rows if not r.excluded}.values())
 
 
-def reference(name: str, rows: list[Row], over: str, penalty: str) -> list[float]:
+def whitened(x: list[float], rows: list[Row], whiten: str) -> list[float]:
+    """Written out: one item a token, a response or an episode; the last weigh their rows alike."""
+    items: list[list[float]] = []
+    for value, row in zip(x, rows, strict=True):
+        if row.excluded:
+            continue
+        if whiten == "episodes":
+            continue
+        items += [[value]] * (len(row.entropies) if whiten == "tokens" else 1)
+    if whiten == "episodes":
+        for trajectory in {r.trajectory for r in rows if not r.excluded}:
+            pairs = zip(x, rows, strict=True)
+            items.append([v for v, r in pairs if r.trajectory == trajectory and not r.excluded])
+    if len({value for item in items for value in item}) < 2:
+        return [0.0] * len(x)
+    mean = sum(statistics.fmean(item) for item in items) / len(items)
+    square = sum(statistics.fmean((v - mean) ** 2 for v in item) for item in items)
+    std = math.sqrt(square / max(1, len(items) - 1))
+    return [(value - mean) / (std + 1e-6) for value in x]
+
+
+def reference(
+    name: str, rows: list[Row], over: str, penalty: str, whiten: str = "tokens"
+) -> list[float]:
     items = scores(rows, over, penalty)
     of_group = {g: [x for h, x in items if h == g] for g in {r.group for r in rows}}
 
@@ -36,21 +63,13 @@ def reference(name: str, rows: list[Row], over: str, penalty: str) -> list[float
         flat = not members or max(members) == min(members)
         return 0.0 if flat else x - statistics.fmean(members)
 
-    def whiten(x: float, everything: list[float]) -> float:
-        if not everything or max(everything) == min(everything):
-            return 0.0
-        mean, std = statistics.fmean(everything), statistics.stdev(everything)
-        return (x - mean) / (std + 1e-6)
-
     result = []
     for row in rows:
         x = row.ret + (row.penalty if penalty == "reward" else 0.0)
         c = centred(row.group, x)
         n = len(of_group[row.group])
-        if name == "grpo":
+        if name in ("grpo", "dapo", "gspo"):
             a = c / (statistics.stdev(of_group[row.group]) + 1e-6) if c else 0.0
-        elif name == "dr_grpo":
-            a = c
         elif name == "rloo":
             others = list(of_group[row.group])
             if c and not row.excluded:
@@ -58,12 +77,13 @@ def reference(name: str, rows: list[Row], over: str, penalty: str) -> list[float
                 a = x - statistics.fmean(others)
             else:
                 a = n / (n - 1) * c if n > 1 else 0.0
-        elif name == "reinforce_pp":
-            a = whiten(x, [s for _, s in items])
         else:
-            a = whiten(c, [centred(g, s) for g, s in items])
-        result.append(a + (row.penalty if penalty == "advantage" else 0.0))
-    return result
+            a = x if name == "reinforce_pp" else c
+        result.append(a)
+    if name.startswith("reinforce_pp"):
+        result = whitened(result, rows, whiten)
+    late = penalty == "advantage"
+    return [a + (row.penalty if late else 0.0) for a, row in zip(result, rows, strict=True)]
 
 
 @pytest.mark.parametrize("name", GROUP_ESTIMATORS)
@@ -73,12 +93,20 @@ def reference(name: str, rows: list[Row], over: str, penalty: str) -> list[float
     dtype=dtypes,
     over=st.sampled_from(["episodes", "rows"]),
     penalty=st.sampled_from(["advantage", "reward"]),
+    whiten=st.sampled_from(["tokens", "rows", "episodes"]),
 )
-def test_matches_the_reference(name, rows, dtype, over, penalty):
-    found = ESTIMATORS.load(name)(to_batch(rows, dtype), over=over, penalty=penalty)
-    expected = torch.tensor(reference(name, rows, over, penalty), dtype=dtype)
+def test_matches_the_reference(name, rows, dtype, over, penalty, whiten):
+    options = {"over": over, "penalty": penalty, "whiten": whiten}
+    known = inspect.signature(ESTIMATORS.load(name)).parameters
+    taken = {key: value for key, value in options.items() if key in known}
+    found = ESTIMATORS.load(name)(to_batch(rows, dtype), **taken)
+    expected = torch.tensor(reference(name, rows, over, penalty, whiten), dtype=dtype)
     assert found.dtype == dtype
     torch.testing.assert_close(found, expected, **tolerance(dtype))
+
+
+def test_every_estimator_has_a_reference():
+    assert {*GROUP_ESTIMATORS, "ppo", "gigpo"} == set(shipped(ESTIMATORS))
 
 
 def turns_of(rows: list[Row], row: Row) -> list[Row]:
@@ -107,8 +135,9 @@ def reference_gae(rows: list[Row], gamma: float, lam: float, penalised: bool) ->
     gamma=st.sampled_from([1.0, 0.9]),
     lam=st.sampled_from([1.0, 0.5, 0.0]),
     penalty=st.sampled_from(["advantage", "reward"]),
+    whiten=st.sampled_from(["tokens", "rows", "episodes"]),
 )
-def test_gae_and_ppo_match_the_reference(rows, dtype, gamma, lam, penalty):
+def test_gae_and_ppo_match_the_reference(rows, dtype, gamma, lam, penalty, whiten):
     batch = to_batch(rows, dtype)
     advantages, targets = gae(batch, gamma, lam, penalty=penalty)
     raw = reference_gae(rows, gamma, lam, penalty == "reward")
@@ -116,21 +145,23 @@ def test_gae_and_ppo_match_the_reference(rows, dtype, gamma, lam, penalty):
     torch.testing.assert_close(advantages, expected, **tolerance(dtype))
     torch.testing.assert_close(targets, expected + batch.values, **tolerance(dtype))
 
-    kept = [a for a, r in zip(raw, rows, strict=True) if not r.excluded]
-    white = [0.0] * len(rows)
+    kept = [a for a, r in zip(raw, rows, strict=True) if not r.excluded and r.entropies]
     if len(kept) > 1 and statistics.stdev(kept) > 1e-3:
-        mean, std = statistics.fmean(kept), statistics.stdev(kept)
-        white = [(a - mean) / (std + 1e-6) for a in raw]
+        white = whitened(raw, rows, whiten)
         if penalty == "advantage":
             white = [w + r.penalty for w, r in zip(white, rows, strict=True)]
-        found = ESTIMATORS.load("ppo")(batch, gamma=gamma, lam=lam, penalty=penalty)
+        options = {"gamma": gamma, "lam": lam, "penalty": penalty, "whiten": whiten}
+        found = ESTIMATORS.load("ppo")(batch, **options)
         torch.testing.assert_close(found, torch.tensor(white, dtype=dtype), **tolerance(dtype))
 
 
-def reference_step_part(rows: list[Row], gamma: float, normalise: bool) -> list[float]:
+def reference_step_part(
+    rows: list[Row], gamma: float, normalise: bool, penalised: bool
+) -> list[float]:
     def step_return(row: Row) -> float:
         future = [s for s in turns_of(rows, row) if s.turn >= row.turn]
-        return sum(gamma**k * s.reward for k, s in enumerate(future))
+        discounted = sum(gamma**k * s.reward for k, s in enumerate(future))
+        return discounted + (row.penalty if penalised else 0.0)
 
     result = []
     for row in rows:
@@ -148,15 +179,36 @@ def reference_step_part(rows: list[Row], gamma: float, normalise: bool) -> list[
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=row_lists, omega=st.sampled_from([1.0, 0.5, 0.0]), normalise=st.booleans())
-def test_gigpo_is_grpo_plus_the_step_part(rows, omega, normalise):
+@given(
+    rows=row_lists,
+    omega=st.sampled_from([1.0, 0.5, 0.0]),
+    mode=st.sampled_from([None, "mean_norm", "mean_std_norm"]),
+    penalty=st.sampled_from(["advantage", "reward"]),
+    over=st.sampled_from(["episodes", "rows"]),
+)
+def test_gigpo_is_both_parts_in_one_mode(rows, omega, mode, penalty, over):
+    """By default no standard deviation in either part, as in verl-agent's default mode."""
     batch = to_batch(rows)
-    options = {"gamma": 0.95, "omega": omega, "normalise_step": normalise}
+    options = {"omega": omega, "penalty": penalty, "over": over} | ({"mode": mode} if mode else {})
     episode, step = gigpo_parts(batch, **options)
-    expected = torch.tensor(reference_step_part(rows, 0.95, normalise), dtype=torch.float64)
+    divided = mode == "mean_std_norm"
+    peers = reference_step_part(rows, 0.95, divided, penalty == "reward")
+    expected = torch.tensor(peers, dtype=torch.float64)
     torch.testing.assert_close(step, omega * expected, rtol=1e-6, atol=1e-9)
-    assert torch.equal(episode, ESTIMATORS.load("grpo")(batch))
+    plain = reference("grpo" if divided else "dr_grpo", rows, over, penalty)
+    torch.testing.assert_close(episode, torch.tensor(plain, dtype=torch.float64))
     assert torch.equal(episode + step, ESTIMATORS.load("gigpo")(batch, **options))
+
+
+def test_gigpo_divides_each_part_apart_where_that_is_asked_for():
+    batch = to_batch(make_rows(3, 3, 4))
+    plain, divided = gigpo_parts(batch), gigpo_parts(batch, mode="mean_std_norm")
+    first = gigpo_parts(batch, normalise=True)
+    assert torch.equal(first[0], divided[0]) and torch.equal(first[1], plain[1])
+    second = gigpo_parts(batch, mode="mean_std_norm", normalise=False)
+    assert torch.equal(second[0], plain[0]) and torch.equal(second[1], divided[1])
+    with pytest.raises(UnknownNameError, match="Did you mean 'mean_norm'"):
+        gigpo_parts(batch, mode="mean")
 
 
 @pytest.mark.parametrize("name", shipped(ESTIMATORS))
@@ -201,6 +253,41 @@ def test_equal_returns_give_exactly_the_penalty(name, value, size, dtype):
     ]
     batch = to_batch(rows, dtype)
     assert torch.equal(ESTIMATORS.load(name)(batch), batch.penalties)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "dapo", "gspo", "gigpo"])
+def test_a_group_that_is_invalid_throughout(name):
+    """The default pushes all its responses down; "reward", as published, compares them: 0."""
+    rows = [
+        Row(0.0, 0.0, -0.1, 0, i, turn, 0, 0.0, False, [-1.0], [1.0])
+        for i in range(4)
+        for turn in range(2)
+    ]
+    batch, function = to_batch(rows), ESTIMATORS.load(name)
+    torch.testing.assert_close(function(batch), batch.penalties, rtol=0, atol=0)
+    assert torch.equal(function(batch, penalty="reward"), torch.zeros_like(batch.returns))
+
+
+def test_whitening_is_over_tokens():
+    """Returns 1 (3 tokens) and 0 (1 token): mean 3/4, unbiased std 1/2."""
+    rows = [
+        Row(1.0, 1.0, 0.0, 0, 0, 0, 0, 0.0, False, [-1.0] * 3, [1.0] * 3),
+        Row(0.0, 0.0, 0.0, 0, 1, 0, 0, 0.0, False, [-1.0], [1.0]),
+    ]
+    for name in ("reinforce_pp", "reinforce_pp_baseline", "ppo"):
+        found = ESTIMATORS.load(name)(to_batch(rows)).tolist()
+        assert found == pytest.approx([0.5, -1.5], rel=1e-5), name
+        found = ESTIMATORS.load(name)(to_batch(rows), whiten="rows").tolist()
+        assert found == pytest.approx([0.5**0.5, -(0.5**0.5)], rel=1e-5), name
+        with pytest.raises(UnknownNameError, match="Known: episodes, rows, tokens"):
+            ESTIMATORS.load(name)(to_batch(rows), whiten="all")
+
+
+def test_epsilon_is_an_option():
+    rows = [Row(float(i), 0, 0, 0, i, 0, 0, 0, False, [-1.0], [1.0]) for i in range(3)]
+    for name in ("grpo", "dapo", "gspo"):
+        found = ESTIMATORS.load(name)(to_batch(rows), epsilon=1.0)
+        assert found.tolist() == pytest.approx([-0.5, 0.0, 0.5])
 
 
 def test_penalty_as_reward_explodes_only_where_documented():

@@ -111,10 +111,19 @@ def test_gspo_clamps_the_log_ratio_at_ten():
 
 @settings(max_examples=30, deadline=None)
 @given(seed=seeds)
-def test_reinforce_gradient_is_minus_the_advantage(seed):
+def test_reinforce_value_and_gradient(seed):
     logprobs, old, advantages, mask = example(seed)
-    reinforce(logprobs, old, advantages, mask).per_token.sum().backward()
+    out = reinforce(logprobs, old, advantages, mask)
+    out.per_token.sum().backward()
     assert torch.equal(logprobs.grad, -advantages)
+    value = torch.zeros_like(advantages)
+    for i, j, logp, _, advantage in tokens(logprobs, old, advantages, mask):
+        value[i, j] = -advantage * logp
+    torch.testing.assert_close(out.per_token.detach(), value)
+
+
+def test_every_loss_has_a_reference_here():
+    assert shipped(LOSSES) == ["clip_cov", "gspo", "kl_cov", "ppo_clip", "reinforce"]
 
 
 def plain_covariance(logprobs, old, advantages, mask) -> dict[tuple[int, int], float]:
@@ -156,6 +165,50 @@ def test_clip_cov_silences_a_share_of_the_candidates(seed, share):
             assert 0.1 < covariance[i, j] < 5.0
             silenced += 1
     assert silenced == min(candidates, max(1, int(share * len(covariance))))
+
+
+@pytest.mark.parametrize("name", ["clip_cov", "kl_cov"])
+def test_tokens_picked_from_a_mini_batch_are_those_of_the_whole(name):
+    """Cut into micro-batches, the loss with `selected` is the loss of all rows at once."""
+    loss = LOSSES.load(name)
+    options = {"share": 0.2} | ({"cov_low": 0.05, "generator": 5} if name == "clip_cov" else {})
+    picked = 0
+    for seed in range(10):
+        logprobs, old, advantages, mask = example(seed)
+        whole = loss(logprobs, old, advantages, mask, **options)
+        (gradient,) = torch.autograd.grad(whole.per_token.sum(), logprobs)
+        selected = loss.select(logprobs.detach(), old, advantages, mask, **options)
+        assert selected.sum() == whole.metrics["selected"]
+        picked += int(selected.sum())
+        for part in mask.new_ones(len(mask)).nonzero().split(2):
+            some = (logprobs[part[:, 0]], old[part[:, 0]], advantages[part[:, 0]], mask[part[:, 0]])
+            out = loss(*some, **options, selected=selected[part[:, 0]])
+            out.per_token.sum().backward()
+        torch.testing.assert_close(logprobs.grad, gradient)
+    assert picked > 5
+
+
+def test_one_candidate_more_moves_no_other_draw():
+    """So that rounding, which can move a token over a bound, cannot change the whole choice."""
+    mask = torch.ones(2, 50, dtype=torch.bool)
+    draws = torch.Generator().manual_seed(0)
+    old = -torch.rand(2, 50, generator=draws) * 4
+    advantages = torch.tensor([[1.0], [-1.0]]).expand(2, 50)
+    few = clip_cov.select(old, old, advantages, mask, share=0.05, cov_low=0.3)
+    for low in (0.25, 0.2, 0.1):
+        more = clip_cov.select(old, old, advantages, mask, share=0.05, cov_low=low)
+        assert (few ^ more).sum() <= 4 and few.sum() == more.sum() == 5
+
+
+def test_the_divergence_of_kl_cov_has_no_slope_where_the_ratio_is_rounding():
+    old = torch.tensor([[-1.0, -1.0, -1.0, -1.0]])
+    logprobs = (old + torch.tensor([[1e-6, -1e-6, 1e-3, -1e-3]])).requires_grad_()
+    ones, mask = torch.zeros_like(old), torch.ones(1, 4, dtype=torch.bool)
+    out = kl_cov(logprobs, old, ones, mask, selected=mask)
+    out.per_token.sum().backward()
+    assert logprobs.grad.tolist() == [[0.0, 0.0, 1.0, -1.0]]
+    expected = pytest.approx([1e-6, 1e-6, 1e-3, 1e-3], rel=0.1)
+    assert out.per_token[0].tolist() == expected
 
 
 def test_token_covariance_matches():

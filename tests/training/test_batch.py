@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aem_gym.training.credit import Rewards, TrainBatch, make_batch, usable
-from aem_gym.types import Episode, Group, Turn
+from aem_gym.errors import ConfigError
+from aem_gym.settings import settle
+from aem_gym.training.credit import (
+    CreditRule,
+    Rewards,
+    TrainBatch,
+    check_credit,
+    equal_returns,
+    make_batch,
+    usable,
+)
+from aem_gym.types import Episode, Group, PromptTemplate, Turn
 
 number = st.floats(-5, 5, width=32)
 REWARDS = Rewards(scale=10.0, invalid_penalty=0.25, penalize="inadmissible")
@@ -66,11 +78,14 @@ def test_tensors_against_plain_python(case: tuple[list[Group], bool]) -> None:
         for g, group in enumerate(groups)
         for e in group.episodes
         if not e.error and any(t.response_ids for t in e.turns)
-        if not (mask_truncated and e.truncated)
     ]
+    masked = {i for i, (_, e) in enumerate(kept) if mask_truncated and e.truncated}
     if step is None:
-        assert kept == []
+        assert len(masked) == len(kept)
         return
+    assert step.masked == masked
+    learned = [i for i, row in enumerate(step.rows) if row.spans[0].episode not in masked]
+    assert list(step.learned) == learned != []
     assert step.episodes == tuple(e for _, e in kept)
     assert [g for g, _ in step.place] == [g for g, _ in kept]
     assert all(groups[g].episodes[i] is e for (g, i), (_, e) in zip(step.place, kept, strict=True))
@@ -131,6 +146,76 @@ def test_no_usable_episode_is_no_step() -> None:
     assert make_batch([Group(0, (good,))], Rewards(), mask_truncated=True) is None
     step = make_batch([Group(0, (bad, good))], Rewards())
     assert step is not None and len(step.batch.returns) == 1
+
+
+def short(response: tuple[int, ...] = (1, 2), **changes: Any) -> Episode:
+    numbers = (-1.0,) * len(response)
+    turn = Turn("o", "r", "", "a", prompt_ids=(5,), response_ids=response, logprobs=numbers)
+    turn = replace(turn, entropies=tuple(-x for x in numbers), reward=changes.pop("reward", 0.0))
+    return replace(Episode("t", "k", "g", 0, 0, (turn, replace(turn, reward=0.0))), **changes)
+
+
+SOLVED, OVER = short(reward=1.0, won=True), short(truncated=True)
+
+
+@pytest.mark.parametrize("context", ["transcript", "window"])
+@pytest.mark.parametrize(
+    ("estimator", "solved"),
+    [
+        *(("grpo", 1.5), ("dapo", 1.5), ("gspo", 1.5), ("dr_grpo", 0.75), ("rloo", 1.0)),
+        # Over 16 tokens of which 4 (ppo: 2) are those of the reward; gigpo: 3/4 + 7/8.
+        *(("reinforce_pp", 1.6771), ("reinforce_pp_baseline", 1.6771), ("ppo", 2.5617)),
+        ("gigpo", 1.625),
+    ],
+)
+def test_what_is_masked_is_still_compared_with(estimator: str, solved: float, context: str) -> None:
+    """One of four solved, three over the limit: 1.5, -0.5, -0.5, -0.5 with grpo."""
+    group = Group(0, tuple(replace(e, context=context) for e in (SOLVED, OVER, OVER, OVER)))
+    step = make_batch([group], Rewards(), mask_truncated=True)
+    assert step is not None and not equal_returns(group, Rewards(), mask_truncated=True)
+    rows = 1 if context == "transcript" else 2
+    assert (step.learned, step.masked) == (tuple(range(rows)), {1, 2, 3})
+    everything = make_batch([group], Rewards())
+    assert everything is not None and everything.masked == frozenset()
+    rule = CreditRule.of(settle({"estimator": estimator, "modulator": "none"}).config)
+    found = rule.assign(replace(step.batch, values=torch.zeros(8)), 0).base
+    assert found[0].item() == pytest.approx(solved, rel=1e-4)
+    if estimator == "grpo":
+        assert found.tolist() == pytest.approx([1.5] * 2 + [-0.5] * 6, rel=1e-5)
+    same = rule.assign(replace(everything.batch, values=torch.zeros(8)), 0).base
+    assert torch.equal(found, same), "masking changes no advantage"
+
+
+def test_groups_that_teach_nothing_are_dropped() -> None:
+    """All episodes are compared, those that are masked too; but one has to enter the loss."""
+
+    def dropped(*episodes: Episode, mask: bool = True) -> bool:
+        return equal_returns(Group(0, episodes), Rewards(), mask_truncated=mask)
+
+    failed = short(error="AgentFailure", reward=1.0)
+    assert not dropped(SOLVED, *[OVER] * 7)
+    assert not dropped(SOLVED, SOLVED, OVER)
+    assert dropped(SOLVED, SOLVED) and dropped(SOLVED, failed) and dropped(failed)
+    assert dropped(short(), OVER) and dropped(short(), OVER, mask=False)
+    partly = replace(OVER, turns=(replace(OVER.turns[0], reward=0.5),))
+    assert dropped(OVER, partly), "neither enters the loss"
+    assert not dropped(OVER, partly, mask=False)
+
+
+def test_overlong_responses_are_punished_softly() -> None:
+    """DAPO, equation 13: 0 up to limit - buffer, then linear to the full penalty at the limit."""
+    rewards = Rewards(scale=10.0, overlong_buffer=4, overlong_penalty=0.5, max_new_tokens=10)
+    for length, penalty in ((2, 0.0), (6, 0.0), (7, -0.125), (9, -0.375), (10, -0.5)):
+        episode = short((1,) * length, reward=1.0, won=True)
+        found = rewards.of_turns(episode)
+        assert found == pytest.approx([10.0 * (1.0 + penalty), 10.0 * penalty])
+        won = replace(rewards, reward_source="won").of_turns(episode)
+        assert won == pytest.approx([10.0 * penalty, 10.0 * (1.0 + penalty)])
+    of_config = settle({"overlong_buffer": 32, "overlong_penalty": 0.2, "max_new_tokens": 64})
+    made = Rewards.of(of_config.config, PromptTemplate())
+    assert (made.overlong_buffer, made.overlong_penalty, made.max_new_tokens) == (32, 0.2, 64)
+    with pytest.raises(ConfigError, match="overlong_buffer.*max_new_tokens = 64, got 65"):
+        check_credit(settle({"overlong_buffer": 65, "max_new_tokens": 64}).config)
 
 
 @given(case=steps())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,10 @@ from aem_gym.credit import Modulated, SplitAdvantages, aem, estimator
 from aem_gym.credit.batch import ResponseBatch
 from aem_gym.credit.estimators import gae, gigpo_parts
 from aem_gym.credit.modulators import identity
-from aem_gym.errors import BadCredit, ComponentError
+from aem_gym.errors import BadCredit, ComponentError, ConfigError
 from aem_gym.registry import ESTIMATORS
 from aem_gym.settings import settle
-from aem_gym.training.credit import Credit, CreditRule
+from aem_gym.training.credit import Credit, CreditRule, check_credit
 from tests.credit.cases import make_rows, shipped, to_batch
 
 HERE = "tests.training.test_credit"
@@ -103,16 +104,103 @@ def test_an_own_estimator_with_needs_of_its_own(batch: ResponseBatch) -> None:
     torch.testing.assert_close(credit.modulated.advantages, expected)
 
 
-def whole_numbers(batch: ResponseBatch) -> torch.Tensor:
-    return batch.returns.long()
+RETURNS: dict[str, tuple[Callable[[ResponseBatch], Any], str]] = {
+    "short": (lambda b: b.returns[:3], r"expected \(N,\) = \({n},\), got \(3,\)"),
+    "column": (lambda b: b.returns[:, None], r"expected \(N,\) = \({n},\), got \({n}, 1\)"),
+    "scalar": (lambda b: b.returns.mean(), r"expected \(N,\) = \({n},\), got \(\)"),
+    "float": (lambda b: 1.0, r"expected a tensor \(N,\) = \({n},\), got float"),
+    "none": (lambda b: None, r"expected a tensor \(N,\) = \({n},\), got None"),
+    "list": (lambda b: b.returns.tolist(), r"expected a tensor \(N,\) = \({n},\), got list"),
+    "numpy": (lambda b: b.returns.numpy(), r"expected a tensor .*, got numpy.ndarray \({n},\)"),
+    "long": (lambda b: b.returns.long(), "expected floating-point numbers, got torch.int64"),
+    "bool": (lambda b: b.returns > 0, "expected floating-point numbers, got torch.bool"),
+    "complex": (lambda b: b.returns + 0j, "expected floating-point numbers, got torch.complex"),
+    "meta": (lambda b: b.returns.to("meta"), "expected a tensor on cpu, got one on meta"),
+    "gradient": (lambda b: b.returns.clone().requires_grad_(), r"without gradient.*\.detach\(\)"),
+    "nan": (lambda b: b.returns * float("nan"), r"{n} of {n} values are not finite \(nan\)"),
+}
+
+
+def returned(batch: ResponseBatch, *, what: str) -> Any:
+    return RETURNS[what][0](batch)
+
+
+def split(batch: ResponseBatch, *, what: str) -> Any:
+    return SplitAdvantages(batch.returns, RETURNS[what][0](batch))
+
+
+def modulated(batch: ResponseBatch, advantages: torch.Tensor, *, what: str) -> Any:
+    return Modulated(identity(batch, advantages).advantages, RETURNS[what][0](batch))
+
+
+def modulated_tokens(batch: ResponseBatch, advantages: torch.Tensor, *, what: str) -> Any:
+    full = replace(batch, returns=batch.returns.clone())
+    found = RETURNS[what][0](full)
+    return Modulated(found, torch.ones_like(advantages))
+
+
+@pytest.mark.parametrize("what", RETURNS)
+def test_what_own_components_return_is_checked(batch: ResponseBatch, what: str) -> None:
+    """In the run, and with the same words before any model loads."""
+    message = RETURNS[what][1]
+    options = {"what": what}
+    for made, n in ((batch, len(batch.returns)), (None, 4)):
+        expected = message.format(n=n)
+        for role, function, part in (
+            ("estimator", "returned", ""),
+            ("estimator", "split", ", unmodulated"),
+            ("modulator", "modulated", ", alpha"),
+        ):
+            name = f"{HERE}:{function}"
+            given = {role: name, f"{role}_options": options}
+            pattern = rf"{role} '{name}'{part}: .*{expected}"
+            if made is None:
+                with pytest.raises(ConfigError, match=rf"{pattern}.*four made-up responses"):
+                    check_credit(settle(given).config)
+            else:
+                with pytest.raises(ComponentError, match=pattern):
+                    assigned(made, **given)
+
+
+def test_advantages_of_tokens_have_the_shape_of_the_mask(batch: ResponseBatch) -> None:
+    n, t = batch.mask.shape
+    for what, got in (("column", rf"\({n}, 1\)"), ("none", "None"), ("short", r"\(3,\)")):
+        given = {"modulator": f"{HERE}:modulated_tokens", "modulator_options": {"what": what}}
+        pattern = rf"advantages: expected .*\(N, T\) = \({n}, {t}\), got {got}"
+        with pytest.raises(ComponentError, match=pattern):
+            assigned(batch, **given)
+
+
+def bare_tensor(batch: ResponseBatch, advantages: torch.Tensor) -> Any:
+    return advantages[:, None] * batch.mask
+
+
+def bad_info(batch: ResponseBatch, advantages: torch.Tensor) -> Any:
+    return replace(identity(batch, advantages), info={"share": torch.ones(3)})  # type: ignore
+
+
+def test_a_modulator_returns_a_modulated(batch: ResponseBatch) -> None:
+    n, t = batch.mask.shape
+    pattern = rf"expected a Modulated .*, got torch.Tensor \({n}, {t}\)"
+    with pytest.raises(ComponentError, match=pattern):
+        assigned(batch, modulator=f"{HERE}:bare_tensor")
+    with pytest.raises(ComponentError, match="expected numbers by name in info, got .*share"):
+        assigned(batch, modulator=f"{HERE}:bad_info")
+
+
+def single_precision(batch: ResponseBatch) -> torch.Tensor:
+    return batch.returns.float()
+
+
+def test_any_floating_point_numbers_will_do(batch: ResponseBatch) -> None:
+    found = assigned(batch, estimator=f"{HERE}:single_precision")
+    assert found.base.dtype == torch.float32
 
 
 def test_a_component_that_returns_the_wrong_thing_is_named(batch: ResponseBatch) -> None:
     n, t = batch.mask.shape
     with pytest.raises(ComponentError, match=rf"estimator '{HERE}:late_shape'.*\({n},\)"):
         assigned(batch, estimator=f"{HERE}:late_shape")
-    with pytest.raises(ComponentError, match="whole_numbers'.*floating-point numbers, .*int64"):
-        assigned(batch, estimator=f"{HERE}:whole_numbers")
     with pytest.raises(ComponentError, match=rf"modulator '{HERE}:late_m.*advantages.*\({n}, {t}"):
         assigned(batch, modulator=f"{HERE}:late_modulator")
 

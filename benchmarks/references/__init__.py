@@ -1,0 +1,1 @@
+"""Our advantages and losses against those of other packages."""
