@@ -50,8 +50,8 @@ COMMANDS = ("make", "python", "aem-gym", "pip", "tensorboard", ".ci/run")
 NEED_DATA = ("source=official", "data_dir=", "SWE-bench", "aem_gym/SWE-v0", "configs/swe")
 MISSING = "data_dir: expected|got no such file|pip install|sandbox engine"
 """What commands on data or an engine, which this machine may not have, may be refused with."""
-FOREIGN_FLAGS = {"--logdir"}
-"""Of programs that are not ours."""
+FOREIGN_FLAGS = {"--logdir", "--trl"}
+"""Of programs that are not ours, and of benchmarks."""
 
 
 def name_of(path: Path) -> str:
@@ -359,7 +359,7 @@ def _value(text: str) -> Any:
 @pytest.mark.parametrize("name", [*shipped(ESTIMATORS), *shipped(MODULATORS), *shipped(LOSSES)])
 def test_estimators_page_has_every_component_with_its_options(name: str) -> None:
     lines = rows(DOCS / "estimators.md")[name]
-    everywhere = {"over", "penalty", "clip_low", "clip_high", "dual_clip", "generator"}
+    everywhere = {"over", "penalty", "clip_low", "clip_high", "dual_clip", "generator", "selected"}
     for table in (ESTIMATORS, MODULATORS):
         if name in shipped(table) and name not in ("aem", "dapo", "gspo"):
             expected = options(table.load(name), everywhere)

@@ -349,20 +349,31 @@ class Updater:
         sums = {name: float(total) for name, total in output.metrics.items()}
         if targets.reference is not None:
             reference = targets.reference[numbers, :width].to(device)
-            kl = kl_k3(scores.logprobs, reference).masked_fill(~mask, 0)
-            if self.loss.kl_weighted:
-                kl = kl * log_ratio_of(scores.logprobs, old, mask).exp()
+            kl = self._divergence(scores, old, reference)
             sums["kl_reference"] = float(kl.detach().sum())
             per_token = per_token + self.loss.kl_coef * kl
         sums |= {"loss": float(per_token.detach().sum()), "tokens": float(mask.sum())}
         loss = self.loss.total(per_token, mask, tokens, rows)
         if scores.values is not None and targets.credit.value_targets is not None:
-            assert step.batch.values is not None
-            before = step.batch.values[numbers].to(device)
             wanted = targets.credit.value_targets[numbers].to(device)
-            errors = value_loss(scores.values, before, wanted, clip=self.config.value_clip or None)
-            loss = loss + self.loss.value_coef * errors.sum() / rows
+            loss = loss + self._value_error(step, scores.values, wanted, numbers) / rows
         return loss, sums
+
+    def _divergence(self, scores: Scores, old: Tensor, reference: Tensor) -> Tensor:
+        """k3 from the reference policy (n, T); with `kl_weighted` times the ratio."""
+        kl = kl_k3(scores.logprobs, reference).masked_fill(~scores.mask, 0)
+        if self.loss.kl_weighted:
+            kl = kl * log_ratio_of(scores.logprobs, old, scores.mask).exp()
+        return kl
+
+    def _value_error(
+        self, step: TrainBatch, values: Tensor, wanted: Tensor, numbers: Tensor
+    ) -> Tensor:
+        """The value loss of some responses, weighted and summed."""
+        assert step.batch.values is not None
+        before = step.batch.values[numbers].to(values.device)
+        errors = value_loss(values, before, wanted, clip=self.config.value_clip or None)
+        return self.loss.value_coef * errors.sum()
 
     @torch.no_grad()
     def _selected(self, step: TrainBatch, targets: _Targets, mini: list[int]) -> Tensor:
