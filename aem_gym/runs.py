@@ -200,7 +200,7 @@ def claim_output(folder: str | Path, resume: bool) -> Claim:
         used = any(item.name != LOCK_NAME for item in folder.iterdir())
         if used and not resume:
             raise OutputError(
-                f"{folder} is in use already. Go on with that run: --resume. "
+                f"{folder} is in use already. Go on with that run: {resume_command(folder)}. "
                 "Or start a new one in another folder: --out FOLDER"
             )
         if used and not (folder / "config.yaml").is_file():

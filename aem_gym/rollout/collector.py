@@ -139,10 +139,9 @@ class Collector:
             row.fail(StopReason.AGENT_ERROR, _agent_failure(error))
 
     def _end(self, row: _Live) -> None:
-        if not row.begun:
-            return
         try:
-            self.agent.end(row.slot)
+            if row.begun:
+                self.agent.end(row.slot)
         except Exception as error:  # the episode itself is whole
             logger.warning("the agent failed to end an episode: %s", describe(error))
 
@@ -220,9 +219,8 @@ def _why_over(answer: CheckedStep, turns: int, limit: int | None) -> StopReason 
     if answer.error is not None:
         return answer.failure
     if answer.terminated:
-        if answer.info["won"]:
-            return StopReason.WON
-        return StopReason.SUBMITTED if answer.info.get("submitted") else StopReason.LOST
+        lost = StopReason.SUBMITTED if answer.info.get("submitted") else StopReason.LOST
+        return StopReason.WON if answer.info["won"] else lost
     over = answer.truncated or (limit is not None and turns >= limit)
     return StopReason.TURN_LIMIT if over else None
 

@@ -184,11 +184,9 @@ class LiveEnvs:
 
     def step(self, slot: int, action: str) -> CheckedStep:
         def call() -> CheckedStep:
-            env = self._envs.get(slot)
-            if env is None:
-                lacks = "has no live environment (it failed before, or was never reset)"
-                raise EnvironmentFailure(f"slot {slot} {lacks}")
-            return checked_step(env.step(action))
+            if slot not in self._envs:
+                raise _no_environment(slot)
+            return checked_step(self._envs[slot].step(action))
 
         return self._guarded(slot, call, self.step_timeout, "step")
 
@@ -249,6 +247,11 @@ class LiveEnvs:
         if slot in self._envs:
             self._condemned.append(self._envs.pop(slot))
         return CheckedStep.failed(error)
+
+
+def _no_environment(slot: int) -> EnvironmentFailure:
+    lacks = "has no live environment (it failed before, or was never reset)"
+    return EnvironmentFailure(f"slot {slot} {lacks}")
 
 
 def _description(env: TextGym) -> EnvDescription:

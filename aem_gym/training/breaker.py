@@ -269,10 +269,9 @@ def _say(rule: Rule, step: int, text: str, more: str) -> None:
 def nothing_learned(steps: int, figures: Mapping[str, float], config: Config) -> str:
     """The report of a run in which no step changed a weight, with the last step's `figures`."""
     ends = _ends(figures)
-    spread = figures.get("groups_with_spread")
-    if spread is None:
+    if nothing_usable(figures):
         cause = f"in the last one no episode could be used ({ends})"
-    elif spread == 0:
+    elif not figures.get("groups_with_spread"):
         cause = f"in the last one no group had returns that differ ({ends})"
     else:
         cause = f"in the last one no gradient was other than 0 ({ends})"
@@ -283,6 +282,11 @@ def nothing_learned(steps: int, figures: Mapping[str, float], config: Config) ->
         f"nothing was learned in {steps} steps: {cause}. The weights are those the run began "
         f"with: {advice}"
     )
+
+
+def nothing_usable(figures: Mapping[str, float]) -> bool:
+    """Whether a step had no episode to learn from."""
+    return figures.get("episodes_masked", 0.0) >= figures.get("episodes", 0.0)
 
 
 def _ends(figures: Mapping[str, float]) -> str:

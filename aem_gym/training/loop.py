@@ -48,7 +48,7 @@ from aem_gym.runs import (
 )
 from aem_gym.seeding import derive
 from aem_gym.settings import CONFIG_NAME, load_config, settle, to_yaml
-from aem_gym.training.breaker import Breaker, Rule, nothing_learned
+from aem_gym.training.breaker import Breaker, Rule, nothing_learned, nothing_usable
 from aem_gym.training.credit import (
     Credit,
     CreditRule,
@@ -107,8 +107,10 @@ def train(
 
     Raises:
         ConfigError: a bad setting, before any model loads.
-        OutputError: the output folder is in use, read-only or full.
+        OutputError: the output folder is in use, read-only or full; or `resume` and no run there.
         CheckpointError: `resume` found only damaged checkpoints.
+        NotLearningError: the breaker ended the run, or no step changed a weight.
+        SamplerMismatchError: sampler and learner are different policies.
         KeyboardInterrupt: Ctrl-C; the first one after the step was finished and saved.
     """
     started = time.perf_counter()
@@ -233,7 +235,7 @@ class Trainer:
         if progress.step and not progress.learned:
             report = nothing_learned(progress.step, self._figures, self.config)
             few = progress.step < self.config.max_bad_steps
-            if not (few and "groups_with_spread" in self._figures):
+            if not few or nothing_usable(self._figures):
                 raise NotLearningError(report)
             logger.warning("%s", report)  # so few steps may all be unlucky
         return self._finish()
@@ -415,6 +417,10 @@ class Trainer:
         more = {f"selection_{name}": value for name, value in chosen.items()}
         seconds = time.perf_counter() - clock
         self.recorder.evaluation(step, asdict(result) | more | {"seconds": seconds})
+        if not result.episodes:  # 0 would be the failure's, not the policy's
+            logger.warning("evaluation %d: each of %d episodes failed", step, result.errors)
+            self.progress.evaluations.append({"step": step})
+            return False
         figures = {"success": result.success, "score": result.score}
         self.progress.evaluations.append({"step": step, **figures})
         graded = "" if result.score == result.success else f", mean score {result.score:.3f},"
@@ -433,6 +439,8 @@ class Trainer:
         if parts.selector is not None:
             selector, step = parts.selector, self.progress.step
             result = play(selector.collector, selector.spec, f"selection {step}")
+        if not result.episodes:
+            return {}
         return {"success": result.success, "score": result.score}
 
     def _save(self) -> None:
@@ -463,16 +471,15 @@ class Trainer:
 
 def _rise(name: str, evaluations: list[dict[str, float]]) -> dict[str, float | None]:
     """A figure before training, after it (the mean of the last evaluations), and the gain."""
-    values = [evaluation[name] for evaluation in evaluations if name in evaluation]
-    last = values[1:][-AFTER:]
-    before = values[0] if values else None
+    last = [evaluation[name] for evaluation in evaluations[1:] if name in evaluation][-AFTER:]
+    before = evaluations[0].get(name) if evaluations else None
     after = sum(last) / len(last) if last else None
     gain = None if before is None or after is None else after - before
     return {f"{name}_before": before, f"{name}_after": after, f"{name}_gain": gain}
 
 
 def _shown(figures: Mapping[str, float], evaluations: list[dict[str, float]]) -> dict[str, str]:
-    held_out = evaluations[-1]["success"] if evaluations else None
+    held_out = evaluations[-1].get("success") if evaluations else None
     low, high = figures.get("alpha_min"), figures.get("alpha_max")
     shown = {"success": figures.get("success_rate", 0.0), "held-out": held_out}
     shown |= {"H": figures.get("response_entropy_mean")}

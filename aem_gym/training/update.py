@@ -168,7 +168,7 @@ class _Targets:
     """(N, T) log-probabilities under the policy that sampled."""
     reference: Tensor | None
     """(N, T) under the reference policy; None without a KL term."""
-    weights: Tensor | None
+    weights: Tensor | None = None
     """(N, T) of the loss of each token; None: all 1."""
     seed: int = 0
     """Of the draws of the loss in one mini-batch."""
@@ -244,9 +244,12 @@ class Updater:
             rows = [_up_to(step, response) for response in chosen]
             sampled = step.batch.logprobs[torch.tensor(chosen)]
             refuse_mismatch(self.learner, rows, sampled, self.config, self.limit)
-        values = scores.values
-        if values is not None and not bool(torch.isfinite(values).all()):
-            raise NotFiniteError("values", f"value head of {self.config.learner!r}: NaN or inf")
+        for name in ("entropies", "values"):
+            given: Tensor | None = getattr(scores, name)
+            if given is not None and not bool(torch.isfinite(given).all()):
+                raise NotFiniteError(
+                    name, f"learner {self.config.learner!r}: {name} are NaN or inf"
+                )
         return scores, {"mismatch/mean": float(apart.mean()), "mismatch/max": float(apart.max())}
 
     def check_sampler(self, step: TrainBatch, number: int) -> dict[str, float]:
@@ -346,20 +349,31 @@ class Updater:
         sums = {name: float(total) for name, total in output.metrics.items()}
         if targets.reference is not None:
             reference = targets.reference[numbers, :width].to(device)
-            kl = kl_k3(scores.logprobs, reference).masked_fill(~mask, 0)
-            if self.loss.kl_weighted:
-                kl = kl * log_ratio_of(scores.logprobs, old, mask).exp()
+            kl = self._divergence(scores, old, reference)
             sums["kl_reference"] = float(kl.detach().sum())
             per_token = per_token + self.loss.kl_coef * kl
         sums |= {"loss": float(per_token.detach().sum()), "tokens": float(mask.sum())}
         loss = self.loss.total(per_token, mask, tokens, rows)
         if scores.values is not None and targets.credit.value_targets is not None:
-            assert step.batch.values is not None
-            before = step.batch.values[numbers].to(device)
             wanted = targets.credit.value_targets[numbers].to(device)
-            errors = value_loss(scores.values, before, wanted, clip=self.config.value_clip or None)
-            loss = loss + self.loss.value_coef * errors.sum() / rows
+            loss = loss + self._value_error(step, scores.values, wanted, numbers) / rows
         return loss, sums
+
+    def _divergence(self, scores: Scores, old: Tensor, reference: Tensor) -> Tensor:
+        """k3 from the reference policy (n, T); with `kl_weighted` times the ratio."""
+        kl = kl_k3(scores.logprobs, reference).masked_fill(~scores.mask, 0)
+        if self.loss.kl_weighted:
+            kl = kl * log_ratio_of(scores.logprobs, old, scores.mask).exp()
+        return kl
+
+    def _value_error(
+        self, step: TrainBatch, values: Tensor, wanted: Tensor, numbers: Tensor
+    ) -> Tensor:
+        """The value loss of some responses, weighted and summed."""
+        assert step.batch.values is not None
+        before = step.batch.values[numbers].to(values.device)
+        errors = value_loss(values, before, wanted, clip=self.config.value_clip or None)
+        return self.loss.value_coef * errors.sum()
 
     @torch.no_grad()
     def _selected(self, step: TrainBatch, targets: _Targets, mini: list[int]) -> Tensor:
@@ -392,9 +406,8 @@ class Updater:
 
 def mini_batch_rows(mini_batch: int | str, rows: int) -> int:
     """How many of `rows` training rows make one update, for a setting such as 32 or 1/2."""
-    if isinstance(mini_batch, int):
-        return mini_batch
-    return -(-rows // int(mini_batch.partition("/")[2]))
+    share = None if isinstance(mini_batch, int) else int(mini_batch.partition("/")[2])
+    return int(mini_batch) if share is None else -(-rows // share)
 
 
 def _up_to(step: TrainBatch, response: int) -> TrainingRow:

@@ -77,6 +77,25 @@ def test_a_run_ends_early_where_nothing_becomes_better(
     assert again["steps"] == 3
 
 
+def test_an_evaluation_of_failed_episodes_only_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its success of 0 would be the failure's; the best checkpoint is not chosen by it either."""
+    results = iter([(4, 0.25), (0, 0.0), (4, 0.75)])
+
+    def play(collector: Any, spec: Any, label: str) -> EvalResult:
+        episodes, success = next(results)
+        return EvalResult(
+            episodes, success, 0.0, 1.0, success, 3.0, 0.0, 0.0, {}, errors=4 - episodes
+        )
+
+    monkeypatch.setattr(loop, "play", play)
+    summary = run(tmp_path / "run", BEST, steps=2, keep_best="valid_unseen", patience=1)
+    assert "evaluation 1: each of 4 episodes failed" in caplog.text
+    assert (summary["success_before"], summary["success_after"]) == (0.25, 0.75)
+    assert summary["best"]["step"] == summary["steps"] == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -234,6 +253,15 @@ def test_small_differences_are_corrected_and_shown(tmp_path: Path, cap: float | 
         for turn in record["turns"]:
             assert len(turn["entropies"]) == len(turn["logprobs"]) == turn["tokens"]
             assert turn["surprisal"] == pytest.approx(-sum(turn["logprobs"]))
+
+
+@pytest.mark.parametrize("given", [{"importance_cap": 2.0}, {"dtype": "bfloat16"}])
+def test_weights_of_an_exact_sampler_and_of_bfloat16(tmp_path: Path, given: dict[str, Any]) -> None:
+    run(tmp_path / "run", GUESS, **given, steps=2, eval_every=0, groups=6)
+    for figures in lines(tmp_path / "run" / "metrics.jsonl"):
+        exact = "dtype" not in given
+        assert 0 < figures["mismatch/mean"] < (1e-4 if exact else 0.1)
+        assert figures["importance/mean"] == pytest.approx(1.0, abs=1e-3 if exact else 0.1)
 
 
 def test_gross_differences_end_the_run(tmp_path: Path) -> None:

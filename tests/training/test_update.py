@@ -356,6 +356,19 @@ def test_nan_on_either_side_is_named(tiny: Tiny, rollout: tuple[str, TrainBatch]
             call(step)
 
 
+@pytest.mark.parametrize("name", ["entropies", "values"])
+def test_other_scores_that_are_nan_are_named(
+    tiny: Tiny, rollout: tuple[str, TrainBatch], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    context, step = rollout
+    updater = Updater(tiny.agent(context=context).learner, tiny.changed(context=context))
+    scores = updater.score(step)
+    broken = replace(scores, **{name: torch.full((len(scores.mask),), float("nan"))})
+    monkeypatch.setattr(updater, "score", lambda step: broken)
+    with pytest.raises(NotFiniteError, match=rf"learner 'hf': {name} are NaN.*bad_{name}:nan"):
+        updater.compare(step)
+
+
 def test_importance_weights_are_bounded() -> None:
     learner, sampler = torch.tensor([[-1.0, -1.0, 0.0]]), torch.tensor([[-1.1, -3.0, -9.0]])
     mask = torch.tensor([[True, True, False]])
