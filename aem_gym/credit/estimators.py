@@ -29,7 +29,6 @@ from aem_gym.errors import ConfigError, check_name
 
 EPSILON = 1e-6
 """Added to a standard deviation before dividing by it."""
-_OVER = ("episodes", "rows")
 _PENALTIES = ("advantage", "reward")
 _WHITEN = ("tokens", "rows", "episodes")
 GIGPO_MODES = {"mean_norm": False, "mean_std_norm": True}
@@ -339,14 +338,8 @@ class _Scores:
 
 
 def _scores(batch: ResponseBatch, over: str, penalty: str) -> _Scores:
-    if over not in _OVER or penalty not in _PENALTIES:
-        check_name("value of the option 'over'", over, _OVER)
-        check_name("value of the option 'penalty'", penalty, _PENALTIES)
-    by_group = Segments.of(batch.group_ids)
-    if penalty == "reward":
-        return _Scores(batch.returns + batch.penalties, by_group, batch.included)
-    if over == "rows":
-        return _Scores(batch.returns, by_group, batch.included, None, batch.penalties)
+    if (over, penalty) != ("episodes", "advantage"):
+        return _scores_of_rows(batch, over, penalty)
     episodes = Segments.of(batch.trajectory_ids)
     index, count = episodes.index, episodes.count
     # All rows of an episode hold the same return and group: whichever is written last is right.
@@ -354,6 +347,15 @@ def _scores(batch: ResponseBatch, over: str, penalty: str) -> _Scores:
     group = batch.group_ids.new_zeros(count).scatter_(0, index, batch.group_ids)
     keep = episodes.size(batch.included) > 0
     return _Scores(value, Segments.of(group), keep, index, batch.penalties)
+
+
+def _scores_of_rows(batch: ResponseBatch, over: str, penalty: str) -> _Scores:
+    check_name("value of the option 'over'", over, ("episodes", "rows"))
+    check_name("value of the option 'penalty'", penalty, _PENALTIES)
+    by_group = Segments.of(batch.group_ids)
+    if penalty == "reward":
+        return _Scores(batch.returns + batch.penalties, by_group, batch.included)
+    return _Scores(batch.returns, by_group, batch.included, None, batch.penalties)
 
 
 def _whitened(batch: ResponseBatch, x: Tensor, penalty: str, whiten: str) -> Tensor:

@@ -80,20 +80,22 @@ class Rewards:
 
     def of_turns(self, episode: Episode) -> list[float]:
         """The scaled reward of each turn of an episode, overlong responses punished."""
-        if self.overlong_buffer:
-            return self._of_long_turns(episode)
-        if self.reward_source == "won":
-            last = len(episode.turns) - 1
-            return [self.scale * (episode.won and turn == last) for turn in range(last + 1)]
+        if self.overlong_buffer or self.reward_source == "won":
+            return self._made_rewards(episode)
         return [turn.reward * self.scale for turn in episode.turns]
 
-    def _of_long_turns(self, episode: Episode) -> list[float]:
-        """With DAPO's soft punishment, which is in the environment's units."""
-        plain = replace(self, overlong_buffer=0).of_turns(episode)
-        lengths = torch.tensor([len(turn.response_ids) for turn in episode.turns])
-        limits = {"max_length": self.max_new_tokens, "buffer": self.overlong_buffer}
-        punished = overlong_penalty(lengths, factor=self.overlong_penalty, **limits).tolist()
-        return [r + self.scale * less for r, less in zip(plain, punished, strict=True)]
+    def _made_rewards(self, episode: Episode) -> list[float]:
+        """Of success alone, or with DAPO's soft punishment, which is in the environment's units."""
+        rewards = [turn.reward for turn in episode.turns]
+        if self.reward_source == "won":
+            last = len(rewards) - 1
+            rewards = [float(episode.won and turn == last) for turn in range(last + 1)]
+        if self.overlong_buffer:
+            lengths = torch.tensor([len(turn.response_ids) for turn in episode.turns])
+            limits = {"max_length": self.max_new_tokens, "buffer": self.overlong_buffer}
+            punished = overlong_penalty(lengths, factor=self.overlong_penalty, **limits).tolist()
+            rewards = [r + less for r, less in zip(rewards, punished, strict=True)]
+        return [self.scale * reward for reward in rewards]
 
     def invalid(self, turn: Turn) -> bool:
         """Whether a response is penalized."""
