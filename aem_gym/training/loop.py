@@ -321,16 +321,13 @@ class Trainer:
 
     def _collect(self) -> tuple[list[Group], list[Group]]:
         """The groups of a step, and those dropped by dynamic sampling."""
-        config = self.config
-        kept: list[Group] = []
-        dropped: list[Group] = []
-        for _ in range(config.max_rounds if config.drop_equal_groups else 1):
+        config, kept, dropped = self.config, list[Group](), list[Group]()
+        drops, mask = config.drop_equal_groups, config.mask_truncated
+        for _ in range(config.max_rounds if drops else 1):
             requests = self._requests(config.groups - len(kept), advance=True)
             episodes = self.parts.collector.run(requests, temperature=config.temperature)
             for group in grouped(episodes, config.group_size):
-                equal = config.drop_equal_groups and equal_returns(
-                    group, self.rewards, mask_truncated=config.mask_truncated
-                )
+                equal = drops and equal_returns(group, self.rewards, mask_truncated=mask)
                 (dropped if equal else kept).append(group)
             if len(kept) == config.groups:
                 break

@@ -290,10 +290,9 @@ class Updater:
                 of_step, of_tokens = self._optimizer_step(step, replace(targets, seed=seed), mini)
                 counts.update(of_step)
                 sums.update(of_tokens)
-        if counts["bad"]:
-            self._report_skipped(number, counts)
-        if not math.isfinite(float(torch.nn.utils.get_total_norm(self.parameters))):
-            raise NotLearningError(f"the update of step {number + 1} made weights NaN or inf")
+        size = float(torch.nn.utils.get_total_norm(self.parameters))
+        if counts["bad"] or not math.isfinite(size):
+            self._report_bad(number, counts, size)
         tokens, done = max(1.0, sums.pop("tokens", 0.0)), float(counts["updates"])
         figures = {name: total / tokens for name, total in sums.items()} | {"lr": rate, **counts}
         return figures | {"updates": done, "grad_norm": counts["grad_norm"] / max(1.0, done)}
@@ -318,12 +317,14 @@ class Updater:
         clip = self.config.grad_clip or float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
         if not math.isfinite(norm + sums["loss"]):
-            what = "gradient" if math.isfinite(sums["loss"]) else "loss"
-            return {"updates_skipped": 1.0, "bad": 1.0, f"bad/{what}_nan": 1.0}, Counter()
+            return _left_out("gradient" if math.isfinite(sums["loss"]) else "loss"), Counter()
         self.optimizer.step()
         return {"updates": 1.0, "grad_norm": norm}, sums
 
-    def _report_skipped(self, number: int, counts: Mapping[str, float]) -> None:
+    def _report_bad(self, number: int, counts: Mapping[str, float], size: float) -> None:
+        """Say what was left out. Raises NotLearningError where the weights are damaged."""
+        if not math.isfinite(size):
+            raise NotLearningError(f"the update of step {number + 1} made weights NaN or inf")
         for what in ("loss", "gradient"):
             if times := counts.get(f"bad/{what}_nan"):
                 total, of = counts["updates_skipped"] + counts["updates"], self.loss.name
@@ -402,6 +403,11 @@ class Updater:
     def _score(self, step: TrainBatch, rows: list[int], *, reference: bool = False) -> Scores:
         chosen = [step.rows[row] for row in rows]
         return self.learner.score(chosen, temperature=self.config.temperature, reference=reference)
+
+
+def _left_out(what: str) -> dict[str, float]:
+    """The counts of an update that was not applied."""
+    return {"updates_skipped": 1.0, "bad": 1.0, f"bad/{what}_nan": 1.0}
 
 
 def mini_batch_rows(mini_batch: int | str, rows: int) -> int:

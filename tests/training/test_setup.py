@@ -317,12 +317,12 @@ def test_an_option_called_part_goes_to_the_own_modulator() -> None:
     ("changes", "words"),
     [
         ({"estimator": f"{HERE}:wrong_shape"}, r"estimator '.*wrong_shape'.*\(4,\).*\(3,\)"),
-        ({"estimator": f"{HERE}:no_tensor"}, "estimator '.*no_tensor'.*a tensor, got list"),
+        ({"estimator": f"{HERE}:no_tensor"}, "estimator '.*no_tensor'.*a tensor .*, got list"),
         ({"estimator": f"{HERE}:not_finite"}, "estimator '.*not_finite'.*4 of 4.*not finite"),
-        ({"modulator": f"{HERE}:bare_modulator"}, "modulator '.*bare.*Modulated.*got Tensor"),
+        ({"modulator": f"{HERE}:bare_modulator"}, "modulator '.*bare.*Modulated.*got torch.Tensor"),
         ({"modulator": f"{HERE}:wide_modulator"}, r"modulator '.*advantages.*\(4, 2\).*\(4,\)"),
-        ({"loss": f"{HERE}:bare_loss"}, "loss '.*bare_loss'.*LossOutput.*got Tensor"),
-        ({"loss": f"{HERE}:short_loss"}, r"loss '.*short_loss'.*\(2, 2\).*\[2\]"),
+        ({"loss": f"{HERE}:bare_loss"}, "loss '.*bare_loss'.*LossOutput.*got torch.Tensor"),
+        ({"loss": f"{HERE}:short_loss"}, r"loss '.*short_loss'.*\(2, 2\).*\(2,\)"),
     ],
 )
 def test_what_a_component_returns_is_checked(changes: dict[str, Any], words: str) -> None:
