@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aem_gym.config import Config
 
 VALUE_HEAD = "value_head.safetensors"
-_CHUNK = 4096
+_CHUNK = 256
 _SPECIAL_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 

@@ -55,7 +55,7 @@ AFTER = 3
 _MAY_CHANGE = {
     *("out", "resume", "steps", "device", "threads", "workers", "step_timeout", "save_every"),
     *("keep_checkpoints", "loggers", "micro_batch", "gradient_checkpointing"),
-    *("reset_timeout", "max_concurrent_episodes"),
+    *("reset_timeout", "max_concurrent_episodes", "card"),
 }
 """Settings that may differ on resume. Some change results by rounding: `device`, `threads`,
 `micro_batch`, `gradient_checkpointing`, `max_concurrent_episodes`."""
