@@ -244,6 +244,9 @@ class Config:
     time, at most 10 minutes."""
     device: str = setting("auto")
     """auto, cpu, cuda, cuda:N or mps."""
+    card: float | None = setting(None, above=0)
+    """Memory in GB of the GPU that the settings are meant for: `--dry-run` estimates for it
+    (docs/memory.md). It changes nothing in a run. Unset: the memory of the device."""
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto")
     """Of the base weights; auto: bfloat16 on a GPU that has it, else float32."""
     threads: int = setting(0, at_least=0)

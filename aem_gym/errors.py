@@ -54,6 +54,10 @@ class ModelError(AemGymError, ValueError):
     """A model could not be found or loaded."""
 
 
+class MissingEngineError(ConfigError):
+    """What an environment runs on, a container engine say, does not answer."""
+
+
 class CheckpointError(AemGymError, RuntimeError):
     """A checkpoint is missing, damaged, or belongs to another configuration."""
 

@@ -91,7 +91,8 @@ def run_adapter(folder: Path) -> Path:
 
 _MAY_CHANGE = {
     *("out", "resume", "steps", "device", "threads", "workers", "step_timeout", "save_every"),
-    *("keep_checkpoints", "loggers", "micro_batch", "gradient_checkpointing"),
+    *("keep_checkpoints", "loggers", "micro_batch", "micro_batch_tokens"),
+    *("gradient_checkpointing", "card"),
     *(
         "reset_timeout",
         "max_concurrent_episodes",

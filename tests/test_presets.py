@@ -17,6 +17,7 @@ BILLIONS = {
     "Qwen/Qwen2.5-1.5B-Instruct": 1.544,
     "Qwen/Qwen2.5-7B-Instruct": 7.616,
     "Qwen/Qwen3-8B": 8.191,
+    "Qwen/Qwen3-1.7B": 1.721,
 }
 PROJECTIONS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 

@@ -12,8 +12,8 @@ import click
 
 from aem_gym.commands.flags import EVERYDAY, config_options, given_flags, parse_env_args
 from aem_gym.config import field_types
-from aem_gym.errors import MissingDependencyError
-from aem_gym.settings import settle, to_yaml
+from aem_gym.errors import MissingDependencyError, MissingEngineError
+from aem_gym.settings import Settled, settle, to_yaml
 
 _NEEDED = ("torch", "transformers", "peft")
 
@@ -35,15 +35,14 @@ class _TrainCommand(click.Command):
 
 
 def run_training(config_file: str | None, dry_run: bool, explain: bool, **given: Any) -> None:
-    from aem_gym.training.setup import check_run
 
+    about = {name: given.pop(name) for name in ("model_config", "workload")}
     overrides = [*given.pop("set"), *given.pop("overrides")]
     env_args = parse_env_args(given.pop("env_arg"))
     flags = given_flags(given) | {f"env_args.{key}": value for key, value in env_args.items()}
     settled = settle(file=config_file, flags=flags, overrides=overrides)
     if dry_run or explain:
-        check_run(settled.config)
-        click.echo(settled.explain() if explain else to_yaml(settled.config), nl=False)
+        _dry_run(settled, explain, **about)
         return
     for package in _NEEDED:
         if importlib.util.find_spec(package) is None:
@@ -53,6 +52,23 @@ def run_training(config_file: str | None, dry_run: bool, explain: bool, **given:
     with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
         summary = train(settled.config)
     click.echo(json.dumps(summary))
+
+
+def _dry_run(settled: Settled, explain: bool, **about: Any) -> None:
+    """Check, and print settings, memory and time; without an engine of the environment, too."""
+    from aem_gym.commands.estimate import estimate_lines
+    from aem_gym.training.setup import check_run
+
+    missing: MissingEngineError | None = None
+    try:
+        check_run(settled.config)
+    except MissingEngineError as error:
+        missing = error
+    lines = list(estimate_lines(settled.config, **about))
+    click.echo(settled.explain() if explain else to_yaml(settled.config), nl=False)
+    click.echo("\n".join(lines))
+    if missing is not None:
+        raise missing
 
 
 def _command() -> click.Command:
@@ -76,10 +92,23 @@ def _command() -> click.Command:
         click.Option(
             ["--dry-run"],
             is_flag=True,
-            help="Check the settings, as far as no model is needed; print them as YAML.",
+            help="Check the settings, as far as no model is needed; print them as YAML, with the "
+            "memory and time that they take (docs/memory.md).",
         ),
         click.Option(
             ["--explain"], is_flag=True, help="The same, with the layer that each value came from."
+        ),
+        click.Option(
+            ["--model-config"],
+            metavar="FILE",
+            help="With --dry-run: config.json of the model, or its folder, for the estimate.",
+        ),
+        click.Option(
+            ["--workload"],
+            metavar="RUN|KEY=VALUE",
+            multiple=True,
+            help="With --dry-run: estimate for episodes as a run had them, or with other turns, "
+            "prompt, response, longest, ...; else every episode at its limits. May be repeated.",
         ),
     ]
     arguments = [click.Argument(["overrides"], nargs=-1, metavar="[KEY.SUB=VALUE]...")]

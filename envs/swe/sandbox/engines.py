@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aem_gym.envs.swe.sandbox.base import SandboxEngine, SandboxError
-from aem_gym.errors import ConfigError
+from aem_gym.errors import ConfigError, MissingEngineError
 from aem_gym.registry import Registry
 
 ENGINES = Registry(
@@ -56,4 +56,4 @@ def check_engine(env_args: Mapping[str, Any]) -> None:
     try:
         open_engine(str(env_args.get("engine", "auto"))).close()
     except SandboxError as error:
-        raise ConfigError(f"SWE needs a sandbox engine: {error}") from error
+        raise MissingEngineError(f"SWE needs a sandbox engine: {error}") from error

@@ -1,0 +1,1 @@
+"""Predicted memory and time against measured: `python -m benchmarks.estimate`."""
