@@ -91,20 +91,12 @@ def run_adapter(folder: Path) -> Path:
 
 _MAY_CHANGE = {
     *("out", "resume", "steps", "device", "threads", "workers", "step_timeout", "save_every"),
-    *("keep_checkpoints", "loggers", "micro_batch", "micro_batch_tokens"),
-    *("gradient_checkpointing", "card"),
-    *(
-        "reset_timeout",
-        "max_concurrent_episodes",
-        "micro_batch_tokens",
-        "replan",
-        "breaker",
-        "max_bad_steps",
-    ),
-    *("breaker_wait", "patience"),
+    *("keep_checkpoints", "loggers", "micro_batch", "micro_batch_tokens", "card"),
+    *("gradient_checkpointing", "reset_timeout", "max_concurrent_episodes"),
+    *("replan", "breaker", "max_bad_steps", "breaker_wait", "patience"),
 }
 """Settings that may differ on resume. Some change results by rounding: `device`, `threads`,
-`micro_batch`, `gradient_checkpointing`, `max_concurrent_episodes`."""
+`micro_batch`, `micro_batch_tokens`, `gradient_checkpointing`, `max_concurrent_episodes`."""
 _WHY_STEPS = (
     " The learning rate of a {schedule} schedule depends on the number of steps: it has come down "
     "to its end with step {then}. Add --replan to plan it anew, as in a run of {now} steps, from "
