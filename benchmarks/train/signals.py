@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -19,8 +18,9 @@ def resident() -> float:
 
 
 def peak() -> float:
-    """The most bytes this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    """The most bytes this program has held: `getrusage` would count the parent's before `exec`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 class Told:
