@@ -13,7 +13,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format docs bench
+.PHONY: help train test oldest lint format docs bench
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,6 +23,14 @@ train: $(VENV)/.train  ## train the default job; ARGS="--steps 20" changes it
 
 test: $(VENV)/.dev  ## run the tests; ARGS="tests/credit" chooses some
 	$(PY) -m pytest $(WORKERS) $(ARGS)
+
+# The lowest versions that pyproject.toml allows, in an environment of their own.
+OLDEST = $(shell sed -nE 's/.*"transformers>=([^,"]+).*"peft>=([^,"]+)".*/transformers==\1 peft==\2/p' pyproject.toml)
+oldest:  ## test agents and training with the lowest transformers and peft that are allowed
+	$(MAKE) VENV=.venv-oldest .venv-oldest/.dev
+	.venv-oldest/bin/python -m pip --disable-pip-version-check install $(OLDEST)
+	.venv-oldest/bin/python -m pytest $(WORKERS) -W error::DeprecationWarning \
+		-W error::FutureWarning tests/agents tests/training
 
 lint: $(VENV)/.dev  ## check style and types: ruff and mypy
 	$(PY) -m ruff check .
