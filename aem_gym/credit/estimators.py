@@ -338,15 +338,19 @@ class _Scores:
         return row if self.penalties is None else row + self.penalties
 
 
-def _scores(batch: ResponseBatch, over: str, penalty: str) -> _Scores:
-    if over not in _OVER or penalty not in _PENALTIES:
-        check_name("value of the option 'over'", over, _OVER)
-        check_name("value of the option 'penalty'", penalty, _PENALTIES)
+def _row_scores(batch: ResponseBatch, over: str, penalty: str) -> _Scores:
+    """The scores where rows are compared: with a penalty in the reward, always."""
+    check_name("value of the option 'over'", over, _OVER)
+    check_name("value of the option 'penalty'", penalty, _PENALTIES)
     by_group = Segments.of(batch.group_ids)
     if penalty == "reward":
         return _Scores(batch.returns + batch.penalties, by_group, batch.included)
-    if over == "rows":
-        return _Scores(batch.returns, by_group, batch.included, None, batch.penalties)
+    return _Scores(batch.returns, by_group, batch.included, None, batch.penalties)
+
+
+def _scores(batch: ResponseBatch, over: str, penalty: str) -> _Scores:
+    if over != "episodes" or penalty != "advantage":
+        return _row_scores(batch, over, penalty)
     episodes = Segments.of(batch.trajectory_ids)
     index, count = episodes.index, episodes.count
     # All rows of an episode hold the same return and group: whichever is written last is right.
