@@ -326,13 +326,14 @@ class Trainer:
             requests = self._requests(config.groups - len(kept), advance=True)
             episodes = self.parts.collector.run(requests, temperature=config.temperature)
             for group in grouped(episodes, config.group_size):
-                equal = config.drop_equal_groups and equal_returns(
-                    group, self.rewards, mask_truncated=config.mask_truncated
-                )
+                equal = config.drop_equal_groups and self._equal(group)
                 (dropped if equal else kept).append(group)
             if len(kept) == config.groups:
                 break
         return kept, dropped
+
+    def _equal(self, group: Group) -> bool:
+        return equal_returns(group, self.rewards, mask_truncated=self.config.mask_truncated)
 
     def _requests(self, groups: int, *, advance: bool = False) -> list[RolloutRequest]:
         """The rollouts of the tasks that are next; `advance` counts the tasks as drawn."""
@@ -474,7 +475,7 @@ def _rise(name: str, evaluations: list[dict[str, float]]) -> dict[str, float | N
 def _shown(figures: Mapping[str, float], evaluations: list[dict[str, float]]) -> dict[str, str]:
     held_out = evaluations[-1]["success"] if evaluations else None
     low, high = figures.get("alpha_min"), figures.get("alpha_max")
-    shown = {"success": figures.get("success_rate", 0.0), "held-out": held_out}
-    shown |= {"H": figures.get("response_entropy_mean")}
+    success, entropy = figures.get("success_rate", 0.0), figures.get("response_entropy_mean")
+    shown = {"success": success, "held-out": held_out, "H": entropy}
     texts = {name: f"{value:.2f}" for name, value in shown.items() if value is not None}
     return texts | ({} if low is None else {"alpha": f"{low:.2f}-{high:.2f}"})

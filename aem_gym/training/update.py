@@ -207,9 +207,9 @@ class Updater:
 
     def learning_rate(self, step: int) -> float:
         """Of step `step` (from 0): a linear rise over the warm-up, then the schedule."""
-        warm = min(1.0, (step + 1) / max(1, self.config.lr_warmup))
-        rest = max(1, self.config.steps - self.config.lr_warmup)
-        progress = min(1.0, max(0, step - self.config.lr_warmup) / rest)
+        warmup = self.config.lr_warmup
+        warm = min(1.0, (step + 1) / max(1, warmup))
+        progress = min(1.0, max(0, step - warmup) / max(1, self.config.steps - warmup))
         cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
         shapes = {"constant": 1.0, "linear": 1.0 - progress, "cosine": cosine}
         return self.config.lr * warm * shapes[self.config.lr_schedule]
@@ -267,27 +267,22 @@ class Updater:
     def update(
         self, step: TrainBatch, credit: Credit, number: int, weights: Tensor | None = None
     ) -> dict[str, float]:
-        """Train on step `number`; figures, averaged over tokens. What is not finite is left out.
-
-        `weights` (N, T) multiply the loss of each token.
-        """
+        """Train; mean figures over tokens. `weights` (N, T) multiply the loss of each token."""
         rate = self.learning_rate(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         reference = self.score(step, reference=True).logprobs if self.loss.kl_coef else None
         targets = _Targets(credit, step.batch.logprobs, reference, weights)
-        sums: Counter[str] = Counter()
-        counts: Counter[str] = Counter()
+        sums, counts, seed = Counter[str](), Counter[str](), self.config.seed
         for epoch in range(self.config.epochs):
-            order = generator(self.config.seed, "order", number, epoch)
-            rows = order.permutation(step.learned).tolist()
+            rows = generator(seed, "order", number, epoch).permutation(step.learned).tolist()
             minis = _chunks(rows, mini_batch_rows(self.config.mini_batch, len(rows)))
             for index, mini in enumerate(minis):
-                seed = derive(self.config.seed, "loss", number, epoch, index)
-                of_step, of_tokens = self._optimizer_step(step, replace(targets, seed=seed), mini)
+                seeded = replace(targets, seed=derive(seed, "loss", number, epoch, index))
+                of_step, of_tokens = self._optimizer_step(step, seeded, mini)
                 counts.update(of_step)
                 sums.update(of_tokens)
-        if counts["bad"]:
+        if counts["bad"]:  # updates that were not finite, and so left out
             self._report_skipped(number, counts)
         if not math.isfinite(float(torch.nn.utils.get_total_norm(self.parameters))):
             raise NotLearningError(f"the update of step {number + 1} made weights NaN or inf")
@@ -345,21 +340,30 @@ class Updater:
             per_token = per_token * targets.weights[numbers, :width].to(device)
         sums = {name: float(total) for name, total in output.metrics.items()}
         if targets.reference is not None:
-            reference = targets.reference[numbers, :width].to(device)
-            kl = kl_k3(scores.logprobs, reference).masked_fill(~mask, 0)
-            if self.loss.kl_weighted:
-                kl = kl * log_ratio_of(scores.logprobs, old, mask).exp()
+            kl = self._divergence(targets.reference[numbers, :width].to(device), scores, old)
             sums["kl_reference"] = float(kl.detach().sum())
             per_token = per_token + self.loss.kl_coef * kl
         sums |= {"loss": float(per_token.detach().sum()), "tokens": float(mask.sum())}
         loss = self.loss.total(per_token, mask, tokens, rows)
         if scores.values is not None and targets.credit.value_targets is not None:
-            assert step.batch.values is not None
-            before = step.batch.values[numbers].to(device)
-            wanted = targets.credit.value_targets[numbers].to(device)
-            errors = value_loss(scores.values, before, wanted, clip=self.config.value_clip or None)
+            errors = self._value_errors(step, targets.credit.value_targets, scores.values, numbers)
             loss = loss + self.loss.value_coef * errors.sum() / rows
         return loss, sums
+
+    def _divergence(self, reference: Tensor, scores: Scores, old: Tensor) -> Tensor:
+        """Of the policy from the reference, (n, T)."""
+        kl = kl_k3(scores.logprobs, reference).masked_fill(~scores.mask, 0)
+        if self.loss.kl_weighted:
+            kl = kl * log_ratio_of(scores.logprobs, old, scores.mask).exp()
+        return kl
+
+    def _value_errors(
+        self, step: TrainBatch, targets: Tensor, values: Tensor, numbers: Tensor
+    ) -> Tensor:
+        """The value loss of the responses `numbers`, (n,)."""
+        assert step.batch.values is not None
+        before, wanted = (x[numbers].to(values.device) for x in (step.batch.values, targets))
+        return value_loss(values, before, wanted, clip=self.config.value_clip or None)
 
     @torch.no_grad()
     def _selected(self, step: TrainBatch, targets: _Targets, mini: list[int]) -> Tensor:
