@@ -109,14 +109,17 @@ def explained(path: Path) -> Iterator[None]:
     """Raise any error of the disk in the block as an OutputError about `path`."""
     try:
         yield
-    except AemGymError:
+    except Exception as error:
+        if _is_of_disk(error):
+            raise output_error(path, error) from error
         raise
-    except OSError as error:
-        raise output_error(path, error) from error
-    except Exception as error:  # safetensors, in Rust, has errors of its own for it
-        if _errno_in(error) is None:
-            raise
-        raise output_error(path, error) from error
+
+
+def _is_of_disk(error: Exception) -> bool:
+    """Also those of safetensors: in Rust, it has errors of its own for it."""
+    if isinstance(error, AemGymError):
+        return False
+    return isinstance(error, OSError) or _errno_in(error) is not None
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:

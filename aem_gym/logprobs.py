@@ -74,9 +74,8 @@ def linear_logprob_and_entropy(
 ) -> tuple[Tensor, Tensor]:
     """The same for `logits = logit_map(hidden @ weight.T + bias)`, at most `chunk` rows at a time.
 
-    With a frozen `weight` (LoRA) the gradient to `hidden` is formed during the forward pass while
-    a chunk's logits are at hand, so nothing is computed twice; otherwise the backward pass
-    recomputes each chunk.
+    With a frozen `weight` (LoRA) the gradient to `hidden` is formed during the forward pass, while
+    a chunk's logits are at hand; otherwise the backward pass recomputes each chunk.
 
     Shapes: hidden (M, D) of the positions that predict `targets` (M,); weight (V, D), bias (V,).
     The log-probabilities (M,) are differentiable in hidden, weight and bias; the entropies are not.

@@ -29,10 +29,8 @@ def generator(*path: int | str) -> np.random.Generator:
 
 
 def uniforms(keys: NDArray[np.uint64], counter: int) -> NDArray[np.float64]:
-    """The `counter`-th uniform number (from 0) in [0, 1) of each 64-bit stream in `keys`, (N,).
-
-    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), read at a position.
-    """
+    """The `counter`-th uniform number (from 0) in [0, 1) of each 64-bit stream in `keys`, (N,)."""
+    # SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), read at a position.
     with np.errstate(over="ignore"):
         z = keys.astype(np.uint64) + np.uint64(counter + 1) * _GOLDEN
         z = (z ^ (z >> np.uint64(30))) * _MIX_1

@@ -100,8 +100,7 @@ class TextEnv(gym.Env[str, str]):
         begun: Any = self.start(options or {})
         pair = isinstance(begun, tuple) and len(begun) == 2
         if not (pair and isinstance(begun[0], Task) and isinstance(begun[1], StepResult)):
-            expected = "return Task(task_id, goal=...), StepResult(observation, ...)"
-            raise _wrong_return(self, "start", "(Task, StepResult)", begun, expected)
+            raise _wrong_return(self, "start", begun)
         self._task, self._last = begun
         self._turn, self._over = 0, False
         self._lines = [self._last.observation] if self.render_mode else []
@@ -117,8 +116,7 @@ class TextEnv(gym.Env[str, str]):
             raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
         last: Any = self.act(str(action))
         if not isinstance(last, StepResult):
-            expected = "return StepResult(observation, ...)"
-            raise _wrong_return(self, "act", "a StepResult", last, expected)
+            raise _wrong_return(self, "act", last)
         self._last = last
         self._turn += 1
         truncated = not last.terminated and (bool(last.error) or self._turn >= self.max_turns)
@@ -155,8 +153,17 @@ def _place(cls: type) -> str:
         return cls.__module__
 
 
-def _wrong_return(env: TextEnv, method: str, wanted: str, got: Any, fix: str) -> Exception:
+_STEP = "StepResult(observation, ...)"
+_RETURNS = {
+    "start": ("(Task, StepResult)", f"return Task(task_id, goal=...), {_STEP}"),
+    "act": ("a StepResult", f"return {_STEP}"),
+}
+"""What a method is expected to return, and how to do so."""
+
+
+def _wrong_return(env: TextEnv, method: str, got: Any) -> Exception:
     """The error for a method that returned something else, with the method's file and line."""
+    wanted, fix = _RETURNS[method]
     code = getattr(inspect.unwrap(getattr(type(env), method)), "__code__", None)
     place = f"{code.co_filename}, line {code.co_firstlineno}" if code else type(env).__module__
     shown = repr(got) if len(repr(got)) <= 60 else f"{repr(got)[:57]}..."

@@ -62,14 +62,11 @@ class CompactDecoder:
         """Hidden states (M, D) at chosen places of ids (B, L), differentiable."""
         x = self.decoder.embed_tokens(ids)
         turn = self._rotation(x, torch.arange(ids.shape[1], device=ids.device)[None])
+        how = {"is_causal": True, "scale": self.scaling, "enable_gqa": self.kv != self.heads}
         final = len(self.decoder.layers) - 1
         for number, layer in enumerate(self._pack()):
             q, k, v = self._project(x, layer, turn)
-            grouped = self.kv != self.heads
-            seen = scaled_dot_product_attention(
-                q, k, v, is_causal=True, scale=self.scaling, enable_gqa=grouped
-            )
-            seen = seen.transpose(1, 2).flatten(2)
+            seen = scaled_dot_product_attention(q, k, v, **how).transpose(1, 2).flatten(2)
             if number == final:  # what follows is for each token by itself
                 seen, x = seen[rows, columns], x[rows, columns]
             x = self._finish(x, seen, layer)
@@ -92,9 +89,8 @@ class CompactDecoder:
 
     def _rotation(self, x: Tensor, positions: Tensor) -> Tensor:
         """By what each pair of a query, key or value is multiplied: (R, W, heads, d / 2)."""
-        cos, sin = (
-            part[..., None, : self.dim // 2] for part in self.decoder.rotary_emb(x, positions)
-        )
+        parts, half = self.decoder.rotary_emb(x, positions), self.dim // 2
+        cos, sin = (part[..., None, :half] for part in parts)
         turn = torch.complex(cos, sin).expand(-1, -1, self.heads + self.kv, -1)
         still = torch.ones_like(turn[:, :, : self.kv])
         return torch.cat([turn, still], dim=2)

@@ -112,9 +112,8 @@ class LanguageAgent(Generic[L]):
 
     def prepare(self, turn: TurnInput) -> GenerationRequest | Response:
         """A turn's prompt; a `Response` with `stop` where the context is full. Changes nothing."""
-        live = self._live[turn.slot]
-        shown = (turn.observation, turn.info["admissible_actions"], turn.history)
-        added = self.builder.added(live.start, turn.turn, *shown)
+        live, shown = self._live[turn.slot], turn.info["admissible_actions"]
+        added = self.builder.added(live.start, turn.turn, turn.observation, shown, turn.history)
         # A response that ran into the limit has no end; the transcript needs one.
         prompt = live.transcript + (self.builder.end_ids if live.is_open else ()) + added
         limit = min(self.max_new_tokens, self.max_length - len(prompt))
@@ -182,8 +181,12 @@ def _plain(made: Any, policy: Policy) -> Generation:
         whole = len(scores[0]) == len(ids) and len(scores[1]) in sizes
         if ids and whole and all(map(math.isfinite, scores[0] + scores[1])):
             return Generation(ids, scores[0], scores[1], bool(made.cut))
+    raise _not_whole(made, policy)
+
+
+def _not_whole(made: object, policy: Policy) -> ComponentError:
     few = "an" if policy.exact else "no or an"
-    raise ComponentError(
+    return ComponentError(
         f"sampler {type(policy).__name__} (exact: {policy.exact}): expected a Generation of one or "
         f"more ids, each with a log-probability and {few} entropy, all finite, got {made!r:.200}"
     )
@@ -272,11 +275,7 @@ class PromptBuilder:
         fields = _fields(start, observation, admissible, history) | counts
         if turn and self.kind != "window":
             return self._ids(self._later, template.later.format_map(fields))
-        text = template.first.format_map(fields)
-        if turn:
-            window = template.window.format_map(fields)
-            if template.longest_window is None or len(window) <= template.longest_window:
-                text = window
+        text = _window(template, fields) if turn else template.first.format_map(fields)
         return self._ids(self._first(template.system), text)
 
     def response(self, text: str) -> tuple[int, ...]:
@@ -309,6 +308,13 @@ class PromptBuilder:
         return ids[frame.skip :]
 
 
+def _window(template: PromptTemplate, fields: Mapping[str, Any]) -> str:
+    """A later prompt of the window context: with the history, unless that makes it too long."""
+    window = template.window.format_map(fields)
+    fits = template.longest_window is None or len(window) <= template.longest_window
+    return window if fits else template.first.format_map(fields)
+
+
 def rewritten(text: str, pairs: Sequence[tuple[str, str]]) -> str:
     """A text with a template's (regular expression, replacement) pairs applied in order."""
     for pattern, replacement in pairs:
@@ -321,12 +327,10 @@ def _fields(
 ) -> dict[str, Any]:
     template = start.template
     first = max(0, len(history) - template.history)
-    past = [
-        template.history_item.format(
-            step=step, observation=rewritten(old.observation, template.rewrite), action=old.action
-        )
-        for step, old in enumerate(history[first:], first + 1)
-    ]
+    past: list[str] = []
+    for step, old in enumerate(history[first:], first + 1):
+        seen = rewritten(old.observation, template.rewrite)
+        past.append(template.history_item.format(step=step, observation=seen, action=old.action))
     shown = [action for action in admissible if action not in template.hidden_actions]
     return {
         "instructions": start.instructions,

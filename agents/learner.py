@@ -93,8 +93,10 @@ class HFLearner:
         self, rows: Sequence[TrainingRow], *, temperature: float, reference: bool = False
     ) -> Scores:
         self._set_mode(torch.is_grad_enabled())
-        if not reference:
-            return self._score(rows, temperature)
+        score = self._score_reference if reference else self._score
+        return score(rows, temperature)
+
+    def _score_reference(self, rows: Sequence[TrainingRow], temperature: float) -> Scores:
         if self.peft_model is None:
             raise CheckpointError("a reference policy needs an adapter; this learner has none")
         with torch.no_grad():
@@ -148,13 +150,10 @@ class HFLearner:
             self.value_head.load_state_dict(load_file(folder / VALUE_HEAD))
 
     def _set_mode(self, training: bool) -> None:
-        """Only the adapter's dropout trains: some base models route or drop at random if they do.
-
-        Gradient checkpointing is a base layer's own, and asks whether that very layer trains.
-        """
+        """Only the adapter's dropout trains: some base models would route or drop at random."""
         self.model.eval()
         for module in self.model.modules() if training else ():
-            if getattr(module, "gradient_checkpointing", False):
+            if getattr(module, "gradient_checkpointing", False):  # asks whether this layer trains
                 module.training = True
             elif hasattr(module, "lora_dropout"):
                 module.lora_dropout.train()
@@ -170,14 +169,18 @@ class HFLearner:
         targets = ids[chosen_rows, chosen]
         hidden = self._hidden_at(ids, chosen_rows, chosen - 1)
         logp, entropy = self._read(hidden, targets, temperature)
-        values = None
-        if self.value_head is not None:
-            first = mask.sum(1).cumsum(0) - mask.sum(1)  # (N,) places of first tokens in `hidden`
-            values = self.value_head(hidden[first].float())[:, 0]
+        values = None if self.value_head is None else self._values(hidden, mask)
         # masked_scatter keeps the gradient and the order of `mask`.
         empty = torch.zeros(mask.shape, dtype=logp.dtype, device=self.device)
         parts = (empty.masked_scatter(mask, logp), empty.masked_scatter(mask, entropy))
         return Scores(*parts, mask, values)
+
+    def _values(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Values (N,) at the first token of each response, from the hidden states of all."""
+        assert self.value_head is not None
+        first = mask.sum(1).cumsum(0) - mask.sum(1)
+        values: Tensor = self.value_head(hidden[first].float())[:, 0]
+        return values
 
     def _pad(self, sequences: Sequence[TrainingRow]) -> Tensor:
         """Token ids (B, L), padded on the right."""

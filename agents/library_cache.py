@@ -7,12 +7,14 @@ back, padded or masked. So rows of equal length are read together, and prompts f
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from aem_gym.errors import NotFiniteError
 from aem_gym.logprobs import LogitMap
 from aem_gym.protocols import GenerationRequest
 
@@ -98,6 +100,7 @@ def difference_to_plain(model: Any, reader: Reader, logit_map: LogitMap) -> str 
     """What is wrong with sampling through `reader`, by a trial on a few tokens; None if nothing.
 
     Two conversations of unequal length are read, continued, and extended by a second turn.
+    Raises NotFiniteError where the model itself gives NaN.
     """
     training, weight = model.training, model.get_output_embeddings().weight
     model.eval()
@@ -111,7 +114,10 @@ def difference_to_plain(model: Any, reader: Reader, logit_map: LogitMap) -> str 
         model.train(training)
     differences = torch.stack(turns)
     worst, mean = float(differences.amax()), float(differences.mean())
-    if (worst <= 1e-3 or weight.dtype != torch.float32) and mean <= 0.3:  # NaN is wrong, too
+    if not math.isfinite(mean):
+        text = "sampler hf: the model gives NaN: its weights, or their merged copy, are damaged"
+        raise NotFiniteError("weights", text)
+    if (worst <= 1e-3 or weight.dtype != torch.float32) and mean <= 0.3:
         return None
     return f"log-probabilities differ by up to {worst:.2g} nats, {mean:.2g} on average"
 

@@ -255,17 +255,13 @@ class RaggedReader:
             self._cache = None  # leftovers change rounding, and a resumed run has none
 
     def read(self, requests: Sequence[GenerationRequest]) -> Tensor:
-        """Bring every row's cache up to its prompt; the hidden state of each last token (R, D).
-
-        Rows that begin with the same prompt (a group's) share one reading of it.
-        """
+        """Bring every row's cache up to its prompt; the hidden state of each last token (R, D)."""
         slots, prompts = [r.slot for r in requests], [r.prompt_ids for r in requests]
         cache = self._prepare(slots, prompts)
         distinct = list(dict.fromkeys(prompts))
         if any(cache.ids) or len(distinct) == len(prompts):
             return self._extend(cache, prompts)
-        place = {prompt: row for row, prompt in enumerate(distinct)}
-        rows = [place[prompt] for prompt in prompts]
+        rows = [distinct.index(prompt) for prompt in prompts]  # a group's share one reading
         self._cache = cache = self._fresh(list(range(len(distinct))))
         hidden = self._extend(cache, distinct)
         cache.ids = [[*cache.ids[row]] for row in rows]
@@ -281,9 +277,7 @@ class RaggedReader:
         columns = max(1, self.chunk // len(news))
         for at in range(0, width, columns):
             piece = slice(at, at + columns)
-            hidden = self._forward(
-                tokens[:, piece].to(self.device), valid[:, piece].to(self.device)
-            )
+            hidden = self._forward(*(x[:, piece].to(self.device) for x in (tokens, valid)))
         return hidden
 
     def append(self, tokens: Tensor, alive: Tensor) -> Tensor:
@@ -294,14 +288,11 @@ class RaggedReader:
         self._cache.narrow(rows)
 
     def _prepare(self, slots: list[int], prompts: list[tuple[int, ...]]) -> RaggedCache:
-        """The cache, its rows cut back to what they share with the new prompts.
-
-        One that saves less than a third of the reading is dropped: one dense piece is then faster.
-        """
+        """The cache, its rows cut back to what they share with the new prompts."""
         if self._cache is not None:
             self._cache.arrange(slots)
             shared = list(map(_common_prefix, self._cache.ids, prompts))
-            if sum(shared) * 3 >= sum(map(len, prompts)):
+            if sum(shared) * 3 >= sum(map(len, prompts)):  # else one dense piece is faster
                 for row, length in enumerate(shared):
                     self._cache.cut(row, length)
                 return self._cache
@@ -323,10 +314,15 @@ class RaggedReader:
         seen = cache.near[:, None, None, :] & causal.tril_(columns - width)
         if self.compact is not None:
             return self.compact.append(tokens, positions, self._additive(seen), cache.cache)
+        return self._library_forward(tokens, positions, seen, cache.cache)
+
+    def _library_forward(
+        self, tokens: Tensor, positions: Tensor, seen: Tensor, cache: Cache
+    ) -> Tensor:
         mask: Tensor | dict[str, Tensor]
         mask = self._additive(seen) if self._plain else self._masks(seen, positions)
         inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
-        output = self.decoder(**inputs, **{self._cache_name: cache.cache}, use_cache=True)
+        output = self.decoder(**inputs, **{self._cache_name: cache}, use_cache=True)
         last: Tensor = output.last_hidden_state[:, -1]
         return last
 
@@ -450,10 +446,7 @@ class RaggedCache:
         return any(held is not None for held in self.slots)
 
     def arrange(self, slots: list[int]) -> None:
-        """Give row i to conversation `slots[i]`; others are dropped, unknown ones start empty.
-
-        Rows are packed on the way if they have to be copied or have become mostly holes.
-        """
+        """Give row i to conversation `slots[i]`, packed where it has to be copied or has holes."""
         for layer in self._layers:
             layer.end_narrow()
         self._rows, self.near = None, self.visible
@@ -489,19 +482,17 @@ class RaggedCache:
             del self.ids[row][length:]
 
     def extend(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Note that the model is about to append `tokens`: ids (rows, width), of which `valid`.
-
-        Rows are those that are continued. Returns how many tokens each had (rows,).
-        """
+        """Note the `valid` of coming `tokens` (rows, width); how many each row had (rows,)."""
         rows = range(len(self.ids)) if self._rows is None else self._rows.tolist()
         before = torch.tensor([len(self.ids[row]) for row in rows], device=valid.device)
         for row, ids, real in zip(rows, tokens.tolist(), valid.tolist(), strict=True):
             self.ids[row] += compress(ids, real)
         self.near = torch.cat([self.near, valid], dim=1)
-        if self._rows is None:
-            self.visible = self.near
-        else:
-            holes = self.visible.new_zeros(len(self.ids), valid.shape[1])
-            holes[self._rows] = valid
-            self.visible = torch.cat([self.visible, holes], dim=1)
+        self.visible = self.near if self._rows is None else self._with_holes(self._rows, valid)
         return before
+
+    def _with_holes(self, rows: Tensor, valid: Tensor) -> Tensor:
+        """`visible` with new columns, `valid` in `rows` and holes in the others."""
+        more = self.visible.new_zeros(len(self.ids), valid.shape[1])
+        more[rows] = valid
+        return torch.cat([self.visible, more], dim=1)

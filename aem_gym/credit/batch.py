@@ -65,9 +65,8 @@ class ResponseBatch:
         if len(rows) != 1 or len(tokens) != 2 or tokens[0] != rows[0]:
             got = f"{tuple(rows)} and {tuple(tokens)}"
             raise ValueError(f"ResponseBatch expects returns (N,) and mask (N, T), got {got}")
-        shapes = dict.fromkeys(_PER_ROW, rows) | dict.fromkeys(_PER_TOKEN, tokens)
-        for name, shape in shapes.items():
-            value: Tensor | None = getattr(self, name)
+        for name in (*_PER_ROW, *_PER_TOKEN):
+            value, shape = getattr(self, name), rows if name in _PER_ROW else tokens
             if value is not None and value.shape != shape:
                 found = f"expected shape {tuple(shape)}, got {tuple(value.shape)}"
                 raise ValueError(f"ResponseBatch.{name}: {found}")
@@ -82,9 +81,8 @@ class ResponseBatch:
     @cached_property
     def included(self) -> Tensor:
         """Rows that are not `excluded`, (N,) bool: those that enter return statistics."""
-        if self.excluded is None:
-            return torch.ones_like(self.lengths, dtype=torch.bool)
-        return ~self.excluded
+        every = torch.ones_like(self.lengths, dtype=torch.bool)
+        return every if self.excluded is None else ~self.excluded
 
     @cached_property
     def counted(self) -> Tensor:
@@ -135,11 +133,10 @@ class Segments:
 
     def extremes(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(min, max) per segment, (count,) each; (inf, -inf) where no row is kept."""
-        inf = float("inf")
-        low_of = x if keep is None else x.masked_fill(~keep, inf)
-        high_of = x if keep is None else x.masked_fill(~keep, -inf)
-        low = x.new_full((self.count,), inf).scatter_reduce_(0, self.index, low_of, "amin")
-        high = x.new_full((self.count,), -inf).scatter_reduce_(0, self.index, high_of, "amax")
+        index = self.index if keep is None else self.index[keep]
+        x = x if keep is None else x[keep]
+        low = x.new_full((self.count,), math.inf).scatter_reduce_(0, index, x, "amin")
+        high = x.new_full((self.count,), -math.inf).scatter_reduce_(0, index, x, "amax")
         return low, high
 
     def mean(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -252,11 +249,8 @@ def _by_outcome(batch: ResponseBatch, success: Tensor) -> dict[str, Tensor]:
     v = (batch.surprisal - batch.entropy_sum).square()
     episodes = Segments.of(batch.trajectory_ids[batch.included])
     won = episodes.mean(success[batch.included].to(v.dtype))
-    return {
-        "success_rate": won.mean(),
-        "v_fail": v[batch.counted & ~success].mean(),
-        "v_success": v[batch.counted & success].mean(),
-    }
+    v_fail, v_success = (v[batch.counted & rows].mean() for rows in (~success, success))
+    return {"success_rate": won.mean(), "v_fail": v_fail, "v_success": v_success}
 
 
 def _correlation(x: Tensor, y: Tensor) -> Tensor:

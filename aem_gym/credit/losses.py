@@ -271,13 +271,18 @@ def aggregate(
     masked = per_token.masked_fill(~mask, 0)
     if mode == "token-mean":
         return masked.sum() / total_tokens
+    return _per_row(masked, mask, mode, constant) / total_rows
+
+
+def _per_row(masked: Tensor, mask: Tensor, mode: str, constant: float | None) -> Tensor:
+    """The sum over rows, each divided by its own number of tokens or by the same constant."""
     if mode == "seq-mean-token-mean":
-        return (masked.sum(-1) / mask.sum(-1).clamp(min=1)).sum() / total_rows
-    if mode == "token-sum-norm":
-        if constant is None:
-            raise ValueError("aggregation 'token-sum-norm' expects constant=<tokens>, got None")
-        return masked.sum() / (total_rows * constant)
-    raise UnknownNameError("loss aggregation", mode, AGGREGATIONS)
+        return (masked.sum(-1) / mask.sum(-1).clamp(min=1)).sum()
+    if mode != "token-sum-norm":
+        raise UnknownNameError("loss aggregation", mode, AGGREGATIONS)
+    if constant is None:
+        raise ValueError("aggregation 'token-sum-norm' expects constant=<tokens>, got None")
+    return masked.sum() / constant
 
 
 def _surrogate(

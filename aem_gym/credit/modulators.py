@@ -40,9 +40,8 @@ def aem_coefficients(
 ) -> Tensor:
     """AEM's alpha: `exp(-lam * Htil) / mean_group(exp(-lam * Htil))`, one row per response.
 
-    `Htil` is the response entropy min-max scaled within its group. Groups whose range is
-    strictly below `threshold`, or with fewer than two responses, get exactly 1; so does
-    everything when `lam` is 0. The mean of alpha over a group's responses is 1.
+    `Htil` is the entropy min-max scaled within its group, over which alpha has mean 1. Groups with
+    a range strictly below `threshold`, or one response, get exactly 1, as all do with `lam` 0.
 
     All tensors are (N,); entropies in nats, not finite for a response without tokens, which gets 1.
     Rows that are not `counted` enter no statistic, but get the alpha of their entropy, clamped to
@@ -95,14 +94,16 @@ def aem(
     `advantages` are (N,), normalized by their estimator; docs/aem.md explains the options.
     Raises UnknownNameError where one has a value that does not exist.
     """
-    scopes = _scope_ids(batch, scope)
-    lam = lam * _pick("AEM direction", direction, {"normal": 1.0, "reversed": -1.0})
-    score = _proxy(batch, proxy).masked_fill(batch.lengths == 0, float("nan"))
+    scopes = batch.group_ids if scope == "group" else _scope_ids(batch, scope)
+    lam = lam if direction == "normal" else lam * _sign(direction)
+    score = batch.response_entropy if proxy == "mean-entropy" else _proxy(batch, proxy)
+    score = score.masked_fill(batch.lengths == 0, float("nan"))
     alpha = aem_coefficients(score, scopes, lam=lam, threshold=threshold, counted=batch.included)
     alpha = alpha.to(advantages.dtype)
     if shuffle:
         alpha = _shuffled(alpha, scopes, batch.counted, generator)
-    alpha = torch.where(_touched(advantages, only), alpha, torch.ones_like(alpha))
+    if only != "none":
+        alpha = torch.where(_touched(advantages, only), alpha, torch.ones_like(alpha))
     result = alpha * advantages.detach()
     if recentre:
         result = result - _added_mean(batch, alpha, advantages, scopes)
@@ -168,6 +169,10 @@ def _scope_ids(batch: ResponseBatch, scope: str) -> Tensor:
     everything = torch.zeros_like(batch.group_ids)
     known = {"group": batch.group_ids, "trajectory": batch.trajectory_ids, "batch": everything}
     return _pick("AEM scope", scope, known)
+
+
+def _sign(direction: str) -> float:
+    return _pick("AEM direction", direction, {"normal": 1.0, "reversed": -1.0})
 
 
 def _touched(advantages: Tensor, only: str) -> Tensor:

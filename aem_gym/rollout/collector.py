@@ -19,6 +19,8 @@ from aem_gym.seeding import derive
 from aem_gym.types import Episode, Group, PromptTemplate, StopReason, Turn
 
 logger = logging.getLogger(__name__)
+OnEnd = Callable[[Episode], None] | None
+"""What is called with each episode as it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,7 @@ class Collector:
         self.description = pool.describe()
 
     def run(
-        self,
-        requests: Sequence[RolloutRequest],
-        *,
-        temperature: float = 1.0,
-        on_end: Callable[[Episode], None] | None = None,
+        self, requests: Sequence[RolloutRequest], *, temperature: float = 1.0, on_end: OnEnd = None
     ) -> list[Episode]:
         """One episode per request, in their order. `on_end` is called with each as it ends."""
         most = self.settings.max_concurrent_episodes or len(requests)
@@ -94,16 +92,16 @@ class Collector:
         live: list[_Live] = []
         self.prefetch(requests)
         while live or waiting:
-            for row in self._reset(requests, free, waiting):
+            begun = self._reset(requests, free, waiting)
+            for row in begun:
                 self._begin(row, temperature)
-                live.append(row)
-            for row in live:
-                if row.stop_reason is not None:
-                    self._end(row)
-                    free.append(row.slot)
-                    episode = episodes[row.place] = self._episode(row)
-                    if on_end is not None:
-                        on_end(episode)
+            live += begun
+            for row in [row for row in live if row.stop_reason is not None]:
+                self._end(row)
+                free.append(row.slot)
+                episode = episodes[row.place] = self._episode(row)
+                if on_end is not None:
+                    on_end(episode)
             live = [row for row in live if row.stop_reason is None]
             if live and not (free and waiting):
                 self._turn(live)
@@ -166,13 +164,12 @@ class Collector:
     def _ask(self, live: list[_Live]) -> list[Response]:
         inputs = [self._input(row) for row in live]
         try:
-            responses = self.agent.act(inputs)
+            given: Any = self.agent.act(inputs)
         except Exception as error:
             return self._ask_apart(live, error)
-        given: object = responses
         if not isinstance(given, Sequence) or len(given) != len(inputs):
             return _wrong_number(given, len(inputs))
-        return [_checked_response(response) for response in responses]
+        return [_checked_response(response) for response in given]
 
     def _ask_apart(self, live: list[_Live], error: Exception) -> list[Response]:
         """Ask for one episode at a time after an error: only its own may be to blame."""
@@ -197,11 +194,8 @@ class Collector:
 
 def requests_for(seeds: Sequence[int], group_size: int, *stream: int | str) -> list[RolloutRequest]:
     """`group_size` requests per task seed; `stream` is the seed of the agent's randomness."""
-    return [
-        RolloutRequest(seed, rollout, derive(*stream, place, seed, rollout))
-        for place, seed in enumerate(seeds)
-        for rollout in range(group_size)
-    ]
+    each = [(place, seed, r) for place, seed in enumerate(seeds) for r in range(group_size)]
+    return [RolloutRequest(seed, r, derive(*stream, place, seed, r)) for place, seed, r in each]
 
 
 def grouped(episodes: Sequence[Episode], group_size: int) -> list[Group]:
@@ -246,15 +240,15 @@ def _wrong_number(given: object, wanted: int) -> list[Response]:
     return [Response("", error=_agent_failure(error))] * wanted
 
 
-def _checked_response(given: object) -> Response:
+def _checked_response(given: Any) -> Response:
     """The response as it can be written down; an error in its place if it is none."""
     texts: list[Any] = [getattr(given, name, None) for name in _TEXTS]
-    if not (isinstance(given, Response) and all(isinstance(text, str) for text in texts)):
-        return _refused(given)
-    if given.stop_reason not in _REASONS or not isinstance(given.error, str | None):
+    sound = isinstance(given, Response) and all(isinstance(text, str) for text in texts)
+    if not (sound and given.stop_reason in _REASONS and isinstance(given.error, str | None)):
         return _refused(given)
     action, text, thought = map(well_formed, texts)
-    return replace(given, action=action, text=text, thought=thought)
+    checked: Response = replace(given, action=action, text=text, thought=thought)
+    return checked
 
 
 def _refused(given: object) -> Response:

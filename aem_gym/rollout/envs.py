@@ -366,14 +366,12 @@ def _info(info: Any, *, won: bool) -> dict[str, Any]:
 
 def _coerced(key: str, value: Any, default: Any) -> Any:
     try:
-        if isinstance(default, list):
-            if isinstance(value, str):
-                raise TypeError("a str is not a list")
-            return [well_formed(str(item)) for item in value]
         if isinstance(default, str):
             return well_formed(str(value))
+        if isinstance(default, list) and not isinstance(value, str):
+            return [well_formed(str(item)) for item in value]
         found = type(default)(value)
-        if value != value or not math.isfinite(found):  # NaN would count as won
+        if value != value or not math.isfinite(found):  # NaN would count as won; raises on a list
             raise ValueError("NaN or inf")
         return found
     except (TypeError, ValueError) as error:

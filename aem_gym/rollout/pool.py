@@ -92,10 +92,7 @@ class EnvPool:
         return [_checked(answer) for answer in self._call("reset", starts)]
 
     def prefetch(self, coming: Sequence[Reset]) -> None:
-        """Let environments prepare the resets, (seed, options) each, that come next, in order.
-
-        Reset n of these is expected in process n modulo `processes`; another may come instead.
-        """
+        """Let environments prepare what comes next: reset n in process n modulo `processes`."""
         if self._description.prefetches:
             every = self.processes
             self._call("prefetch", [(p, list(coming[p::every])) for p in range(every)])

@@ -124,12 +124,8 @@ def make_batch(
     groups: Sequence[Group], rewards: Rewards, *, mask_truncated: bool = False
 ) -> TrainBatch | None:
     """Tensors of the groups' usable episodes; None if there is nothing to learn from."""
-    kept = [
-        (g, i, episode)
-        for g, group in enumerate(groups)
-        for i, episode in enumerate(group.episodes)
-        if usable(episode)
-    ]
+    every = [(g, i, e) for g, group in enumerate(groups) for i, e in enumerate(group.episodes)]
+    kept = [each for each in every if usable(each[-1])]
     episodes = tuple(episode for *_, episode in kept)
     masked = frozenset(i for i, e in enumerate(episodes) if mask_truncated and e.truncated)
     if len(masked) == len(episodes):
@@ -176,10 +172,7 @@ def _token_tensors(turns: Sequence[Turn]) -> dict[str, Tensor]:
 
 
 def training_rows(episodes: Iterable[tuple[int, Episode]]) -> list[TrainingRow]:
-    """The training rows of (number, episode) pairs, with the tokens kept from generation.
-
-    A `transcript` episode is one row with a span per response, a `window` episode a row for each.
-    """
+    """One row per (number, episode), a span per response; in a `window`, a row per response."""
     rows: list[TrainingRow] = []
     for number, episode in episodes:
         transcript = episode.context == "transcript"
@@ -268,17 +261,18 @@ class CreditRule:
         if unmodulated is not None:
             more = unmodulated[:, None].expand(batch.mask.shape).masked_fill(~batch.mask, 0)
             modulated = replace(modulated, advantages=modulated.advantages + more)
-        return Credit(base, modulated, self._value_targets(batch), seconds)
+        targets = None if batch.values is None else self._value_targets(batch)
+        return Credit(base, modulated, targets, seconds)
 
     def _estimate(self, batch: ResponseBatch) -> tuple[Tensor, Tensor | None]:
         name = f"estimator {self.config.estimator!r}"
         base: Any = self.estimator(batch, **self.estimator_options)
-        more = None
-        if isinstance(base, SplitAdvantages):
-            _check_tensor(f"{name}, unmodulated", base.unmodulated, batch, "(N,)")
-            name, base, more = f"{name}, modulated", base.modulated, base.unmodulated
-        _check_tensor(name, base, batch, "(N,)")
-        return base, more
+        if not isinstance(base, SplitAdvantages):
+            _check_tensor(name, base, batch, "(N,)")
+            return base, None
+        _check_tensor(f"{name}, unmodulated", base.unmodulated, batch, "(N,)")
+        _check_tensor(f"{name}, modulated", base.modulated, batch, "(N,)")
+        return base.modulated, base.unmodulated
 
     def _check_modulated(self, found: object, batch: ResponseBatch) -> None:
         name = f"modulator {self.config.modulator!r}"
@@ -291,23 +285,18 @@ class CreditRule:
         if not isinstance(info, dict) or any(type(v) not in (int, float) for v in info.values()):
             raise ComponentError(f"{name}: expected numbers by name in info, got {info!r:.80}")
 
-    def _value_targets(self, batch: ResponseBatch) -> Tensor | None:
-        if batch.values is None:
-            return None
+    def _value_targets(self, batch: ResponseBatch) -> Tensor:
         keys = ("gamma", "lam", "penalty")
         chosen = {k: v for k, v in self.estimator_options.items() if k in keys}
         return gae(batch, **chosen)[1]
 
 
-def _check_tensor(name: str, found: object, batch: ResponseBatch, symbol: str) -> None:
+def _check_tensor(name: str, found: Any, batch: ResponseBatch, symbol: str) -> None:
     """Raise where `found` is no finite tensor such as `batch.returns`, (N,) or (N, T)."""
     like, shape = batch.returns, (batch.mask if symbol == "(N, T)" else batch.returns).shape
-    if not (
-        isinstance(found, Tensor)
-        and (found.shape, found.device, found.requires_grad) == (shape, like.device, False)
-        and found.is_floating_point()
-        and bool(torch.isfinite(found).all())
-    ):
+    sound = isinstance(found, Tensor) and found.is_floating_point()
+    sound = sound and (found.shape, found.device) == (shape, like.device)
+    if not sound or found.requires_grad or not bool(torch.isfinite(found).all()):
         raise credit_fault(name, found, like, shape, symbol)
 
 

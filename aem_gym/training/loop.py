@@ -333,6 +333,9 @@ class Trainer:
                 break
         return kept, dropped
 
+    def _equal(self, group: Group) -> bool:
+        return equal_returns(group, self.rewards, mask_truncated=self.config.mask_truncated)
+
     def _requests(self, groups: int, *, advance: bool = False) -> list[RolloutRequest]:
         """The rollouts of the tasks that are next; `advance` counts the tasks as drawn."""
         config, cursor = self.config, self.progress.cursor
@@ -478,7 +481,7 @@ def _rise(name: str, evaluations: list[dict[str, float]]) -> dict[str, float | N
 def _shown(figures: Mapping[str, float], evaluations: list[dict[str, float]]) -> dict[str, str]:
     held_out = evaluations[-1].get("success") if evaluations else None
     low, high = figures.get("alpha_min"), figures.get("alpha_max")
-    shown = {"success": figures.get("success_rate", 0.0), "held-out": held_out}
-    shown |= {"H": figures.get("response_entropy_mean")}
+    success, entropy = figures.get("success_rate", 0.0), figures.get("response_entropy_mean")
+    shown = {"success": success, "held-out": held_out, "H": entropy}
     texts = {name: f"{value:.2f}" for name, value in shown.items() if value is not None}
     return texts | ({} if low is None else {"alpha": f"{low:.2f}-{high:.2f}"})

@@ -40,9 +40,8 @@ def step_metrics(
 ) -> dict[str, float]:
     """Figures of all episodes of a step, and of the credit of the usable ones (docs/runs.md)."""
     counted = [e for e in episodes if e.error is None]
-    turns = [turn for e in counted for turn in e.turns]
-    total, errors = float(len(episodes)), float(len(episodes) - len(counted))
-    figures = {"episodes": total, "episode_errors": errors}
+    turns, total = [turn for e in counted for turn in e.turns], float(len(episodes))
+    figures = {"episodes": total, "episode_errors": total - len(counted)}
     stops = Counter(e.stop_reason for e in episodes)
     figures |= {f"stop/{reason.value}": float(stops[reason]) for reason in StopReason}
     if counted:
@@ -81,18 +80,23 @@ class TurnCredit:
     """After modulation, mean over the response's tokens."""
 
 
-def turn_credits(
-    step: TrainBatch | None, credit: Credit | None
-) -> dict[tuple[int, int], dict[int, TurnCredit]]:
-    """Per (group, episode of the group) that was trained on, per turn: its credit."""
+OfTurns = Mapping[int, TurnCredit]
+TurnCredits = dict[tuple[int, int], dict[int, TurnCredit]]
+"""Per (group, episode of the group), per turn of it: its credit."""
+
+
+def turn_credits(step: TrainBatch | None, credit: Credit | None) -> TurnCredits:
+    """The credit of everything that was trained on."""
     if step is None or credit is None:
         return {}
     batch, modulated = step.batch, credit.modulated
     advantages = modulated.advantages.sum(-1) / batch.lengths.clamp(min=1)
-    figures = zip(modulated.alpha.tolist(), credit.base.tolist(), advantages.tolist(), strict=True)
-    places = zip(batch.trajectory_ids.tolist(), batch.turns.tolist(), figures, strict=True)
-    found: dict[tuple[int, int], dict[int, TurnCredit]] = {}
-    for trajectory, turn, of_turn in places:
+    places, figures = (
+        (batch.trajectory_ids, batch.turns),
+        (modulated.alpha, credit.base, advantages),
+    )
+    found: TurnCredits = {}
+    for trajectory, turn, *of_turn in zip(*(x.tolist() for x in (*places, *figures)), strict=True):
         if trajectory not in step.masked:
             found.setdefault(step.place[trajectory], {})[turn] = TurnCredit(*of_turn)
     return found
@@ -113,20 +117,13 @@ def episode_records(
         out = g >= len(groups)
         for i, episode in enumerate(group.episodes):
             keep = tokens == "all" or seen < int(tokens)
-            # Those of dropped groups have no place in the batch, and so no credit.
-            of_turns = credits.get((g, i), {})
+            of_turns = credits.get((g, i), {})  # none for dropped groups
             yield episode_record(number, first + g, episode, of_turns, dropped=out, tokens=keep)
             seen += 1
 
 
 def episode_record(
-    step: int,
-    group: int,
-    episode: Episode,
-    credits: Mapping[int, TurnCredit],
-    *,
-    dropped: bool = False,
-    tokens: bool = False,
+    step: int, group: int, episode: Episode, credits: OfTurns, *, dropped: bool, tokens: bool
 ) -> dict[str, Any]:
     """One line of episodes.jsonl; turns without a credit were not trained on."""
     turns = [_turn_record(turn, credits.get(i), tokens) for i, turn in enumerate(episode.turns)]

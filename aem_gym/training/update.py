@@ -207,9 +207,9 @@ class Updater:
 
     def learning_rate(self, step: int) -> float:
         """Of step `step` (from 0): a linear rise over the warm-up, then the schedule."""
-        warm = min(1.0, (step + 1) / max(1, self.config.lr_warmup))
-        rest = max(1, self.config.steps - self.config.lr_warmup)
-        progress = min(1.0, max(0, step - self.config.lr_warmup) / rest)
+        warmup = self.config.lr_warmup
+        warm = min(1.0, (step + 1) / max(1, warmup))
+        progress = min(1.0, max(0, step - warmup) / max(1, self.config.steps - warmup))
         cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
         shapes = {"constant": 1.0, "linear": 1.0 - progress, "cosine": cosine}
         return self.config.lr * warm * shapes[self.config.lr_schedule]
@@ -270,24 +270,19 @@ class Updater:
     def update(
         self, step: TrainBatch, credit: Credit, number: int, weights: Tensor | None = None
     ) -> dict[str, float]:
-        """Train on step `number`; figures, averaged over tokens. What is not finite is left out.
-
-        `weights` (N, T) multiply the loss of each token.
-        """
+        """Train; mean figures over tokens. `weights` (N, T) multiply the loss of each token."""
         rate = self.learning_rate(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         reference = self.score(step, reference=True).logprobs if self.loss.kl_coef else None
         targets = _Targets(credit, step.batch.logprobs, reference, weights)
-        sums: Counter[str] = Counter()
-        counts: Counter[str] = Counter()
+        sums, counts, seed = Counter[str](), Counter[str](), self.config.seed
         for epoch in range(self.config.epochs):
-            order = generator(self.config.seed, "order", number, epoch)
-            rows = order.permutation(step.learned).tolist()
+            rows = generator(seed, "order", number, epoch).permutation(step.learned).tolist()
             minis = _chunks(rows, mini_batch_rows(self.config.mini_batch, len(rows)))
             for index, mini in enumerate(minis):
-                seed = derive(self.config.seed, "loss", number, epoch, index)
-                of_step, of_tokens = self._optimizer_step(step, replace(targets, seed=seed), mini)
+                seeded = replace(targets, seed=derive(seed, "loss", number, epoch, index))
+                of_step, of_tokens = self._optimizer_step(step, seeded, mini)
                 counts.update(of_step)
                 sums.update(of_tokens)
         size = float(torch.nn.utils.get_total_norm(self.parameters))

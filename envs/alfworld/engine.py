@@ -90,18 +90,17 @@ class GoalTest:
     """Whether a game's goal is reached in a state."""
 
     def __init__(self, game: Game) -> None:
-        goal = game.goal
+        goal, things = game.goal, list(enumerate(game.objects))
         self._game = game
         self._look = goal.task_type == "look_at_obj_in_light"
         self._treatment = TREATMENT.get(goal.task_type, "")
         self._needed = 2 if goal.task_type == "pick_two_obj_and_place" else 1
         flag = f"{self._treatment}able"  # `cleanable`, `heatable`, `coolable`
-        asked = {i: thing for i, thing in enumerate(game.objects) if thing.cls == goal.obj}
-        fits = (i for i, thing in asked.items() if not self._treatment or getattr(thing, flag))
+        asked = [(i, thing) for i, thing in things if thing.cls == goal.obj]
+        fits = (i for i, thing in asked if not self._treatment or getattr(thing, flag))
         self._objects = frozenset(fits)
         self._places = [i for i, r in enumerate(game.receptacles) if r.cls == goal.target]
-        lamps = (i for i, t in enumerate(game.objects) if t.cls == goal.target and t.toggleable)
-        self._lamps = frozenset(lamps)
+        self._lamps = frozenset(i for i, t in things if t.cls == goal.target and t.toggleable)
 
     def __call__(self, state: Engine) -> bool:
         if self._look:
@@ -159,16 +158,12 @@ class Engine:
 
     def step(self, command: str) -> tuple[str, bool]:
         command = command.strip()
-        receptacle = self._room.go.get(command)
-        if receptacle is not None:
-            if self.game.receptacles[receptacle].location == self.location:
-                return NOTHING_HAPPENS, False
-            verb, first, second = "go", receptacle, -1
-        else:
-            meaning = self._local_commands().get(command)
-            if meaning is None:
-                return NOTHING_HAPPENS, False
-            verb, first, second = meaning
+        place = self._room.go.get(command)
+        meaning = self._local_commands().get(command) if place is None else ("go", place, -1)
+        stays = place is not None and self.game.receptacles[place].location == self.location
+        if meaning is None or stays:
+            return NOTHING_HAPPENS, False
+        verb, first, second = meaning
         answer = _VERBS[verb](self, first, second)
         if verb in _CHANGING:
             self._local = None
@@ -253,13 +248,8 @@ class Engine:
             around = listing(self._room.names if seen else ())
             return f"You are in the middle of a room. Looking quickly around you, you see {around}."
         facing = enumeration([self._room.names[receptacle] for receptacle in here])
-        beside = [
-            self._name(index)
-            for index, location in sorted(self.object_locations)
-            if location == self.location
-            for receptacle in here
-            if (index, receptacle) in self._left
-        ]
+        near = [i for i, location in sorted(self.object_locations) if location == self.location]
+        beside = [self._name(i) for i in near for place in here if (i, place) in self._left]
         return f"You are facing the {facing}. Next to it, you see {listing(beside)}."
 
     def _inventory(self, _first: int, _second: int) -> str:

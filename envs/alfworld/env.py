@@ -144,30 +144,28 @@ class ALFWorldEnv(TextEnv):
         return {"tasks_digest": self._source.digest(), "code_version": aem_gym.__version__}
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
-        """Draw a game of the split, perhaps of one `task_type` in `options`.
-
-        There, `task_id` names a game of any split and difficulty, and `game` any game file.
-        """
-        for name in options:
-            check_name("reset option", name, _OPTIONS)
-        expert_seed = int(self.np_random.integers(2**31))
-        loaded = self._load(options)
-        game = shuffle_numbers(loaded.game, self.np_random) if self._shuffle else loaded.game
-        self._engine = self._start_engine(game, loaded.path)
+        """Draw a game; `options`: one `task_type`, a `task_id` of any split, or a `game` file."""
+        draws = self.np_random
+        expert_seed = int(draws.integers(2**31))
+        asked = bool(options)
+        loaded = self._load(options) if asked else self._source.draw_game(draws, self.task_types)
+        game = shuffle_numbers(loaded.game, draws) if self._shuffle else loaded.game
+        native = self.backend == "native"
+        self._engine = Engine(game) if native else self._start_textworld(game, loaded.path)
         observation = self._engine.reset()
         self._oracle, self._for_oracle = None, (expert_seed, game.goal)
         self._unread = [observation]
         task = Task(game.task_id, game.goal.task_type, printed_sentence(game.sentence))
         return task, StepResult(observation, admissible_actions=self._engine.admissible())
 
-    def _start_engine(self, game: Game, path: Path | None) -> PlayableEngine:
-        if self.backend == "native":
-            return Engine(game)
+    def _start_textworld(self, game: Game, path: Path | None) -> PlayableEngine:
         start: Any = env_tool(ALFWorldEnv, "textworld_engine")
         engine: PlayableEngine = start(game, path, self._logic_dir, self._engine)
         return engine
 
     def _load(self, options: Mapping[str, Any]) -> LoadedGame:
+        for name in options:
+            check_name("reset option", name, _OPTIONS)
         if "game" in options:
             from aem_gym.envs.alfworld.dataset.games import game_from_file
 
@@ -177,16 +175,14 @@ class ALFWorldEnv(TextEnv):
         types = self.task_types
         if "task_type" in options:
             types = _task_types(str(options["task_type"]))
-        return self._source.load(self._source.draw(self.np_random, types), self.np_random)
+        return self._source.draw_game(self.np_random, types)
 
     def act(self, action: str) -> StepResult:
         engine = self._playing()
         observation, valid = engine.step(action)
         self._unread.append(observation)
-        won, can = engine.won, engine.admissible()
-        return StepResult(
-            observation, float(won), won, won, admissible_actions=can, action_valid=valid
-        )
+        won = engine.won
+        return StepResult(observation, float(won), won, won, None, engine.admissible(), valid)
 
     def expert(self) -> tuple[str, str]:
         engine = self._playing()

@@ -118,15 +118,11 @@ def feasible(task_type: str, plan: Layout) -> list[tuple[str, str]]:
     treatment = TREATMENT.get(task_type)
     if treatment and APPLIANCE[treatment] not in present:
         return []
-    return [
-        (obj, target)
-        for obj in objects
-        for target in present
-        if obj in CAN_CONTAIN[target]
-        and target != APPLIANCE.get(treatment or "")
-        and (not treatment or obj in TREATABLE[treatment])
-        and any(place != target for place in _places(obj, present))
-    ]
+    objects = [obj for obj in objects if not treatment or obj in TREATABLE[treatment]]
+    targets = [cls for cls in present if cls != APPLIANCE.get(treatment or "")]
+    pairs = [(obj, target) for obj in objects for target in targets if obj in CAN_CONTAIN[target]]
+    # The object needs another place, too, to be taken from.
+    return [(obj, target) for obj, target in pairs if len(_places(obj, present)) > 1]
 
 
 def _places(obj: str, present: Sequence[str]) -> list[str]:
@@ -184,9 +180,10 @@ class GeneratedGames:
     difficulty: str
     dialect: str
 
-    def draw(self, rng: np.random.Generator, task_types: Sequence[str]) -> str:
+    def draw_game(self, rng: np.random.Generator, task_types: Sequence[str]) -> LoadedGame:
         task_type = task_types[int(rng.integers(len(task_types)))]
-        return draw_task(rng, self.split, self.difficulty, task_type).task_id
+        spec = draw_task(rng, self.split, self.difficulty, task_type)
+        return LoadedGame(make_game(spec, self.dialect))
 
     def load(self, task_id: str, rng: np.random.Generator) -> LoadedGame:
         """The game with an id, whatever its split and difficulty. Raises ConfigError."""
@@ -214,22 +211,20 @@ def fill_layout(spec: GameSpec, plan: Layout, dialect: str) -> Game:
     task = spec.combination
     draws = Draws("alfworld", "trial", spec.task_id)
     placed = _place_objects(draws, spec, plan)
-    placed += [(lamp, receptacle) for lamp, receptacle in plan.lamps]
+    placed += plan.lamps
     made = [(thing_id(cls, n, draws), cls, where) for n, (cls, where) in enumerate(placed)]
     made.sort(key=lambda item: item[0].lower())
     names = printed_names(item[0] for item in made)
     contents: list[list[int]] = [[] for _ in plan.receptacles]
-    for index, (_, _, where) in enumerate(made):
+    for index, (*_, where) in enumerate(made):
         contents[where].append(index)
-    places = [plan.receptacles[where].location for _, _, where in made]
+    places = [plan.receptacles[where].location for *_, where in made]
     template = draws.pick(TEMPLATES[task.task_type])
     return Game(
         task_id=spec.task_id,
         goal=GameGoal(task.task_type, task.obj, task.target),
         sentence=template.format(obj=task.obj.lower(), target=task.target.lower()),
-        objects=tuple(
-            Thing(identifier, cls, names[identifier], **_flags(cls)) for identifier, cls, _ in made
-        ),
+        objects=tuple(Thing(name, cls, names[name], **_flags(cls)) for name, cls, _ in made),
         receptacles=plan.receptacles,
         locations=_location_names(plan),
         start=plan.start,
@@ -244,12 +239,11 @@ def fill_layout(spec: GameSpec, plan: Layout, dialect: str) -> Game:
 def _place_objects(draws: Draws, spec: GameSpec, plan: Layout) -> list[tuple[str, int]]:
     """(object class, receptacle) for everything that lies about, the task's objects first."""
     task, small = spec.combination, spec.difficulty == "small"
-    placed: list[tuple[str, int]] = []
     # Where treatment or light is needed, an object in the target place gives nothing away.
     avoid = "" if task.task_type in TREATMENT else task.target
     least = 2 if task.task_type == "pick_two_obj_and_place" else 1
-    for _ in range(least + (draws.below(2) if small else draws.below(3))):
-        placed.append((task.obj, _place(draws, plan, task.obj, avoid)))
+    count = least + draws.below(2 if small else 3)
+    placed = [(task.obj, _place(draws, plan, task.obj, avoid)) for _ in range(count)]
     for cls, probability in room_objects(plan.room, plan.difficulty).items():
         if cls == task.obj or not draws.chance(probability):
             continue

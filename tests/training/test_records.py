@@ -116,7 +116,7 @@ def test_credit_lands_on_the_turns_that_were_trained_on() -> None:
 
 def test_any_text_can_be_written_down() -> None:
     odd = episode(turn(response="\x00\u202e\U0001f6aa", error="x"), error="failed")
-    line = msgspec.json.encode(episode_record(1, 0, odd, {}, tokens=True))
+    line = msgspec.json.encode(episode_record(1, 0, odd, {}, dropped=False, tokens=True))
     record = json.loads(line)
     assert record["turns"][0]["response"] == "\x00\u202e\U0001f6aa"
     assert record["turns"][0]["error"] == "x" and b"\n" not in line

@@ -66,6 +66,9 @@ class DatasetGames:
         entries = self._entries_of(tuple(task_types))
         return entries[int(rng.integers(len(entries)))].task_id
 
+    def draw_game(self, rng: np.random.Generator, task_types: Sequence[str]) -> LoadedGame:
+        return self.load(self.draw(rng, task_types), rng)
+
     def _of_types(self, task_types: tuple[str, ...]) -> tuple[IndexEntry, ...]:
         entries = tuple(entry for entry in self.entries if entry.task_type in task_types)
         if not entries:
