@@ -333,9 +333,6 @@ class Trainer:
                 break
         return kept, dropped
 
-    def _equal(self, group: Group) -> bool:
-        return equal_returns(group, self.rewards, mask_truncated=self.config.mask_truncated)
-
     def _requests(self, groups: int, *, advance: bool = False) -> list[RolloutRequest]:
         """The rollouts of the tasks that are next; `advance` counts the tasks as drawn."""
         config, cursor = self.config, self.progress.cursor

@@ -193,8 +193,8 @@ class Faulty:
         self.count += 1
         found: torch.Tensor = self.learner.logprobs_at(ids, positions)
         if bad and self.weights:
-            with torch.no_grad():
-                next(iter(self.learner.parameters().values())).fill_(float("inf"))
+            # Past autograd, as a fault of the hardware would.
+            next(iter(self.learner.parameters().values())).data.fill_(float("inf"))
         return found * float("nan") if bad and not self.weights else found
 
 

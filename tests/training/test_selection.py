@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -142,7 +143,11 @@ def test_a_run_starts_from_an_adapter(tmp_path: Path, begun: Path, inside: str) 
     assert 0 <= first["kl_reference"] < 0.005 < 0.05 > second["kl_reference"] > 0
     once = tmp_path / "once"
     run(once, GUESS, **given, steps=2)
-    assert result_files(once) == result_files(out)
+    results = [result_files(folder) for folder in (once, out)]
+    for found in results:  # each names the copy of the base model in its own folder
+        plain = json.loads(found.pop("adapter_config.json"))
+        assert Path(plain["base_model_name_or_path"]).name == "model"
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +157,7 @@ def test_a_run_starts_from_an_adapter(tmp_path: Path, begun: Path, inside: str) 
         ({"lora_alpha": 8.0}, "8.0 here. Give --lora-alpha 32"),
         ({"lora_targets": ["q_proj"]}, "q_proj.*Give --lora-targets"),
         ({"warmstart": "expert"}, "two beginnings"),
-        ({"model": "someone/other"}, "trained on model, the run is on someone/other"),
+        ({"model": "someone/other"}, "trained on .*, the run is on someone/other"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(
