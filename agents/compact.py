@@ -29,7 +29,7 @@ _Linear = tuple[Tensor, Tensor | None]
 """Weight and bias."""
 
 
-class _PackedLayer(NamedTuple):
+class _Packed(NamedTuple):
     """Weights of a layer, the norms' folded into what follows them."""
 
     qkv: _Linear
@@ -52,7 +52,7 @@ class CompactDecoder:
         self.heads, self.kv = config.num_attention_heads, config.num_key_value_heads
         self.parts = [self.heads, self.kv, self.kv]
         self.eps, self.act = config.rms_norm_eps, decoder.layers[0].mlp.act_fn
-        self._packed: list[_PackedLayer] | None = None
+        self._packed: list[_Packed] | None = None
 
     def forget(self) -> None:
         """The weights have changed."""
@@ -95,9 +95,7 @@ class CompactDecoder:
         still = torch.ones_like(turn[:, :, : self.kv])
         return torch.cat([turn, still], dim=2)
 
-    def _project(
-        self, x: Tensor, layer: _PackedLayer, turn: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, layer: _Packed, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (R, heads, W, d)."""
         pairs = linear(_normalize(x, self.eps), *layer.qkv).view(*x.shape[:2], *turn.shape[2:], 2)
         turned = torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
@@ -112,22 +110,22 @@ class CompactDecoder:
         seen = torch.softmax(scores.add_(mask[:, :, None]), -1).flatten(2, 3) @ v
         return seen.view(r, self.heads, w, d).transpose(1, 2).flatten(2)
 
-    def _finish(self, x: Tensor, seen: Tensor, layer: _PackedLayer) -> Tensor:
+    def _finish(self, x: Tensor, seen: Tensor, layer: _Packed) -> Tensor:
         x = x + linear(seen, *layer.out)
         gate, up = linear(_normalize(x, self.eps), *layer.gate_up).chunk(2, -1)
         return x + linear(self.act(gate) * up, *layer.down)
 
-    def _pack(self) -> list[_PackedLayer]:
+    def _pack(self) -> list[_Packed]:
         return [self._pack_layer(layer) for layer in self.decoder.layers]
 
-    def _pack_layer(self, layer: Any) -> _PackedLayer:
+    def _pack_layer(self, layer: Any) -> _Packed:
         a, m = layer.self_attn, layer.mlp
         # Pairs that turn together lie side by side, which leaves their product as it is.
         q, k = (_interleaved(_merged(p), self.dim) for p in (a.q_proj, a.k_proj))
         first, second = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         qkv = _stacked([q, k, _merged(a.v_proj)], first)
         gate_up = _stacked([_merged(m.gate_proj), _merged(m.up_proj)], second)
-        return _PackedLayer(qkv, _merged(a.o_proj), gate_up, _merged(m.down_proj))
+        return _Packed(qkv, _merged(a.o_proj), gate_up, _merged(m.down_proj))
 
 
 def _merged(module: Any) -> _Linear:

@@ -219,7 +219,7 @@ def test_a_bad_batch_is_left_out_and_named(tiny: Tiny, caplog: pytest.LogCapture
     ("calls", "weights", "message"),
     [
         (range(3, 99), False, r"cloning step 6: the loss .* of the batch of rows \d+, .*Nothing"),
-        (range(3, 4), True, "cloning step 7: the loss"),
+        (range(3, 4), True, "cloning step [67]: the loss"),
         (range(7, 8), True, "cloning: 1 weights hold NaN or inf"),
     ],
 )
