@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from aem_gym.agents.families import mask_rule
+from aem_gym.agents.families import decoder_of, mask_rule
 
 COMPACT_BELOW = 20_000_000
 """Parameters up to which forming W + BA, and its whole gradient, costs less than it saves."""
@@ -160,7 +160,7 @@ def compact_decoder(model: Any) -> CompactDecoder | None:
 
     Tried on a few tokens against the library's pass.
     """
-    decoder, first, rule = model.get_decoder(), next(model.parameters()), mask_rule(model)
+    decoder, first, rule = decoder_of(model), next(model.parameters()), mask_rule(model)
     small = sum(p.numel() for p in model.parameters()) < COMPACT_BELOW
     usual = first.device.type == "cpu" and first.dtype == torch.float32
     # A window, or dropout, would not show on a few tokens.

@@ -88,11 +88,23 @@ class MaskRule:
         return found
 
 
+def decoder_of(model: Any) -> Any:
+    """The part of a causal language model below its head."""
+    decoder = model.get_decoder()
+    # Some models (Llama 4) give themselves.
+    return getattr(model, "model", decoder) if decoder is model else decoder
+
+
 def mask_rule(model: Any) -> MaskRule | None:
     """The rule of a model; None where only the library's own cache holds its state."""
     from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-    decoder, config = model.get_decoder(), model.config.get_text_config()
+    decoder, config = decoder_of(model), model.config.get_text_config()
+    known = ("sliding_window", "max_window_layers", "sliding_window_pattern")
+    named = [k for k, v in config.to_dict().items() if "window" in k and type(v) is int]
+    # GPT-Neo has windows in masks of its own, counted in columns.
+    if any(name.lstrip("_") not in known for name in named):
+        return None
     try:
         layers = DynamicCache(config=config).layers
         forward = inspect.unwrap(decoder.forward)

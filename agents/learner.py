@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from aem_gym.agents.compact import compact_decoder
-from aem_gym.agents.families import logit_map
+from aem_gym.agents.families import decoder_of, logit_map
 from aem_gym.agents.lora import attach_lora, coverage, freeze_reference, load_adapter, save_adapter
 from aem_gym.agents.models import load_model
 from aem_gym.errors import CheckpointError
@@ -83,7 +83,7 @@ class HFLearner:
             name = "activation" if newer else "gradient"
             getattr(self.model, f"{name}_checkpointing_enable")({"use_reentrant": False})
         self.value_head = _value_head(self.model) if settings.value_head else None
-        self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
+        self.decoder, self.head = decoder_of(self.model), self.model.get_output_embeddings()
         self.compact = compact_decoder(self.model)
         self.end_ids = _end_tokens(self.model, self.tokenizer)
         pad = self.tokenizer.pad_token_id

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from aem_gym.agents.families import decoder_of
 from aem_gym.errors import NotFiniteError
 from aem_gym.logprobs import LogitMap
 from aem_gym.protocols import GenerationRequest
@@ -49,7 +50,7 @@ class LibraryReader:
     """Reads rows of equal length together, each prompt from its start: slower, and right."""
 
     def __init__(self, model: Any) -> None:
-        self.decoder = model.get_decoder()
+        self.decoder = decoder_of(model)
         self.device = next(model.parameters()).device
         names = inspect.signature(self.decoder.forward).parameters
         self._name = next((name for name in _CACHES if name in names), _CACHES[0])

@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from aem_gym.agents.compact import compact_decoder
-from aem_gym.agents.families import MaskRule, mask_rule
+from aem_gym.agents.families import MaskRule, decoder_of, mask_rule
 from aem_gym.agents.library_cache import LibraryReader, Reader, difference_to_plain
 from aem_gym.agents.lora import merged_copy
 from aem_gym.errors import ConfigError, ModelError, NotFiniteError, check_name
@@ -237,7 +237,7 @@ class RaggedReader:
         self.model, self.rule, self.pad_id, self.chunk = model, rule, pad_id, chunk
         first = next(model.parameters())
         self.device, self.dtype = first.device, first.dtype
-        self.decoder = model.get_decoder()
+        self.decoder = decoder_of(model)
         # Newer transformers call it `cache`, and warn about the older name.
         named = "cache" in inspect.signature(self.decoder.forward).parameters
         self._cache_name = "cache" if named else "past_key_values"

@@ -35,6 +35,7 @@ _MLA = {
     "first_k_dense_replace": 1,
     "num_key_value_heads": 4,
 }
+_GLM_ROUTING = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1}
 _MAMBA = {
     "mamba_n_heads": 8,
     "mamba_d_head": 16,
@@ -160,4 +161,48 @@ FAMILIES = (
     Family("Seed-OSS", "seed_oss", {"head_dim": 16}),
     Family("Arcee", "arcee", {}),
     Family("Nemotron", "nemotron", {}),
+    Family(
+        "Llama-4",
+        "llama4_text",
+        {
+            **{"head_dim": 16, "attention_chunk_size": WINDOW, "no_rope_layers": [1, 1, 1, 0]},
+            **{"num_local_experts": 2, "intermediate_size_mlp": 96},
+        },
+        moe=True,
+    ),
+    Family(
+        "Gemma-3n",
+        "gemma3n_text",
+        {
+            **{"head_dim": 16, "sliding_window": WINDOW, "layer_types": _MIXED},
+            **{"num_kv_shared_layers": 2, "laurel_rank": 8, "intermediate_size": [96] * LAYERS},
+            **{"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 400},
+            "activation_sparsity_pattern": [0.0] * LAYERS,
+        },
+    ),
+    Family(
+        "Qwen3.5",
+        "qwen3_5_text",
+        {
+            **{"head_dim": 16, "layer_types": _LINEAR},
+            **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
+            **{"linear_key_head_dim": 16, "linear_value_head_dim": 16},
+        },
+    ),
+    Family("GLM-4-MoE", "glm4_moe", {**_EXPERTS, **_GLM_ROUTING, "head_dim": 16}, moe=True),
+    Family("OLMoE", "olmoe", {"num_experts": 4, "num_experts_per_tok": 2}, moe=True),
+    Family("DeepSeek-V2", "deepseek_v2", {**_MLA, "v_head_dim": 16}, moe=True),
+    Family("GPT-J", "gptj", {**_GPT2, "rotary_dim": 8, "initializer_range": 0.2}, only=True),
+    Family(
+        "GPT-Neo",
+        "gpt_neo",
+        {
+            **{"hidden_size": 64, "num_layers": LAYERS, "num_heads": 4, "window_size": WINDOW},
+            **{"attention_types": [[["global", "local"], 2]], "max_position_embeddings": 1024},
+            "initializer_range": 0.2,
+        },
+        only=True,
+    ),
+    Family("BigCode", "gpt_bigcode", {**_GPT2, "initializer_range": 0.2}, only=True),
+    Family("MPT", "mpt", {"d_model": 64, "n_heads": 4, "n_layers": LAYERS}, only=True),
 )
