@@ -77,6 +77,7 @@ class HFLearner:
             logger.info("the adapter reaches %.0f%% of the weights%s", 100 * share, rest)
         self.device = next(self.model.parameters()).device
         self.logit_map = logit_map(self.model.config.get_text_config())
+        _warn_of_positions(self.model, config.max_length)
         checkpointing = config.gradient_checkpointing
         if checkpointing == "on" or (checkpointing == "auto" and self.device.type == "cuda"):
             newer = hasattr(self.model, "activation_checkpointing_enable")
@@ -216,6 +217,16 @@ def _load_options(config: Config) -> dict[str, Any]:
     if find_model(config.model).from_scratch:
         return {}
     return {k: v for k, v in config.model_options.items() if k != "merge_for_sampling"}
+
+
+def _warn_of_positions(model: Any, max_length: int) -> None:
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and max_length > positions:
+        logger.warning(
+            "max_length %d is more than the %d positions that the model was made for: give "
+            "--max-length %d",
+            *(max_length, positions, positions),
+        )
 
 
 def _value_head(model: Any) -> nn.Linear:

@@ -223,3 +223,8 @@ def test_attach_lora_says_nothing_of_its_own_library(tmp_path, recwarn) -> None:
     model = AutoModelForCausalLM.from_config(BY_NAME["GPT-2"].config(300))
     attach_lora(model, rank=2, alpha=2, seed=0)
     assert [str(w.message) for w in recwarn if "peft" in str(w.filename)] == []
+
+
+def test_contexts_beyond_the_positions_of_a_model_are_named(tmp_path, caplog) -> None:
+    learner(made("GPT-2", tmp_path), max_length=2048)
+    assert "2048 is more than the 1024 positions" in caplog.text
