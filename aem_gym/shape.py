@@ -25,7 +25,7 @@ class Chunks:
 
     head: int = 256
     """Rows of logits of the log-probability and entropy kernel."""
-    prefill: int = 4096
+    prefill: int = 8192
     """Tokens, of all rows together, of one forward pass over prompts."""
     merge_below: int = 300_000_000
     """Parameters below which a float32 model is sampled from a merged copy."""

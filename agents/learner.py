@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VALUE_HEAD = "value_head.safetensors"
-_CHUNK = 256
+CHUNK = 256
 """Rows of logits at a time: more takes more memory and no less time."""
 
 
@@ -200,7 +200,7 @@ class HFLearner:
         """Log-probabilities and entropies (M,) of `targets` (M,) from hidden states (M, D)."""
         bias = getattr(self.head, "bias", None)
         return linear_logprob_and_entropy(
-            hidden, self.head.weight, bias, targets, temperature or 1.0, _CHUNK, self.logit_map
+            hidden, self.head.weight, bias, targets, temperature or 1.0, CHUNK, self.logit_map
         )
 
     def _use_adapter(self, name: str) -> None:

@@ -20,6 +20,14 @@ from aem_gym.logprobs import LogitMap
 from aem_gym.protocols import GenerationRequest
 
 _CACHES = ("cache", "past_key_values", "cache_params")
+"""What transformers calls a cache, the newest name first: it warns about older ones."""
+NAN = "sampler hf: the model gives NaN: its weights, or their merged copy, are damaged"
+
+
+def cache_name(decoder: Any) -> str:
+    """The argument by which a decoder takes its cache."""
+    names = inspect.signature(decoder.forward).parameters
+    return next((name for name in _CACHES if name in names), _CACHES[0])
 
 
 class Reader(Protocol):
@@ -52,8 +60,7 @@ class LibraryReader:
     def __init__(self, model: Any) -> None:
         self.decoder = decoder_of(model)
         self.device = next(model.parameters()).device
-        names = inspect.signature(self.decoder.forward).parameters
-        self._name = next((name for name in _CACHES if name in names), _CACHES[0])
+        self._name = cache_name(self.decoder)
         self._groups: list[tuple[Tensor, Any]] = []
         self._rows = torch.arange(0)
 
@@ -116,8 +123,7 @@ def difference_to_plain(model: Any, reader: Reader, logit_map: LogitMap) -> str 
     differences = torch.stack(turns)
     worst, mean = float(differences.amax()), float(differences.mean())
     if not math.isfinite(mean):
-        text = "sampler hf: the model gives NaN: its weights, or their merged copy, are damaged"
-        raise NotFiniteError("weights", text)
+        raise NotFiniteError("weights", NAN)
     if (worst <= 1e-3 or weight.dtype != torch.float32) and mean <= 0.3:
         return None
     return f"log-probabilities differ by up to {worst:.2g} nats, {mean:.2g} on average"

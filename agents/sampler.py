@@ -6,7 +6,6 @@ observation; only the part after the longest common prefix with what is cached i
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Sequence
@@ -21,7 +20,13 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from aem_gym.agents.compact import compact_decoder
 from aem_gym.agents.families import MaskRule, decoder_of, mask_rule
-from aem_gym.agents.library_cache import LibraryReader, Reader, difference_to_plain
+from aem_gym.agents.library_cache import (
+    NAN,
+    LibraryReader,
+    Reader,
+    cache_name,
+    difference_to_plain,
+)
 from aem_gym.agents.lora import merged_copy
 from aem_gym.errors import ConfigError, ModelError, NotFiniteError, check_name
 from aem_gym.logprobs import LogitMap
@@ -188,8 +193,7 @@ def _collect(ids: Tensor, scores: Tensor, lengths: Tensor, ends: list[int]) -> l
     for length, parts in zip(lengths.tolist(), columns, strict=True):
         tokens, logprobs, entropies = (tuple(part[:length]) for part in parts)
         if not math.isfinite(sum(logprobs)):
-            text = "sampler hf: the model gives NaN: its weights, or their merged copy, are damaged"
-            raise NotFiniteError("weights", text)
+            raise NotFiniteError("weights", NAN)
         made.append(Generation(tokens, logprobs, entropies, tokens[-1] not in ends))
     return made
 
@@ -238,9 +242,7 @@ class RaggedReader:
         first = next(model.parameters())
         self.device, self.dtype = first.device, first.dtype
         self.decoder = decoder_of(model)
-        # Newer transformers call it `cache`, and warn about the older name.
-        named = "cache" in inspect.signature(self.decoder.forward).parameters
-        self._cache_name = "cache" if named else "past_key_values"
+        self._cache_name = cache_name(self.decoder)
         self._plain = rule.plain
         self._cache: RaggedCache | None = None
         self.compact = compact_decoder(model)

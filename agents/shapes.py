@@ -46,14 +46,10 @@ def model_shape(config: Config, file: str | Path | None = None) -> ModelShape:
 
 def chunks() -> Chunks:
     """What the present sampler and learner treat at a time."""
-    from aem_gym.agents import learner, sampler
+    from aem_gym.agents.learner import CHUNK
+    from aem_gym.agents.sampler import MERGE_BELOW, PREFILL_CHUNK
 
-    known = Chunks()
-    return Chunks(
-        head=getattr(learner, "_CHUNK", known.head),
-        prefill=getattr(sampler, "PREFILL_CHUNK", known.prefill),
-        merge_below=sampler.MERGE_BELOW,
-    )
+    return Chunks(head=CHUNK, prefill=PREFILL_CHUNK, merge_below=MERGE_BELOW)
 
 
 def _settings(config: Config, file: str | Path | None) -> Any:

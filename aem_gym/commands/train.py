@@ -35,7 +35,6 @@ class _TrainCommand(click.Command):
 
 
 def run_training(config_file: str | None, dry_run: bool, explain: bool, **given: Any) -> None:
-
     about = {name: given.pop(name) for name in ("model_config", "workload")}
     overrides = [*given.pop("set"), *given.pop("overrides")]
     env_args = parse_env_args(given.pop("env_arg"))

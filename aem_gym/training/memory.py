@@ -125,14 +125,14 @@ class MemoryLayout:
         """Rows of a micro-batch."""
         chosen, rows = self.config.mini_batch, self.work.rows
         mini = rows / int(chosen.partition("/")[2]) if isinstance(chosen, str) else float(chosen)
-        budget = getattr(self.config, "micro_batch_tokens", None)
+        budget = self.config.micro_batch_tokens
         most = max(1.0, budget // self.work.row) if budget else float(self.config.micro_batch)
         return max(1.0, min(most, mini, rows))
 
     @property
     def learned(self) -> float:
         """Tokens of the largest micro-batch, padding included."""
-        budget = getattr(self.config, "micro_batch_tokens", None)
+        budget = self.config.micro_batch_tokens
         if budget:
             return max(min(float(budget), self.work.tokens), self.work.longest)
         return self.micro_rows * self.work.longest

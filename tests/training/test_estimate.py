@@ -71,6 +71,7 @@ def test_the_cache_of_all_episodes_at_once_is_seen() -> None:
 
 def test_prompts_are_read_in_pieces() -> None:
     config = tiny(groups=128, group_size=1, max_length=2048, max_turns=1)
+    assert chunks() == Chunks()  # what the core takes for granted is what the code does
     small = part(config, "reading prompts", chunks=Chunks(prefill=1024))
     assert small < part(config, "reading prompts", chunks=Chunks(prefill=8192))
     chosen = dataclasses.replace(config, sampler_options={"prefill_chunk": 1024})
