@@ -37,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(1)
     function = kernel()
     learner = importlib.import_module("aem_gym.agents.learner") if len(sys.argv) == 1 else None
-    chunk = int(sys.argv[1]) if learner is None else learner._CHUNK
+    chunk = int(sys.argv[1]) if learner is None else learner.CHUNK
     draws = torch.Generator().manual_seed(0)
     hidden = torch.randn(TOKENS, WIDTH, generator=draws)
     weight = torch.randn(VOCABULARY, WIDTH, generator=draws).mul_(WIDTH**-0.5)
