@@ -314,7 +314,11 @@ def text_ids(
         for segment in others:
             ids += _continued(encode, segment, mark)
         if controls.count(ids) <= wanted:
-            break
+            return ids
+    logger.warning(
+        "a text has control tokens in it that this tokenizer cannot write as text: a model may "
+        "read it as several messages"
+    )
     return ids
 
 

@@ -48,6 +48,27 @@ def turn_dropout_off(config: Any) -> None:
             setattr(config, name, 0.0)
 
 
+def longest_exact(config: Any) -> int | None:
+    """Most tokens that a model reads alike in one pass and in pieces; None: any number.
+
+    Beyond it the angles of positions depend on the length of the longest row (dynamic and LongRoPE
+    scaling), or tokens on how many others there are to choose from (sparse attention), so that a
+    cache holds what a plain pass would not compute.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, Mapping))]
+    found = [getattr(config, "index_topk", None)]
+    for kind in kinds:
+        name = kind.get("rope_type", kind.get("type"))
+        if name == "dynamic":
+            found.append(config.max_position_embeddings)
+        if name == "longrope":
+            own = getattr(config, "original_max_position_embeddings", None)
+            own = kind.get("original_max_position_embeddings") or own
+            found.append(own or config.max_position_embeddings)
+    return min((number for number in found if number), default=None)
+
+
 # Attention ---------------------------------------------------------------------------------------
 
 

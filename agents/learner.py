@@ -57,7 +57,11 @@ class HFLearner:
     def __init__(self, settings: LearnerSettings) -> None:
         config = settings.config
         loaded = load_model(
-            settings.base, device=config.device, dtype=config.dtype, **_load_options(config)
+            settings.base,
+            device=config.device,
+            dtype=config.dtype,
+            max_length=config.max_length,
+            **_load_options(config),
         )
         self.model: Any = loaded.model
         self.tokenizer: PreTrainedTokenizerBase = loaded.tokenizer
@@ -142,13 +146,11 @@ class HFLearner:
         Raises:
             CheckpointError: it is missing, damaged, or does not fit this learner.
         """
-        from safetensors.torch import load_file
-
         if self.peft_model is None:
             raise CheckpointError(f"{folder}: this learner has no adapter to load into")
         load_adapter(self.peft_model, folder)
-        if self.value_head is not None and (folder / VALUE_HEAD).exists():
-            self.value_head.load_state_dict(load_file(folder / VALUE_HEAD))
+        if self.value_head is not None:
+            _load_head(self.value_head, folder / VALUE_HEAD)
 
     def _set_mode(self, training: bool) -> None:
         """Only the adapter's dropout trains: some base models would route or drop at random."""
@@ -236,6 +238,19 @@ def _value_head(model: Any) -> nn.Linear:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
+
+
+def _load_head(head: nn.Linear, file: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        logger.warning("%s holds no value head: it starts at 0", file.parent)
+        return
+    try:
+        head.load_state_dict(load_file(file))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{file} is damaged or of another model: {error}") from error
 
 
 def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 REFERENCE = "reference"
 """Name of the frozen copy of the adapter that KL penalties compare with."""
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_SCALE = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora")
+"""Settings of peft that say by what an update is multiplied."""
 
 
 def attach_lora(
@@ -274,7 +276,25 @@ def load_adapter(peft_model: PeftModel, folder: Path) -> None:
                 f"{theirs.get(key)}. Use the base model, lora_rank and lora_targets it was "
                 f"trained with (they are in {CONFIG})."
             )
+    _check_scale(peft_model, folder / CONFIG)
     _set_state(peft_model, state, "default")
+
+
+def _check_scale(peft_model: PeftModel, file: Path) -> None:
+    """Refuse an adapter whose update counts otherwise than in this model. A lone file may do."""
+    if not file.is_file():
+        return
+    try:
+        theirs = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+    own = peft_model.peft_config["default"].to_dict()
+    for key in _SCALE:
+        if key in theirs and (theirs[key] or None) != (own.get(key) or None):
+            raise CheckpointError(
+                f"{file}: {key}: expected {own.get(key)!r}, got {theirs[key]!r}. The update of an "
+                "adapter counts by it: give the lora_rank and lora_alpha it was trained with"
+            )
 
 
 def public_name(base: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aem_gym.agents.families import turn_dropout_off
+from aem_gym.agents.families import longest_exact, turn_dropout_off
 from aem_gym.agents.lora import listing
 from aem_gym.errors import ConfigError, ModelError, UnknownNameError
 from aem_gym.models import find_model
@@ -58,6 +58,7 @@ def load_model(
     dtype: str = "auto",
     attn_implementation: str | None = None,
     quantization: str | None = None,
+    max_length: int = 0,
     **options: Any,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
@@ -68,10 +69,12 @@ def load_model(
         dtype: see `resolve_dtype`.
         attn_implementation: "sdpa", "eager", "flash_attention_2"; None: transformers' choice.
         quantization: "4bit" or "8bit" (bitsandbytes, on a GPU), or None.
+        max_length: tokens of the longest sequence that the model will read.
         options: of `from_pretrained` (revision, local_files_only, ...).
 
     Raises:
         ModelError: the model cannot be found, is damaged, or does not fit this machine.
+        ConfigError: it cannot read `max_length` tokens alike in one pass and in pieces.
     """
     source = str(name_or_folder)
     place = resolve_device(device)
@@ -86,7 +89,7 @@ def load_model(
         settings["device_map"] = {"": str(place)}
     hub = {k: v for k, v in options.items() if k in _HUB_KEYS}
     tokenizer, notes = _load_tokenizer(source, where, hub)
-    model = _load_weights(source, where, settings)
+    model = _load_weights(source, where, settings, max_length)
     _check_vocabulary(source, model, tokenizer)
     for note in notes:
         logger.warning("model %s: %s", source, note)
@@ -170,7 +173,9 @@ def _load_tokenizer(
     return tokenizer, tuple(notes)
 
 
-def _load_weights(source: str, where: str, settings: dict[str, Any]) -> PreTrainedModel:
+def _load_weights(
+    source: str, where: str, settings: dict[str, Any], max_length: int
+) -> PreTrainedModel:
     """The model, all of its weights read from files, its dropout turned off."""
     from torch import nn
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -179,12 +184,15 @@ def _load_weights(source: str, where: str, settings: dict[str, Any]) -> PreTrain
     known = {k: v for k, v in settings.items() if k in (*_HUB_KEYS, "gguf_file")}
     try:
         config = AutoConfig.from_pretrained(where, **known)
+        _check_length(source, config, max_length)
         turn_dropout_off(config)
         if getattr(config.get_text_config(), "attn_logit_softcapping", None):
             settings = {"attn_implementation": "eager", **settings}  # sdpa leaves the cap out
         model, info = auto.from_pretrained(
             where, config=config, output_loading_info=True, **settings
         )
+    except ConfigError:
+        raise
     except ImportError as error:
         raise ModelError(f"model {source!r} needs a package: {_first_line(error)}") from error
     except Exception as error:  # many libraries read the files, each with errors of its own
@@ -201,6 +209,16 @@ def _load_weights(source: str, where: str, settings: dict[str, Any]) -> PreTrain
             module.p = 0.0
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _check_length(source: str, config: Any, max_length: int) -> None:
+    most = longest_exact(config.get_text_config())
+    if most is not None and max_length > most:
+        raise ConfigError(
+            f"max_length {max_length}: beyond {most} tokens the model {source!r} computes other "
+            "values for a sequence read at once than for one read in pieces, so what is sampled "
+            f"is not what is trained. Give --max-length {most}"
+        )
 
 
 def _check_vocabulary(

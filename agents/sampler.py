@@ -159,9 +159,9 @@ def _merges(model: nn.Module, settings: SamplingSettings) -> bool:
     for name in settings.options:
         check_name("option of the sampler hf", name, ("merge", "prefill_chunk"))
     chosen, chunk = settings.options.get("merge"), settings.options.get("prefill_chunk", 1)
-    if chosen not in (None, True, False):
+    if not (chosen is None or isinstance(chosen, bool)):
         raise ConfigError(f"sampler_options.merge: expected true or false, got {chosen!r}")
-    if not isinstance(chunk, int) or chunk < 1:
+    if type(chunk) is not int or chunk < 1:
         raise ConfigError(
             f"sampler_options.prefill_chunk: expected a number of tokens, got {chunk!r}"
         )

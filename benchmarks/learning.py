@@ -17,6 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from aem_gym.settings import CONFIG_NAME
+
 ROOT = Path(__file__).resolve().parents[1]
 # 97.5% point of Student's t with 1, 2, ... degrees of freedom.
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -50,7 +52,8 @@ def main() -> None:
 def run(out: Path, modulator: str, seed: int, rest: list[str]) -> dict[str, float]:
     """The summary of one run of train.py."""
     command = [sys.executable, str(ROOT / "train.py"), "--modulator", modulator]
-    command += ["--seed", str(seed), "--out", str(out), "--resume", *rest]
+    command += ["--seed", str(seed), "--out", str(out), *rest]
+    command += ["--resume"] if (out / CONFIG_NAME).is_file() else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     summary: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return summary

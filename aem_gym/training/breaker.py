@@ -5,7 +5,8 @@ of `SOURCES`. The setting `breaker` gives each source a reaction:
 
     ignore      nothing
     warn@N      say so after N steps in a row, and again after each N more
-    wait@N      take the step again on the next tasks, after a pause, N times in a row; then stop
+    wait@N      take the step again on the next tasks, after a pause, N times in a row; then stop.
+                A step that changed a weight cannot be taken again: it counts, and is reported
     stop@N      say so at each, end the run after N steps in a row
 
 A limit of one's own follows a colon: `kl: stop@3:0.2`. Without @N, N is `max_bad_steps`.
@@ -183,6 +184,8 @@ def rules_of(config: Config) -> tuple[Rule, ...]:
         given = config.breaker.get(name)
         why_not = source.lacks(config)
         action, after, limit = _reaction(name, source.reaction if given is None else given)
+        if source.share_of and limit is not None and not 0 < limit <= 1:
+            raise ConfigError(f"breaker.{name}: expected a share above 0, at most 1, got {given!r}")
         if given is not None and why_not and action != "ignore":
             raise ConfigError(f"breaker.{name}: {given} can never take place: {why_not}")
         if action != "ignore" and not why_not:

@@ -166,8 +166,6 @@ class _Targets:
     credit: Credit
     old: Tensor
     """(N, T) log-probabilities under the policy that sampled."""
-    reference: Tensor | None
-    """(N, T) under the reference policy; None without a KL term."""
     weights: Tensor | None = None
     """(N, T) of the loss of each token; None: all 1."""
     seed: int = 0
@@ -274,8 +272,7 @@ class Updater:
         rate = self.learning_rate(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
-        reference = self.score(step, reference=True).logprobs if self.loss.kl_coef else None
-        targets = _Targets(credit, step.batch.logprobs, reference, weights)
+        targets = _Targets(credit, step.batch.logprobs, weights)
         sums, counts, seed = Counter[str](), Counter[str](), self.config.seed
         for epoch in range(self.config.epochs):
             rows = generator(seed, "order", number, epoch).permutation(step.learned).tolist()
@@ -333,6 +330,7 @@ class Updater:
         """The part of some training rows in a mini-batch's loss, and sums over their tokens."""
         numbers = step.responses(micro)
         chosen, temperature = [step.rows[row] for row in micro], self.config.temperature
+        reference = self._reference(chosen) if self.loss.kl_coef else None
         scores = self.learner.score(chosen, temperature=temperature)
         mask, device, width = scores.mask, scores.logprobs.device, scores.mask.shape[1]
         advantages = targets.credit.modulated.advantages[numbers, :width].to(device)
@@ -343,8 +341,7 @@ class Updater:
         if targets.weights is not None:
             per_token = per_token * targets.weights[numbers, :width].to(device)
         sums = {name: float(total) for name, total in output.metrics.items()}
-        if targets.reference is not None:
-            reference = targets.reference[numbers, :width].to(device)
+        if reference is not None:
             kl = self._divergence(scores, old, reference)
             sums["kl_reference"] = float(kl.detach().sum())
             per_token = per_token + self.loss.kl_coef * kl
@@ -354,6 +351,16 @@ class Updater:
             wanted = targets.credit.value_targets[numbers].to(device)
             loss = loss + self._value_error(step, scores.values, wanted, numbers) / rows
         return loss, sums
+
+    @torch.no_grad()
+    def _reference(self, rows: list[TrainingRow]) -> Tensor:
+        """Log-probabilities (n, T) under the reference policy.
+
+        Of the very rows that the policy reads at once: among others the sums round otherwise, and
+        Adam would make full steps of a divergence that is none.
+        """
+        temperature = self.config.temperature
+        return self.learner.score(rows, temperature=temperature, reference=True).logprobs
 
     def _divergence(self, scores: Scores, old: Tensor, reference: Tensor) -> Tensor:
         """k3 from the reference policy (n, T); with `kl_weighted` times the ratio."""

@@ -225,6 +225,31 @@ def test_attach_lora_says_nothing_of_its_own_library(tmp_path, recwarn) -> None:
     assert [str(w.message) for w in recwarn if "peft" in str(w.filename)] == []
 
 
+LONG_ROPE = {
+    "rope_type": "longrope",
+    **{"short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "factor": 4.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("Phi-3", {"rope_scaling": LONG_ROPE, "original_max_position_embeddings": 32}),
+        (
+            "Llama",
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}
+            | {"max_position_embeddings": 32},
+        ),
+    ],
+)
+def test_positions_that_depend_on_the_length_are_refused_beyond_it(name, more, tmp_path) -> None:
+    """Keys in a cache, and rows beside a longer one, would be turned by other angles."""
+    base = made(name, tmp_path, **more)
+    with pytest.raises(ConfigError, match=r"max_length .*33.* Give --max-length 32"):
+        learner(base, max_length=33, max_new_tokens=4)
+    learner(base, max_length=32, max_new_tokens=4)
+
+
 def test_contexts_beyond_the_positions_of_a_model_are_named(tmp_path, caplog) -> None:
     learner(made("GPT-2", tmp_path), max_length=2048)
     assert "2048 is more than the 1024 positions" in caplog.text

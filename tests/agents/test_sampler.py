@@ -210,6 +210,10 @@ def test_wrong_options_and_learners_are_refused(model):
         make(model, merged=True)
     with pytest.raises(ConfigError, match="sampler_options.merge: expected true or false"):
         make(model, merge="yes")
+    with pytest.raises(ConfigError, match="sampler_options.merge: expected true or false, got 0"):
+        make(model, merge=0)
+    with pytest.raises(ConfigError, match="prefill_chunk: expected a number of tokens, got True"):
+        make(model, prefill_chunk=True)
     with pytest.raises(ConfigError, match="expected a learner with model, end_ids, pad_id"):
         HFPolicy(object(), SamplingSettings(6, 100))
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from aem_gym.agents.build import open_agent
 from aem_gym.agents.learner import VALUE_HEAD
+from aem_gym.errors import CheckpointError
 from aem_gym.models import PretrainedModel
 from tests.tiny import Tiny, flat
 
@@ -67,6 +68,36 @@ def test_an_adapter_finds_its_base_model(
         assert torch.equal(agent.learner.model(ids).logits, plain(input_ids=ids).logits)
     written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert written["base_model_name_or_path"] == (name or str(tiny.folder.resolve()))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"alpha_pattern": {"q_proj": 64}}, {"lora_alpha": 7}, {"use_rslora": True}]
+)
+def test_an_adapter_of_another_scale_is_refused(tiny: Tiny, tmp_path: Path, changes) -> None:
+    """The shapes fit, and every update would count differently."""
+    agent = tiny.agent()
+    agent.learner.save(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(CheckpointError, match=f"{next(iter(changes))}: expected"):
+        agent.learner.load(tmp_path)
+
+
+def test_a_value_head_that_does_not_fit_is_named(
+    tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = tiny.agent(value_head=True)
+    agent.learner.save(tmp_path)
+    whole = (tmp_path / VALUE_HEAD).read_bytes()
+    save_file({"weight": torch.zeros(1, 3), "bias": torch.zeros(1)}, tmp_path / VALUE_HEAD)
+    with pytest.raises(CheckpointError, match="value_head.safetensors"):
+        agent.learner.load(tmp_path)
+    (tmp_path / VALUE_HEAD).write_bytes(whole[:20])
+    with pytest.raises(CheckpointError, match="value_head.safetensors"):
+        agent.learner.load(tmp_path)
+    (tmp_path / VALUE_HEAD).unlink()
+    agent.learner.load(tmp_path)
+    assert "no value head" in caplog.text
 
 
 def test_loading_brings_back_adapter_and_value_head(tiny: Tiny, tmp_path: Path) -> None:

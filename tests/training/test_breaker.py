@@ -58,6 +58,8 @@ def test_each_source_has_a_reaction_that_can_be_changed() -> None:
         ({"nan": "stop@3:a"}, "breaker.nan"),
         ({"nan": "stop@3:1e"}, "number after the colon"),
         ({"nan": 3}, "breaker.nan.*got 3"),
+        ({"context_full": "stop@1:5"}, "breaker.context_full: expected a share above 0.*:5"),
+        ({"infrastructure": "wait:0"}, "share above 0, at most 1, got .wait:0"),
         ({"kl": "stop:0.1"}, "breaker.kl.*kl_coef above 0"),
     ],
 )

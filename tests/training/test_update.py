@@ -139,6 +139,25 @@ def test_the_first_epoch_has_ratio_one(tiny: Tiny, rollout: tuple[str, TrainBatc
     assert figures["old_kl"] > 1e-4 and figures["updates"] == 3
 
 
+@pytest.mark.parametrize("micro_batch", [2, 8])
+def test_rounding_is_no_divergence_from_the_reference(
+    tiny: Tiny, rollout: tuple[str, TrainBatch], micro_batch: int
+) -> None:
+    """Without any advantage nothing moves: Adam would make full steps of differences of 1e-5."""
+    context, step = rollout
+    agent = tiny.agent(context=context)
+    agent.learner.freeze_reference()
+    config = tiny.changed(context=context, kl_coef=0.05, micro_batch=micro_batch)
+    credit = CreditRule.of(config).assign(step.batch, 0)
+    nothing = torch.zeros_like(credit.modulated.advantages)
+    credit = replace(credit, modulated=replace(credit.modulated, advantages=nothing))
+    before, updater = weights(agent), Updater(agent.learner, config)
+    for number in range(3):
+        figures = updater.update(step, credit, number)
+        assert figures["grad_norm"] == figures["kl_reference"] == 0.0
+    assert torch.equal(weights(agent), before)
+
+
 def test_kl_to_the_reference_starts_at_zero(tiny: Tiny, rollout: tuple[str, TrainBatch]) -> None:
     context, step = rollout
     agent = tiny.agent(context=context)
