@@ -57,6 +57,11 @@ def check_model_options(config: Config) -> None:
     for key in ("dtype", "device"):
         if key in config.model_options:
             raise ConfigError(f"model_options.{key}: give it as --{key} instead")
+    if not isinstance(compiled := config.model_options.get("compile", False), bool | str):
+        raise ConfigError(
+            "model_options.compile: expected true, false or the name of a backend of "
+            f"torch.compile, got {compiled!r}"
+        )
     attention = config.model_options.get("attn_implementation")
     if config.sampler == "hf" and attention not in (None, *ATTENTION):
         raise ConfigError(

@@ -18,7 +18,7 @@ from aem_gym.agents.compact import compact_decoder
 from aem_gym.agents.families import decoder_of, logit_map
 from aem_gym.agents.lora import attach_lora, coverage, freeze_reference, load_adapter, save_adapter
 from aem_gym.agents.models import load_model
-from aem_gym.errors import CheckpointError
+from aem_gym.errors import CheckpointError, ConfigError
 from aem_gym.logprobs import linear_logprob_and_entropy
 from aem_gym.models import find_model
 from aem_gym.protocols import LearnerSettings, Scores
@@ -90,6 +90,8 @@ class HFLearner:
         self.value_head = _value_head(self.model) if settings.value_head else None
         self.decoder, self.head = decoder_of(self.model), self.model.get_output_embeddings()
         self.compact = compact_decoder(self.model)
+        if compiled := config.model_options.get("compile"):
+            self.decoder, self.compact = _compiled(self.decoder, compiled), None
         self.end_ids = _end_tokens(self.model, self.tokenizer)
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)
@@ -218,7 +220,19 @@ def _load_options(config: Config) -> dict[str, Any]:
     """What of `model_options` goes to `load_model`: those of a scratch model are its sizes."""
     if find_model(config.model).from_scratch:
         return {}
-    return {k: v for k, v in config.model_options.items() if k != "merge_for_sampling"}
+    own = ("merge_for_sampling", "compile")
+    return {k: v for k, v in config.model_options.items() if k not in own}
+
+
+def _compiled(decoder: nn.Module, backend: bool | str) -> Any:
+    """The decoder as torch.compile makes it on the first rows, for rows of any length."""
+    from torch._dynamo.exc import InvalidBackend
+
+    try:
+        name = "inductor" if backend is True else backend
+        return torch.compile(decoder, dynamic=True, backend=str(name))
+    except InvalidBackend as error:
+        raise ConfigError(f"model_options.compile: {str(error).splitlines()[0]}") from error
 
 
 def _warn_of_positions(model: Any, max_length: int) -> None:

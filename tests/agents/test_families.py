@@ -250,6 +250,34 @@ def test_positions_that_depend_on_the_length_are_refused_beyond_it(name, more, t
     learner(base, max_length=32, max_new_tokens=4)
 
 
+def test_compiled_passes_give_the_plain_values(tmp_path) -> None:
+    """By the backend that needs no compiler; `true` (inductor) would take minutes."""
+    base, found = made("Llama", tmp_path, num_hidden_layers=1), []
+    rows = [
+        [TrainingRow(tuple(range(2, 2 + width)), (Span(3, width - 2, 0, 0),)) for width in widths]
+        for widths in ((9, 14), (30,), (12, 13, 14))
+    ]
+    for options in ({}, {"compile": "eager"}):
+        weights = shaken(learner(base, model_options=options, kl_coef=0.1))
+        weights.freeze_reference()
+        for each in rows:
+            scores = weights.score(each, temperature=0.7)
+            (scores.logprobs + scores.entropies.detach()).sum().backward()
+            found.append(scores.logprobs.detach())
+            found.append(weights.score(each, temperature=0.7, reference=True).logprobs)
+        found.append(torch.cat([p.grad.flatten() for p in weights.parameters().values()]))
+    half = len(found) // 2
+    for plain, compiled in zip(found[:half], found[half:], strict=True):
+        assert torch.allclose(plain, compiled, rtol=1e-4, atol=1e-4)
+
+
+def test_a_backend_that_torch_does_not_know_is_named(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="model_options.compile.*inductorr"):
+        learner(made("Qwen3", tmp_path), model_options={"compile": "inductorr"})
+    with pytest.raises(ConfigError, match="model_options.compile: expected true, false"):
+        find_model(str(tmp_path)).check(config(tmp_path, model_options={"compile": 3}))
+
+
 def test_contexts_beyond_the_positions_of_a_model_are_named(tmp_path, caplog) -> None:
     learner(made("GPT-2", tmp_path), max_length=2048)
     assert "2048 is more than the 1024 positions" in caplog.text
