@@ -6,8 +6,10 @@ observation; only the part after the longest common prefix with what is cached i
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from itertools import compress
 from typing import Any
@@ -27,7 +29,7 @@ from aem_gym.agents.library_cache import (
     cache_name,
     difference_to_plain,
 )
-from aem_gym.agents.lora import merged_copy
+from aem_gym.agents.lora import merge_into, merged_copy
 from aem_gym.errors import ConfigError, ModelError, NotFiniteError, check_name
 from aem_gym.logprobs import LogitMap
 from aem_gym.protocols import Generation, GenerationRequest, Learner, SamplingSettings
@@ -173,19 +175,6 @@ def _merges(model: nn.Module, settings: SamplingSettings) -> bool:
     return small and base[0].dtype == torch.float32 if chosen is None else bool(chosen)
 
 
-@torch.no_grad()
-def merge_into(merged: Any, adapted: nn.Module) -> None:
-    """Set each adapted weight to base + scale * B A, from scratch, so that nothing drifts."""
-    from peft.tuners.lora import LoraLayer
-
-    for name, module in adapted.named_modules():
-        if isinstance(module, LoraLayer):
-            layer: Any = module
-            weight: Tensor = merged.get_submodule(name).weight
-            weight.copy_(layer.base_layer.weight)
-            weight += layer.get_delta_weight("default")
-
-
 def _collect(ids: Tensor, scores: Tensor, lengths: Tensor, ends: list[int]) -> list[Generation]:
     """Rows as generations; one without an end token was cut."""
     made = []
@@ -251,10 +240,12 @@ class RaggedReader:
         self._cache = None
         if self.compact is not None:
             self.compact.forget()
+        _return_memory(self.device)  # an update came before
 
     def release(self, slot: int) -> None:
         if self._cache is not None and not self._cache.drop(slot):
             self._cache = None  # leftovers change rounding, and a resumed run has none
+            _return_memory(self.device)  # an update may follow
 
     def read(self, requests: Sequence[GenerationRequest]) -> Tensor:
         """Bring every row's cache up to its prompt; the hidden state of each last token (R, D)."""
@@ -347,6 +338,14 @@ def _common_prefix(held: list[int], prompt: tuple[int, ...]) -> int:
     return next(i for i in range(limit) if held[i] != prompt[i])
 
 
+def _return_memory(device: torch.device) -> None:
+    """Give freed memory back: glibc keeps it, in pieces that what comes next does not fit into."""
+    if device.type == "cpu" and sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
+
+
 # The cache ---------------------------------------------------------------------------------------
 
 
@@ -376,7 +375,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             self.lazy_initialization(key_states, value_states)
         start, end = self.used, self.used + key_states.shape[2]
         if end > self.whole[0].shape[2]:
-            self._widen(max(end, start * 3 // 2))
+            self._widen(max(end, start * 5 // 4))
         for whole, near, new in zip(self.whole, self.near, (key_states, value_states), strict=True):
             near[:, :, start:end] = new
             if self.rows is not None:
@@ -406,6 +405,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.whole = [pad(held, (0, 0, 0, more)) for held in self.whole]
         narrow = self.rows is not None
         self.near = [pad(held, (0, 0, 0, more)) for held in self.near] if narrow else self.whole
+        _return_memory(self.whole[0].device)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.used + query_length, 0

@@ -41,9 +41,9 @@ class MemoryConstants:
 
 
 CPU = MemoryConstants(base=15e6, cache_room=1.3)
-GPU = MemoryConstants(base=1.2e9, cache_room=2.25, tensors=1.1)
+GPU = MemoryConstants(base=1.2e9, cache_room=1.875, tensors=1.1)
 """Not measured on a GPU: a context with its library buffers, the bound of the cache (1.5 times the
-longest row with holes, and 1.5 times that by growing ahead), and fragmentation."""
+longest row with holes, and 1.25 times that by growing ahead), and fragmentation."""
 
 
 @dataclass(frozen=True, slots=True)
