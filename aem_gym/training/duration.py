@@ -91,7 +91,7 @@ def estimate_time(
     head = work.sampled * shape.vocabulary * (2 * shape.hidden / speed.flops + 2 / speed.moved)
     needs = needs_of(ESTIMATORS.load(config.estimator))
     kl = needs.kl_coef if config.kl_coef is None else config.kl_coef
-    passes = bool(kl) + (layout.width < 4 or needs.needs_values)
+    passes = config.epochs * bool(kl) + (layout.width < 4 or needs.needs_values)
     scoring = passes * (work.tokens * forward + head)
     again = 1 if layout.checkpointing else 0
     batches = work.rows / layout.micro_rows
