@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.io import sample_files
 from aem_gym.registry import MODELS
 from aem_gym.types import Demo, PromptTemplate
 
@@ -20,6 +21,7 @@ ATTENTION = ("sdpa", "eager")
 """Attention code that takes a mask of any form."""
 PRETRAINED_DEFAULTS: Mapping[str, Any] = {"max_length": 8192}
 """Pretrained models write long responses: 2048 tokens hold seven of them."""
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
@@ -69,6 +71,25 @@ def check_model_options(config: Config) -> None:
             f"{attention!r}: the sampler hf reads rows of unequal length with a mask, which that "
             "code cannot take. Leave it out: sdpa takes fused kernels where it can"
         )
+
+
+def fingerprint(config: Config) -> str:
+    """Of the weights of a run's pretrained model; empty where they are not on this machine (yet).
+
+    Another version at the same path, or of the same hub id, has another one.
+    """
+    where = find_model(config.model).locate()
+    folder = Path(where).expanduser()
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        options = {k: v for k, v in config.model_options.items() if k in ("revision", "cache_dir")}
+        found = try_to_load_from_cache(where, "config.json", **options)
+        if not isinstance(found, str):
+            return ""
+        folder = Path(found).parent
+    files = [path for pattern in _WEIGHTS for path in folder.glob(pattern)]
+    return sample_files(files) if files else ""
 
 
 def find_model(name: str) -> BaseModel:

@@ -25,7 +25,7 @@ import msgspec
 
 from aem_gym.config import Config
 from aem_gym.errors import CheckpointError, ConfigError, OutputError
-from aem_gym.io import atomic_folder, explained, tidy_folder
+from aem_gym.io import atomic_folder, atomic_write, explained, tidy_folder
 from aem_gym.settings import CONFIG_NAME, load_config
 from aem_gym.types import PromptTemplate
 from aem_gym.yaml_io import dump_yaml
@@ -37,7 +37,9 @@ TEMPLATE, SUMMARY = "prompt_template.json", "summary.json"
 ADAPTER, BASE = "adapter", "model"
 """Folders: what was trained, and the base model where it exists nowhere else."""
 START = "start"
-"""Folder of the adapter that RL began with, where one was given."""
+"""Folder of the adapter that RL began with, where one was given or cloned."""
+BASE_MARK = "base.txt"
+"""File with the fingerprint of a pretrained base model."""
 LOCK_NAME = ".lock"
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
@@ -130,6 +132,23 @@ def check_resume(saved: Config, now: Config) -> None:
             f"--resume: the run in {now.run_folder} was begun with other settings: "
             f"{'; '.join(differing)}. Leave those flags out, or start a new run with another --out."
             + (_WHY_STEPS.format(**about) if planned and saved.steps != now.steps else "")
+        )
+
+
+def check_base(run: Path, fingerprint: str) -> None:
+    """Note the fingerprint of the base model in a new run; compare it in one that goes on.
+
+    Raises:
+        CheckpointError: the model has changed, so that the adapter would mean something else.
+    """
+    mark = run / BASE_MARK
+    noted = mark.read_text(encoding="utf-8") if mark.is_file() else ""
+    if not noted:
+        atomic_write(mark, fingerprint)
+    elif fingerprint not in ("", noted):
+        raise CheckpointError(
+            f"{run}: the base model has other weights now than when the run began. Put those back "
+            "that it was begun with, or start a new run with another --out"
         )
 
 

@@ -90,6 +90,9 @@ class HFLearner:
         self.value_head = _value_head(self.model) if settings.value_head else None
         self.decoder, self.head = decoder_of(self.model), self.model.get_output_embeddings()
         self.compact = compact_decoder(self.model)
+        # Layers that know whether they train; a walk through all modules takes 2% of a small step.
+        self._switched = [m for m in self.model.modules() if _asks(m, config.lora_dropout)]
+        self.model.eval()
         if compiled := config.model_options.get("compile"):
             self.decoder, self.compact = _compiled(self.decoder, compiled), None
         self.end_ids = _end_tokens(self.model, self.tokenizer)
@@ -156,11 +159,12 @@ class HFLearner:
 
     def _set_mode(self, training: bool) -> None:
         """Only the adapter's dropout trains: some base models would route or drop at random."""
-        self.model.eval()
-        for module in self.model.modules() if training else ():
+        if self.model.training or self._switched:
+            self.model.eval()
+        for module in self._switched if training else ():
             if getattr(module, "gradient_checkpointing", False):  # asks whether this layer trains
                 module.training = True
-            elif hasattr(module, "lora_dropout"):
+            if hasattr(module, "lora_dropout"):
                 module.lora_dropout.train()
 
     def _score(self, sequences: Sequence[TrainingRow], temperature: float) -> Scores:
@@ -214,6 +218,12 @@ class HFLearner:
         for module in self.model.modules():
             if isinstance(module, LoraLayer):
                 module._active_adapter = name
+
+
+def _asks(module: nn.Module, dropout: float) -> bool:
+    """Whether it matters to a layer that it trains."""
+    checkpointing = bool(getattr(module, "gradient_checkpointing", False))
+    return checkpointing or (dropout > 0 and hasattr(module, "lora_dropout"))
 
 
 def _load_options(config: Config) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ def attach_lora(
 
     if rank < 1:
         raise ConfigError(f"lora_rank: expected at least 1, got {rank}")
+    targets = _named(model, targets)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # a float works; the annotation says int
@@ -62,14 +64,33 @@ def attach_lora(
                 warnings.filterwarnings("ignore", "Model has `tie_word_embeddings", UserWarning)
                 adapted = get_peft_model(model, config)
         except ValueError as error:
-            if "target modules" not in str(error).lower():
-                raise
+            # Of peft: kinds of layer it does not adapt, or settings it does not allow for them.
+            reason = re.sub(r"\(\n.*\n\)", "", str(error), flags=re.DOTALL).partition(". ")[0]
             raise ConfigError(
-                f"lora_targets: {targets!r} names no layer of this model. Expected "
-                f"all-linear or some of: {', '.join(linear_names(model))}."
+                f"lora_targets {targets!r}, lora_dropout {dropout:g}: {reason}. Expected "
+                f"all-linear or some of: {', '.join(linear_names(model))}"
             ) from error
     _check_targets(adapted, targets)
     return adapted
+
+
+def _named(model: nn.Module, targets: str | Sequence[str]) -> str | list[str]:
+    """The targets as peft takes them: one name is a list, other texts are regular expressions.
+
+    Raises:
+        ConfigError: one of them is no layer's.
+    """
+    if targets == "all-linear" or (isinstance(targets, str) and re.search(r"[^\w.]", targets)):
+        return targets
+    names = [targets] if isinstance(targets, str) else list(targets)
+    layers = [f".{name}" for name, _ in model.named_modules()]
+    unknown = [name for name in names if not any(layer.endswith(f".{name}") for layer in layers)]
+    if unknown or not names:
+        raise ConfigError(
+            f"lora_targets: {', '.join(map(repr, unknown or ['nothing']))} names no layer of this "
+            f"model. Expected all-linear or some of: {', '.join(linear_names(model))}"
+        )
+    return names
 
 
 def _unreached(model: nn.Module) -> list[str] | None:
@@ -168,11 +189,13 @@ def coverage(adapted: nn.Module) -> tuple[float, list[str]]:
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """The last names of the model's linear layers ("q_proj"), sorted."""
+    """The last names of the layers that take an adapter ("q_proj"), sorted."""
     from torch import nn
+    from transformers.pytorch_utils import Conv1D
 
-    named = ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear))
-    return sorted({name.rpartition(".")[2] for name, _ in named})
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    return sorted({name.rpartition(".")[2] for name, m in layers.items() if m is not head})
 
 
 def merged_copy(adapted: nn.Module) -> Any:

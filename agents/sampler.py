@@ -102,7 +102,8 @@ class HFPolicy:
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         if not requests:
             return []
-        self.model.eval()
+        if self.merged is None:  # it trains; a copy never does
+            self.model.eval()
         hidden, live = self.reader.read(requests), list(requests)
         most = [min(r.max_new_tokens or self.max_new_tokens, self.max_new_tokens) for r in live]
         shape = (len(live), max(most))
@@ -240,12 +241,11 @@ class RaggedReader:
         self._cache = None
         if self.compact is not None:
             self.compact.forget()
-        _return_memory(self.device)  # an update came before
 
     def release(self, slot: int) -> None:
         if self._cache is not None and not self._cache.drop(slot):
             self._cache = None  # leftovers change rounding, and a resumed run has none
-            _return_memory(self.device)  # an update may follow
+            _return_memory(self.device)  # an update follows
 
     def read(self, requests: Sequence[GenerationRequest]) -> Tensor:
         """Bring every row's cache up to its prompt; the hidden state of each last token (R, D)."""
@@ -339,7 +339,7 @@ def _common_prefix(held: list[int], prompt: tuple[int, ...]) -> int:
 
 
 def _return_memory(device: torch.device) -> None:
-    """Give freed memory back: glibc keeps it, in pieces that what comes next does not fit into."""
+    """Give a cache's memory back: glibc keeps it, in pieces that an update does not fit into."""
     if device.type == "cpu" and sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim is not None:
@@ -405,7 +405,6 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.whole = [pad(held, (0, 0, 0, more)) for held in self.whole]
         narrow = self.rows is not None
         self.near = [pad(held, (0, 0, 0, more)) for held in self.near] if narrow else self.whole
-        _return_memory(self.whole[0].device)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.used + query_length, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 from aem_gym.config import Config
 from aem_gym.errors import CheckpointError, ConfigError
 from aem_gym.io import atomic_folder
-from aem_gym.models import find_model
-from aem_gym.runs import ADAPTER, BASE, START, run_adapter
+from aem_gym.models import find_model, fingerprint
+from aem_gym.runs import ADAPTER, BASE, BASE_MARK, START, run_adapter
 from aem_gym.settings import CONFIG_NAME
+
+logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -59,12 +62,34 @@ def open_adapter(config: Config, run: Path) -> tuple[str, Path]:
     """
     start, source = run / START, _folder(config)
     if source != start:
-        with atomic_folder(start) as folder:
-            shutil.copytree(source, folder, dirs_exist_ok=True)
+        _compare_base(config, source)
+        keep_start(source, run)
     theirs = _run_of(source)
     if find_model(config.model).from_scratch and theirs is not None:
         return str(theirs / BASE), start
     return config.model, start
+
+
+def keep_start(source: Path, run: Path) -> Path:
+    """Copy the adapter RL starts from into the run; the copy."""
+    with atomic_folder(run / START) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    return run / START
+
+
+def _compare_base(config: Config, source: Path) -> None:
+    """Warn where the run that an adapter lies in had a base of other weights."""
+    parents = (source, *source.resolve().parents[:4])
+    mark = next((p / BASE_MARK for p in parents if (p / BASE_MARK).is_file()), None)
+    if mark is None or find_model(config.model).from_scratch:
+        return
+    theirs, ours = mark.read_text(encoding="utf-8"), fingerprint(config)
+    if theirs and ours and theirs != ours:
+        logger.warning(
+            "adapter %s was trained on a base model with other weights (or other files of them) "
+            "than those of %s now",
+            *(source, config.model),
+        )
 
 
 def _folder(config: Config) -> Path:

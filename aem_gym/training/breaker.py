@@ -271,7 +271,12 @@ def _say(rule: Rule, step: int, text: str, more: str) -> None:
 
 def nothing_learned(steps: int, figures: Mapping[str, float], config: Config) -> str:
     """The report of a run in which no step changed a weight, with the last step's `figures`."""
-    ends = _ends(figures)
+    ends, bad = _ends(figures), ", ".join(name for name in figures if name.startswith("bad/"))
+    if bad:
+        return (
+            f"nothing was learned in {steps} steps: in the last one NaN or inf stopped the update "
+            f"({bad}). The weights are those the run began with"
+        )
     if nothing_usable(figures):
         cause = f"in the last one no episode could be used ({ends})"
     elif not figures.get("groups_with_spread"):

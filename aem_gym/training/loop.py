@@ -235,7 +235,7 @@ class Trainer:
         if progress.step and not progress.learned:
             report = nothing_learned(progress.step, self._figures, self.config)
             few = progress.step < self.config.max_bad_steps
-            if not few or nothing_usable(self._figures):
+            if not few or nothing_usable(self._figures) or "bad" in self._figures:
                 raise NotLearningError(report)
             logger.warning("%s", report)  # so few steps may all be unlucky
         return self._finish()
@@ -273,7 +273,7 @@ class Trainer:
                     raise NotLearningError(breaker.stop)
                 every, last = config.eval_every, progress.step == config.steps
                 if every and (progress.step % every == 0 or last):
-                    save |= self._evaluate()  # the best so far is kept
+                    save |= self._evaluate(keep="bad" not in figures)  # the best so far is kept
                 save |= progress.step % config.save_every == 0
                 if save and "bad" not in figures:  # else the last good checkpoint stays the newest
                     self._save()
@@ -404,8 +404,8 @@ class Trainer:
         stop.sleep(self.breaker.wait)
         return True
 
-    def _evaluate(self) -> bool:
-        """Evaluate on the held-out tasks; whether the policy is the best so far (`keep_best`)."""
+    def _evaluate(self, *, keep: bool = True) -> bool:
+        """Evaluate on the held-out tasks; whether to `keep` the policy as the best so far."""
         if not self.config.eval_every:
             return False
         step, clock = self.progress.step, time.perf_counter()
@@ -426,7 +426,7 @@ class Trainer:
             f"[{result.low:.3f}, {result.high:.3f}]{graded} on {result.episodes} tasks",
             file=sys.stderr,
         )
-        return bool(chosen) and self.progress.note_best(step, chosen)
+        return keep and bool(chosen) and self.progress.note_best(step, chosen)
 
     def _selection(self, held_out: EvalResult) -> dict[str, float]:
         """Success and score by which the best checkpoint is chosen; empty without `keep_best`."""

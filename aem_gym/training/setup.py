@@ -20,7 +20,7 @@ from aem_gym.console import quiet_loading
 from aem_gym.errors import CheckpointError, ConfigError, UnknownNameError
 from aem_gym.evaluation import EvalSpec, eval_spec
 from aem_gym.io import atomic_folder, atomic_write
-from aem_gym.models import find_model
+from aem_gym.models import find_model, fingerprint
 from aem_gym.protocols import TrainableAgent
 from aem_gym.registry import (
     ESTIMATORS,
@@ -37,8 +37,8 @@ from aem_gym.registry import (
 from aem_gym.rollout.collector import Collector, CollectorSettings
 from aem_gym.rollout.envs import EnvDescription
 from aem_gym.rollout.pool import env_kwargs, env_parameters, open_pool
-from aem_gym.runs import BASE, TEMPLATE
-from aem_gym.training.adapter import check_adapter, open_adapter
+from aem_gym.runs import BASE, START, TEMPLATE, check_base
+from aem_gym.training.adapter import check_adapter, keep_start, open_adapter
 from aem_gym.types import PromptTemplate
 
 logger = logging.getLogger(__name__)
@@ -221,8 +221,6 @@ def prepare_torch(config: Config) -> None:
 @contextmanager
 def open_components(config: Config, run: Path) -> Iterator[RunComponents]:
     """Make the components, warm start included; environments are closed at the end."""
-    from aem_gym.training.warmstart import warm_start
-
     best = config.keep_best if config.keep_best != config.eval_split else None
     with (
         open_pool(config, config.train_split) as pool,
@@ -233,11 +231,10 @@ def open_components(config: Config, run: Path) -> Iterator[RunComponents]:
         template = choose_template(config, description)
         atomic_write(run / TEMPLATE, msgspec.json.encode(template))
         with quiet_loading():
-            if config.adapter is None:
-                base, adapter = warm_start(config, description, template)
-            else:
-                base, adapter = open_adapter(config, run)
+            base, adapter = _start(config, description, template, run)
             agent = _make_agent(config, template, base, adapter, run)
+        if not find_model(config.model).from_scratch:
+            check_base(run, fingerprint(config))
         settings = CollectorSettings(
             template, config.context, template.max_turns, config.max_concurrent_episodes
         )
@@ -256,6 +253,20 @@ def open_components(config: Config, run: Path) -> Iterator[RunComponents]:
             )
         finally:
             agent.policy.close()
+
+
+def _start(
+    config: Config, description: EnvDescription, template: PromptTemplate, run: Path
+) -> tuple[str, Path | None]:
+    """The base model and the adapter that RL starts from, of which the run keeps a copy."""
+    from aem_gym.training.warmstart import warm_start
+
+    if config.adapter is not None:
+        return open_adapter(config, run)
+    if config.resume and (run / START).is_dir():  # today's clone may be another one
+        return config.model, run / START
+    base, adapter = warm_start(config, description, template)
+    return base, None if adapter is None else keep_start(adapter, run)
 
 
 def choose_template(config: Config, description: EnvDescription) -> PromptTemplate:

@@ -352,15 +352,16 @@ class Updater:
             loss = loss + self._value_error(step, scores.values, wanted, numbers) / rows
         return loss, sums
 
-    @torch.no_grad()
     def _reference(self, rows: list[TrainingRow]) -> Tensor:
         """Log-probabilities (n, T) under the reference policy.
 
-        Of the very rows that the policy reads at once: among others the sums round otherwise, and
-        Adam would make full steps of a divergence that is none.
+        Of the very rows, and under the very dropout, that the policy reads next: otherwise rounding
+        or chance would be a divergence, and Adam would make full steps of it.
         """
-        temperature = self.config.temperature
-        return self.learner.score(rows, temperature=temperature, reference=True).logprobs
+        temperature, device = self.config.temperature, self.parameters[0].device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            scores = self.learner.score(rows, temperature=temperature, reference=True)
+        return scores.logprobs.detach()
 
     def _divergence(self, scores: Scores, old: Tensor, reference: Tensor) -> Tensor:
         """k3 from the reference policy (n, T); with `kl_weighted` times the ratio."""

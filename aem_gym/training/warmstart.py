@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from aem_gym.config import Config
 from aem_gym.errors import ConfigError, NoExpertError, OutputError, UnknownNameError
 from aem_gym.io import atomic_folder, atomic_write, cache_folder, digest_files, exclusive
-from aem_gym.models import find_model
+from aem_gym.models import find_model, fingerprint
 from aem_gym.protocols import EpisodeStart, TrainableAgent
 from aem_gym.registry import env_factory, import_object
 from aem_gym.rollout.envs import EnvDescription
@@ -223,6 +223,7 @@ def _content_key(config: Config, template: PromptTemplate, source: str) -> str:
     scratch = find_model(config.model).from_scratch
     content = {key: getattr(config, key) for key in _KEYS + (() if scratch else _KEYS_OF_ADAPTERS)}
     content |= {"template": asdict(template), "source": source}
+    content |= {} if scratch else {"base": fingerprint(config)}
     content |= {"code": digest_files(_sources()), "env_code": _class_digest(config.env)}
     packages = ("torch", "transformers", "tokenizers", *(() if scratch else ("peft",)))
     content |= {name: version(name) for name in packages}

@@ -219,6 +219,16 @@ def test_windows_are_counted_in_positions() -> None:
     assert near.flatten().tolist() == [False, True, True]
 
 
+def test_dropout_on_fused_experts_is_refused_in_words(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="lora_dropout 0.1: .*ParamWrapper"):
+        learner(made("Qwen3-MoE", tmp_path), lora_dropout=0.1)
+
+
+def test_layers_of_another_make_are_offered_by_name(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="some of: c_attn, c_fc, c_proj$"):
+        learner(made("GPT-2", tmp_path), lora_targets=["query"])
+
+
 def test_attach_lora_says_nothing_of_its_own_library(tmp_path, recwarn) -> None:
     model = AutoModelForCausalLM.from_config(BY_NAME["GPT-2"].config(300))
     attach_lora(model, rank=2, alpha=2, seed=0)

@@ -210,3 +210,29 @@ def test_impossible_settings_are_refused(base: PreTrainedModel) -> None:
         adapted(base, rank=0)
     with pytest.raises(ConfigError, match="names no layer.*down_proj, gate_proj"):
         attach_lora(base, rank=4, alpha=8, targets=["query"], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("targets", "unknown"),
+    [(["q_proj", "v_porj"], "'v_porj'"), ("v_porj", "'v_porj'"), ([], "'nothing'")],
+)
+def test_a_target_that_no_layer_has_is_named_beside_others(
+    base: PreTrainedModel, targets: str | list[str], unknown: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"lora_targets: {unknown} names no layer"):
+        attach_lora(base, rank=4, alpha=8, targets=targets, seed=0)
+
+
+@pytest.mark.parametrize("targets", ["q_proj", "self_attn.q_proj", ["q_proj"]])
+def test_one_name_may_stand_alone(base: PreTrainedModel, targets: str | list[str]) -> None:
+    names = [
+        n for n, _ in attach_lora(base, rank=4, alpha=8, targets=targets, seed=0).named_modules()
+    ]
+    assert {n.split(".lora_A")[0].rpartition(".")[2] for n in names if "lora_A" in n} == {"q_proj"}
+
+
+def test_what_takes_no_adapter_is_refused_in_words(base: PreTrainedModel) -> None:
+    with pytest.raises(
+        ConfigError, match="'mlp'.*Target module LlamaMLP is not supported.*down_proj"
+    ):
+        attach_lora(base, rank=4, alpha=8, targets=["mlp"], seed=0)

@@ -251,6 +251,12 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_nan_in_every_one_of_a_few_steps_ends_the_run_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(NotLearningError, match="nothing was learned in 2 steps.*bad/loss_nan"):
+        run(tmp_path / "run", SHORT, loss=f"{HERE}:nan_loss", steps=2)
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
 def test_weights_that_are_damaged_are_never_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

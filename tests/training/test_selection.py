@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from aem_gym.settings import settle
 from aem_gym.training import loop
 from aem_gym.training.adapter import check_adapter
 from aem_gym.training.setup import check_run
+from tests.tiny import Tiny
 from tests.training.runs import GUESS, SMALL, lines, result_files, run
 
 HERE = "tests.training.test_selection"
@@ -78,6 +80,20 @@ def test_a_run_ends_early_where_nothing_becomes_better(
     assert again["steps"] == 3
 
 
+def test_the_best_one_is_one_that_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of which an update was left out is not saved, so it is not the best one either."""
+    scripted(monkeypatch, [0.1, 0.2, 0.9, 0.3])
+    train_step = loop.Trainer.train_step
+
+    def once_bad(self: loop.Trainer) -> dict[str, float]:
+        figures = train_step(self)
+        return figures | ({"bad": 1.0} if self.progress.step == 1 else {})
+
+    monkeypatch.setattr(loop.Trainer, "train_step", once_bad)
+    summary = run(tmp_path / "run", BEST, steps=3, save_every=1, keep_checkpoints=1)
+    assert summary["best"]["step"] == 3 and CheckpointStore(tmp_path / "run").steps() == [3]
+
+
 def test_an_evaluation_of_failed_episodes_only_is_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -109,6 +125,56 @@ def test_an_evaluation_of_failed_episodes_only_is_no_result(
 def test_a_choice_that_cannot_be_made_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_run(settle({**SMALL, **changes}).config)
+
+
+# The base model ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pretrained(tiny: Tiny, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny.folder, tmp_path / "base"))
+
+
+def retrained(folder: Path) -> None:
+    """Other weights at the same place."""
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: 1.01 * weight for name, weight in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+
+def test_a_run_goes_on_with_the_base_it_began_with(
+    tmp_path: Path, pretrained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sampler and learner would agree on other weights, and every figure would be another run's."""
+    out, given = tmp_path / "run", {"model": str(pretrained), "warmstart": "none", "eval_every": 0}
+    run(out, GUESS, **given, steps=1, max_bad_steps=9)
+    run(out, GUESS, **given, steps=2, max_bad_steps=9, resume=True)
+    retrained(pretrained)
+    with pytest.raises(CheckpointError, match="other weights now than when the run began"):
+        run(out, GUESS, **given, steps=3, max_bad_steps=9, resume=True)
+    given |= {"adapter": str(out)}
+    run(tmp_path / "next", GUESS, **given, steps=1, max_bad_steps=9)
+    assert "was trained on a base model with other weights" in caplog.text
+
+
+def test_a_clone_is_of_the_weights_that_are_there(
+    tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made anew for others; a run that goes on keeps its own, whatever the cache holds."""
+    monkeypatch.setenv("AEM_GYM_CACHE", str(tmp_path / "cache"))
+    given = {"model": str(pretrained), "warmstart": "expert", "warmstart_steps": 2, "eval_every": 0}
+    given |= {"steps": 1, "max_bad_steps": 9, "kl_coef": 0.1}
+    run(tmp_path / "one", GUESS, **given)
+    retrained(pretrained)
+    run(tmp_path / "other", GUESS, **given)
+    starts = [weights_in(tmp_path / name / "start") for name in ("one", "other")]
+    assert any(not torch.equal(w, starts[1][name]) for name, w in starts[0].items())
+    shutil.rmtree(tmp_path / "cache")
+    run(tmp_path / "other", GUESS, **{**given, "steps": 2}, resume=True)
+    assert not list((tmp_path / "cache").rglob("warmstart.json"))
 
 
 # An adapter to start from ------------------------------------------------------------------------

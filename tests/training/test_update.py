@@ -139,15 +139,16 @@ def test_the_first_epoch_has_ratio_one(tiny: Tiny, rollout: tuple[str, TrainBatc
     assert figures["old_kl"] > 1e-4 and figures["updates"] == 3
 
 
-@pytest.mark.parametrize("micro_batch", [2, 8])
-def test_rounding_is_no_divergence_from_the_reference(
-    tiny: Tiny, rollout: tuple[str, TrainBatch], micro_batch: int
+@pytest.mark.parametrize(("micro_batch", "dropout"), [(2, 0.0), (8, 0.0), (8, 0.3)])
+def test_neither_rounding_nor_chance_is_a_divergence_from_the_reference(
+    tiny: Tiny, rollout: tuple[str, TrainBatch], micro_batch: int, dropout: float
 ) -> None:
     """Without any advantage nothing moves: Adam would make full steps of differences of 1e-5."""
     context, step = rollout
-    agent = tiny.agent(context=context)
+    more = {"context": context, "lora_dropout": dropout}
+    agent = tiny.agent(**more)
     agent.learner.freeze_reference()
-    config = tiny.changed(context=context, kl_coef=0.05, micro_batch=micro_batch)
+    config = tiny.changed(**more, kl_coef=0.05, micro_batch=micro_batch)
     credit = CreditRule.of(config).assign(step.batch, 0)
     nothing = torch.zeros_like(credit.modulated.advantages)
     credit = replace(credit, modulated=replace(credit.modulated, advantages=nothing))
