@@ -83,7 +83,7 @@ def _named(model: nn.Module, targets: str | Sequence[str]) -> str | list[str]:
     if targets == "all-linear" or (isinstance(targets, str) and re.search(r"[^\w.]", targets)):
         return targets
     names = [targets] if isinstance(targets, str) else list(targets)
-    layers = [f".{name}" for name, _ in model.named_modules()]
+    layers = [f".{name}" for name in (*dict(model.named_modules()), *_fused_names(model))]
     unknown = [name for name in names if not any(layer.endswith(f".{name}") for layer in layers)]
     if unknown or not names:
         raise ConfigError(
@@ -91,6 +91,12 @@ def _named(model: nn.Module, targets: str | Sequence[str]) -> str | list[str]:
             f"model. Expected all-linear or some of: {', '.join(linear_names(model))}"
         )
     return names
+
+
+def _fused_names(model: nn.Module) -> tuple[str, ...]:
+    """By what names peft finds experts whose weights are one tensor: those of single experts."""
+    fused = any(p.ndim == 3 and ".experts." in name for name, p in model.named_parameters())
+    return ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3") if fused else ()
 
 
 def _unreached(model: nn.Module) -> list[str] | None:

@@ -219,6 +219,17 @@ def test_windows_are_counted_in_positions() -> None:
     assert near.flatten().tolist() == [False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [("Qwen3-MoE", ["gate_proj", "up_proj", "down_proj"]), ("Mixtral", ["w1", "w2", "w3"])],
+)
+def test_fused_experts_are_targets_by_the_names_of_single_ones(name, targets, tmp_path) -> None:
+    names = learner(made(name, tmp_path), lora_targets=targets).parameters()
+    assert names and all("experts" in each for each in names)
+    with pytest.raises(ConfigError, match="'experts.gate_up_proj' names no layer"):
+        learner(tmp_path, lora_targets=["q_proj", "experts.gate_up_proj"])
+
+
 def test_dropout_on_fused_experts_is_refused_in_words(tmp_path) -> None:
     with pytest.raises(ConfigError, match="lora_dropout 0.1: .*ParamWrapper"):
         learner(made("Qwen3-MoE", tmp_path), lora_dropout=0.1)
