@@ -24,6 +24,8 @@ _FORWARD_SHARE = 0.3
 """Elementwise traffic of a forward pass without gradient, by that of a training pass."""
 _OF_A_LOGIT = 4.0
 """What sampling moves for a logit, in the same unit as `Speed.moved`."""
+_DRAW = 2
+"""Layers that take as long as the head, the draw and the bookkeeping of a decoding step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Speed:
     """Seconds of one turn outside the model: environment, tokens, records."""
 
 
-CPU = Speed("one CPU thread, measured in November 2026", 72e9, 9e9, 0.8e9, 4e-4, 5e-4)
+CPU = Speed("one CPU thread, measured in November 2026", 72e9, 9e9, 0.8e9, 4e-4, 2e-4)
 _TEXT = "arithmetic, not measured: {} TFLOP/s at 35%, {} TB/s at 60%, 0.2 ms a layer and call"
 GPU_24 = Speed(_TEXT.format(165, "1.0"), 58e12, 6e11, 6e10, 2e-4, 2e-3)
 GPU_80 = Speed(_TEXT.format(990, "3.35"), 346e12, 2e12, 2e11, 2e-4, 2e-3)
@@ -80,7 +82,7 @@ def estimate_time(
     cache = together * work.row / 2 * shape.kv_per_token * layout.width
     weights = shape.active * layout.width
     decode = (
-        calls * (shape.layers * speed.call + (weights + cache) / speed.read)
+        calls * ((shape.layers + _DRAW) * speed.call + (weights + cache) / speed.read)
         + 2 * shape.active * sampled / speed.flops
         + sampled * shape.vocabulary * _OF_A_LOGIT / speed.moved
     )

@@ -22,8 +22,11 @@ from benchmarks.estimate.calibrate import Run, memory_constants, run, sized, spe
 
 MEMORY_BOUND, TIME_BOUND = 0.15, 0.30
 CALIBRATION: dict[str, dict[str, Any]] = {
-    "tiny": {"model": "tiny", "groups": 8},
-    "random 4M": {"model": "tiny", "groups": 4, "model_options": sized(256, 4, 4, 1024)},
+    "tiny": {"model": "tiny", "groups": 8, "steps": 8},
+    "random 4M": {
+        **{"model": "tiny", "groups": 4, "steps": 6},
+        "model_options": sized(256, 4, 4, 1024),
+    },
 }
 PREDICTED: dict[str, dict[str, Any]] = {
     "tiny, 128 episodes": {"model": "tiny", "groups": 16, "group_size": 8, "steps": 2},
