@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, scaled_dot_product_attention
 
@@ -126,6 +126,19 @@ class CompactDecoder:
         qkv = _stacked([q, k, _merged(a.v_proj)], first)
         gate_up = _stacked([_merged(m.gate_proj), _merged(m.up_proj)], second)
         return _Packed(qkv, _merged(a.o_proj), gate_up, _merged(m.down_proj))
+
+
+@torch.no_grad()
+def merge_into(merged: Any, adapted: nn.Module) -> None:
+    """Set each adapted weight of a copy to base + scale * B A, from scratch: nothing drifts."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in adapted.named_modules():
+        if isinstance(module, LoraLayer):
+            layer: Any = module
+            weight: Tensor = merged.get_submodule(name).weight
+            weight.copy_(layer.base_layer.weight)
+            weight += layer.get_delta_weight("default")
 
 
 def _merged(module: Any) -> _Linear:

@@ -232,20 +232,6 @@ def merged_copy(adapted: nn.Module) -> Any:
     return model
 
 
-def merge_into(merged: Any, adapted: nn.Module) -> None:
-    """Set each adapted weight to base + scale * B A, from scratch, so that nothing drifts."""
-    import torch
-    from peft.tuners.lora import LoraLayer
-
-    with torch.no_grad():
-        for name, module in adapted.named_modules():
-            if isinstance(module, LoraLayer):
-                layer: Any = module
-                weight: Tensor = merged.get_submodule(name).weight
-                weight.copy_(layer.base_layer.weight)
-                weight += layer.get_delta_weight("default")
-
-
 def freeze_reference(peft_model: PeftModel) -> None:
     """Keep a frozen copy of the adapter as it is now, under the name "reference".
 

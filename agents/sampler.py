@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from aem_gym.agents.compact import compact_decoder
+from aem_gym.agents.compact import compact_decoder, merge_into
 from aem_gym.agents.families import MaskRule, decoder_of, mask_rule
 from aem_gym.agents.library_cache import (
     NAN,
@@ -29,7 +29,7 @@ from aem_gym.agents.library_cache import (
     cache_name,
     difference_to_plain,
 )
-from aem_gym.agents.lora import merge_into, merged_copy
+from aem_gym.agents.lora import merged_copy
 from aem_gym.errors import ConfigError, ModelError, NotFiniteError, check_name
 from aem_gym.logprobs import LogitMap
 from aem_gym.protocols import Generation, GenerationRequest, Learner, SamplingSettings

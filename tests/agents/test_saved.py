@@ -18,6 +18,9 @@ from aem_gym.errors import CheckpointError
 from aem_gym.models import PretrainedModel
 from tests.tiny import Tiny, flat
 
+# peft itself asks transformers by a name that it deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
 
 def test_saved_adapters_load_in_plain_peft(tiny: Tiny, tmp_path: Path) -> None:
     agent = tiny.agent()
