@@ -68,6 +68,9 @@ def test_token_arrays_are_kept_for_a_sample(finished: Path) -> None:
     )
 
 
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing`:FutureWarning"
+)  # asked by peft itself
 def test_peft_finds_the_base_model_of_a_run(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
