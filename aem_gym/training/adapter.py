@@ -79,8 +79,7 @@ def keep_start(source: Path, run: Path) -> Path:
 
 def _compare_base(config: Config, source: Path) -> None:
     """Warn where the run that an adapter lies in had a base of other weights."""
-    parents = (source, *source.resolve().parents[:4])
-    mark = next((p / BASE_MARK for p in parents if (p / BASE_MARK).is_file()), None)
+    mark = next((p / BASE_MARK for p in _around(source) if (p / BASE_MARK).is_file()), None)
     if mark is None or find_model(config.model).from_scratch:
         return
     theirs, ours = mark.read_text(encoding="utf-8"), fingerprint(config)
@@ -148,5 +147,10 @@ def _check_base(config: Config, folder: Path, found: dict[str, Any]) -> None:
 
 def _run_of(folder: Path) -> Path | None:
     """The run that an adapter lies in, if it holds the base model too."""
-    parents = (folder, *folder.resolve().parents[:4])
-    return next((p for p in parents if (p / CONFIG_NAME).is_file() and (p / BASE).is_dir()), None)
+    runs = (p for p in _around(folder) if (p / CONFIG_NAME).is_file() and (p / BASE).is_dir())
+    return next(runs, None)
+
+
+def _around(folder: Path) -> tuple[Path, ...]:
+    """A folder and those it may lie in within a run, the nearest first."""
+    return (folder, *folder.resolve().parents[:4])
