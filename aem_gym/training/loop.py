@@ -396,7 +396,8 @@ class Trainer:
     def _lost(self, due: Sequence[Rule], figures: Mapping[str, float], stop: StopAfterStep) -> bool:
         """Whether a step in trouble does not count; waits before it is taken again."""
         kinds = ", ".join(name for name in figures if name.startswith("bad/"))
-        detail = self._trouble or (f"{kinds} (loss {self.updater.loss.name!r})" if kinds else "")
+        parts = f"loss {self.updater.loss.name!r}, learner {self.config.learner!r}"
+        detail = self._trouble or (f"{kinds} ({parts})" if kinds else "")
         self._trouble = ""
         self.breaker.react(due, figures, self.progress.step + 1, detail)
         if self.breaker.wait is None:

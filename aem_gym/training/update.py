@@ -309,7 +309,7 @@ class Updater:
         clip = self.config.grad_clip or float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
         if not math.isfinite(norm + sums["loss"]):
-            return _left_out("gradient" if math.isfinite(sums["loss"]) else "loss"), Counter()
+            return _left_out(sums), Counter()
         self.optimizer.step()
         return {"updates": 1.0, "grad_norm": norm}, sums
 
@@ -317,10 +317,13 @@ class Updater:
         """Say what was left out. Raises NotLearningError where the weights are damaged."""
         if not math.isfinite(size):
             raise NotLearningError(f"the update of step {number + 1} made weights NaN or inf")
-        for what in ("loss", "gradient"):
+        learner = f"learner {self.config.learner!r}"
+        for what in ("reference", "loss", "gradient"):
             if times := counts.get(f"bad/{what}_nan"):
-                total, of = counts["updates_skipped"] + counts["updates"], self.loss.name
-                text = f"{what} of {of!r} (learner {self.config.learner!r})"
+                total = counts["updates_skipped"] + counts["updates"]
+                text = f"{what} of {self.loss.name!r} ({learner})"
+                if what == "reference":
+                    text = f"log-probability under the reference policy ({learner})"
                 form = "step %d: %d of %d updates were skipped: the %s is NaN or inf (bad_%s:nan)"
                 logger.warning(form, number + 1, times, total, text, what)
 
@@ -344,6 +347,8 @@ class Updater:
         if reference is not None:
             kl = self._divergence(scores, old, reference)
             sums["kl_reference"] = float(kl.detach().sum())
+            if not bool(torch.isfinite(reference[mask]).all()):
+                sums["bad_reference"] = 1.0
             per_token = per_token + self.loss.kl_coef * kl
         sums |= {"loss": float(per_token.detach().sum()), "tokens": float(mask.sum())}
         loss = self.loss.total(per_token, mask, tokens, rows)
@@ -408,8 +413,10 @@ class Updater:
         return self.learner.score(chosen, temperature=self.config.temperature, reference=reference)
 
 
-def _left_out(what: str) -> dict[str, float]:
-    """The counts of an update that was not applied."""
+def _left_out(sums: Mapping[str, float]) -> dict[str, float]:
+    """The counts of an update that was not applied, because of `sums` over its tokens."""
+    what = "gradient" if math.isfinite(sums["loss"]) else "loss"
+    what = "reference" if "bad_reference" in sums else what
     return {"updates_skipped": 1.0, "bad": 1.0, f"bad/{what}_nan": 1.0}
 
 

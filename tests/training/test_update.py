@@ -229,6 +229,26 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_loss(
     assert torch.equal(weights(agent), before)
 
 
+def test_a_reference_that_is_not_finite_is_told_from_a_loss(
+    tiny: Tiny, rollout: tuple[str, TrainBatch], caplog: pytest.LogCaptureFixture
+) -> None:
+    context, step = rollout
+    agent = tiny.agent(context=context)
+    config = tiny.changed(context=context, kl_coef=0.1)
+    agent.learner.freeze_reference()
+    for name, weight in agent.learner.peft_model.named_parameters():
+        if ".reference." in name:
+            weight.data.fill_(float("nan"))
+    before = weights(agent)
+    credit = CreditRule.of(config).assign(step.batch, 0)
+    figures = Updater(agent.learner, config).update(step, credit, 2)
+    assert figures["bad/reference_nan"] == figures["bad"] == 2 and figures["updates"] == 0
+    assert "bad/loss_nan" not in figures and "bad_reference" not in figures
+    assert torch.equal(weights(agent), before)
+    assert "step 3" in caplog.text and "reference policy (learner 'hf')" in caplog.text
+    assert "bad_reference:nan" in caplog.text
+
+
 def test_weights_that_an_update_destroys_end_the_run(
     tiny: Tiny, rollout: tuple[str, TrainBatch]
 ) -> None:
