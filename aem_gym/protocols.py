@@ -99,6 +99,18 @@ class Agent(Protocol):
 
 
 @runtime_checkable
+class AsyncAgent(Agent, Protocol):
+    """An agent that can also be asked about each live episode by itself.
+
+    The collector does so where its `policy` is an `AsyncPolicy`.
+    """
+
+    async def respond(self, turn: TurnInput) -> Response:
+        """The response to one turn, while others are under way."""
+        ...
+
+
+@runtime_checkable
 class ResponseFormat(Protocol):
     """A written form of responses. `parse(render(thought, action))` is (thought, action, True)."""
 

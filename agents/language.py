@@ -12,7 +12,6 @@ import contextlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
@@ -25,6 +24,7 @@ from aem_gym.agents.chat import (
     text_ids,
     whole_tokens,
 )
+from aem_gym.concurrency import run_async
 from aem_gym.errors import ComponentError
 from aem_gym.protocols import (
     AsyncPolicy,
@@ -110,6 +110,14 @@ class LanguageAgent(Generic[L]):
         finished = {request.slot: self.finish(request, made) for request, made in pairs}
         return [part if isinstance(part, Response) else finished[part.slot] for part in prepared]
 
+    async def respond(self, turn: TurnInput) -> Response:
+        """The response to one turn from an `AsyncPolicy`, while others are under way."""
+        request, policy = self.prepare(turn), self.policy
+        if isinstance(request, Response):
+            return request
+        assert isinstance(policy, AsyncPolicy)
+        return self.finish(request, _plain(await policy.sample(request), policy))
+
     def prepare(self, turn: TurnInput) -> GenerationRequest | Response:
         """A turn's prompt; a `Response` with `stop` where the context is full. Changes nothing."""
         live, shown = self._live[turn.slot], turn.info["admissible_actions"]
@@ -165,7 +173,10 @@ def _sample(policy: Policy, requests: list[GenerationRequest]) -> list[Generatio
     if not requests:
         return []
     made: Any
-    made = policy.generate(requests) if isinstance(policy, BatchPolicy) else _each(policy, requests)
+    if isinstance(policy, BatchPolicy):
+        made = policy.generate(requests)
+    else:
+        made = run_async(_gather(policy, requests))
     if not isinstance(made, list | tuple) or len(made) != len(requests):
         wanted = f"expected {len(requests)} Generations in a list"
         raise ComponentError(f"sampler {type(policy).__name__}: {wanted}, got {made!r:.200}")
@@ -190,15 +201,6 @@ def _not_whole(made: object, policy: Policy) -> ComponentError:
         f"sampler {type(policy).__name__} (exact: {policy.exact}): expected a Generation of one or "
         f"more ids, each with a log-probability and {few} entropy, all finite, got {made!r:.200}"
     )
-
-
-def _each(policy: AsyncPolicy, requests: list[GenerationRequest]) -> list[Generation]:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(_gather(policy, requests))
-    with ThreadPoolExecutor(1) as thread:  # in a notebook, whose loop is running already
-        return thread.submit(asyncio.run, _gather(policy, requests)).result()
 
 
 async def _gather(policy: AsyncPolicy, requests: list[GenerationRequest]) -> list[Generation]:

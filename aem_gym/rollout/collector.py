@@ -1,18 +1,29 @@
-"""Runs episodes: an agent in a pool of environments, all live ones together, turn by turn.
+"""Runs episodes: an agent in a pool of environments, a coroutine per live episode.
 
+Nothing depends on timing: an episode's draws are keyed by its request, a policy in this process is
+asked about all live episodes together, and episodes are returned in the order of their requests.
 Every failure of an environment or an agent ends its own episode, and is recorded on it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from aem_gym.concurrency import run_async
 from aem_gym.errors import describe
-from aem_gym.protocols import Agent, EpisodeStart, Response, TurnInput
+from aem_gym.protocols import (
+    Agent,
+    AsyncAgent,
+    AsyncPolicy,
+    EpisodeStart,
+    Response,
+    TurnInput,
+)
 from aem_gym.rollout.envs import CheckedStep, well_formed
 from aem_gym.rollout.pool import EnvPool
 from aem_gym.seeding import derive
@@ -56,7 +67,7 @@ class _Live:
     place: int
     """Number of the request among all."""
     slot: int
-    now: CheckedStep
+    now: CheckedStep = field(init=False)
     begun: bool = False
     turns: list[Turn] = field(default_factory=list)
     stop_reason: StopReason | None = None
@@ -85,44 +96,53 @@ class Collector:
         self, requests: Sequence[RolloutRequest], *, temperature: float = 1.0, on_end: OnEnd = None
     ) -> list[Episode]:
         """One episode per request, in their order. `on_end` is called with each as it ends."""
-        most = self.settings.max_concurrent_episodes or len(requests)
-        free = list(range(min(most, len(requests))))
-        waiting = list(range(len(requests)))
-        episodes: dict[int, Episode] = {}
-        live: list[_Live] = []
-        self.prefetch(requests)
-        while live or waiting:
-            begun = self._reset(requests, free, waiting)
-            for row in begun:
-                self._begin(row, temperature)
-            live += begun
-            for row in [row for row in live if row.stop_reason is not None]:
-                self._end(row)
-                free.append(row.slot)
-                episode = episodes[row.place] = self._episode(row)
-                if on_end is not None:
-                    on_end(episode)
-            live = [row for row in live if row.stop_reason is None]
-            if live and not (free and waiting):
-                self._turn(live)
-        return [episodes[place] for place in range(len(requests))]
+        return run_async(self._run(requests, temperature, on_end))
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         """Let the environments prepare what will be run next, while something else works."""
         self.pool.prefetch([(request.seed, request.options) for request in requests])
 
-    def _reset(
-        self, requests: Sequence[RolloutRequest], free: list[int], waiting: list[int]
-    ) -> list[_Live]:
-        """Reset every free slot; takes what is begun out of `free` and `waiting`."""
-        begun = []
-        for slot in sorted(free)[: len(waiting)]:
-            place = _next(waiting, slot, self.pool.processes)
-            waiting.remove(place)
-            free.remove(slot)
-            begun.append((requests[place], place, slot))
-        answers = self.pool.reset([(slot, r.seed, r.options) for r, _, slot in begun])
-        return [_Live(*each, now) for each, now in zip(begun, answers, strict=True)]
+    async def _run(
+        self, requests: Sequence[RolloutRequest], temperature: float, on_end: OnEnd
+    ) -> list[Episode]:
+        """A coroutine per slot, which runs one episode after the other."""
+        slots = range(min(self.settings.max_concurrent_episodes or len(requests), len(requests)))
+        waiting, episodes = list(range(len(requests))), dict[int, Episode]()
+        asked = _asked_of(self.agent, len(slots))
+        self.prefetch(requests)
+
+        async def serve(slot: int) -> None:
+            while waiting:
+                place = _next(waiting, slot, self.pool.processes)
+                waiting.remove(place)
+                row = _Live(requests[place], place, slot)
+                await self._play(row, asked, temperature)
+                episode = episodes[place] = self._episode(row)
+                if on_end is not None:
+                    on_end(episode)
+            asked.leave()
+
+        await asyncio.gather(*map(serve, slots))
+        return [episodes[place] for place in range(len(requests))]
+
+    async def _play(self, row: _Live, asked: _Asked, temperature: float) -> None:
+        """One episode: turns of the agent and of its environment, until it is over."""
+        slot, limit = row.slot, self.settings.max_turns or self.settings.template.max_turns
+        row.now = await self.pool.reset_one(slot, row.request.seed, row.request.options)
+        self._begin(row, temperature)
+        while row.stop_reason is None:
+            response = await asked.response(row.place, self._input(row))
+            if response.stop:
+                row.fail(response.stop_reason, None)
+            elif response.error:
+                row.fail(StopReason.AGENT_ERROR, response.error)
+            else:
+                answer = await self.pool.step_one(slot, response.action)
+                row.turns.append(_turn_of(row.now, response, answer))
+                row.error = answer.error
+                row.stop_reason = _why_over(answer, len(row.turns), limit)
+                row.now = answer if answer.error is None else replace(answer, info=row.now.info)
+        self._end(row)
 
     def _begin(self, row: _Live, temperature: float) -> None:
         if row.now.error is not None:
@@ -143,41 +163,6 @@ class Collector:
         except Exception as error:  # the episode itself is whole
             logger.warning("the agent failed to end an episode: %s", describe(error))
 
-    def _turn(self, live: list[_Live]) -> None:
-        """Let the agent respond in all live episodes, then step their environments."""
-        acting = []
-        for row, response in zip(live, self._ask(live), strict=True):
-            if response.stop:
-                row.fail(response.stop_reason, None)
-            elif response.error:
-                row.fail(StopReason.AGENT_ERROR, response.error)
-            else:
-                acting.append((row, response))
-        answers = self.pool.step([(row.slot, response.action) for row, response in acting])
-        limit = self.settings.max_turns or self.settings.template.max_turns
-        for (row, response), answer in zip(acting, answers, strict=True):
-            row.turns.append(_turn_of(row.now, response, answer))
-            row.error = answer.error
-            row.stop_reason = _why_over(answer, len(row.turns), limit)
-            row.now = answer if answer.error is None else replace(answer, info=row.now.info)
-
-    def _ask(self, live: list[_Live]) -> list[Response]:
-        inputs = [self._input(row) for row in live]
-        try:
-            given: Any = self.agent.act(inputs)
-        except Exception as error:
-            return self._ask_apart(live, error)
-        if not isinstance(given, Sequence) or len(given) != len(inputs):
-            return _wrong_number(given, len(inputs))
-        return [_checked_response(response) for response in given]
-
-    def _ask_apart(self, live: list[_Live], error: Exception) -> list[Response]:
-        """Ask for one episode at a time after an error: only its own may be to blame."""
-        # A model out of memory, say, would fail for all; a bad observation only for its own.
-        if len(live) == 1 or "out of memory" in str(error).lower():
-            return [Response("", error=_agent_failure(error))] * len(live)
-        return [self._ask([row])[0] for row in live]
-
     def _input(self, row: _Live) -> TurnInput:
         now, expert = row.now, partial(self.pool.ask_expert, row.slot)
         return TurnInput(row.slot, len(row.turns), now.observation, now.info, row.turns, expert)
@@ -190,6 +175,82 @@ class Collector:
         over = reason in (StopReason.WON, StopReason.LOST, StopReason.SUBMITTED)
         end = (over, not over, self.settings.context, row.error, reason)
         return Episode(*task, tuple(row.turns), won, score, *end)
+
+
+class _Lockstep:
+    """Asks an agent about all live episodes together, once none of them is under way elsewhere.
+
+    So what is asked together, and in which order, does not depend on timing.
+    """
+
+    def __init__(self, agent: Agent, live: int) -> None:
+        self.agent, self.live = agent, live
+        self.inputs: dict[int, TurnInput] = {}
+        self.round: asyncio.Future[dict[int, Response]] | None = None
+
+    async def response(self, place: int, turn: TurnInput) -> Response:
+        """The agent's response in the episode of request `place`."""
+        self.inputs[place] = turn
+        if self.round is None:
+            self.round = asyncio.get_running_loop().create_future()
+        answer = self.round
+        self._ask_if_all()
+        return (await answer)[place]
+
+    def leave(self) -> None:
+        """One of the live episodes fewer."""
+        self.live -= 1
+        self._ask_if_all()
+
+    def _ask_if_all(self) -> None:
+        if self.round is None or len(self.inputs) < self.live:
+            return
+        places, answer = sorted(self.inputs), self.round
+        inputs = [self.inputs[place] for place in places]
+        self.inputs, self.round = {}, None
+        answer.set_result(dict(zip(places, self._ask(inputs), strict=True)))
+
+    def _ask(self, inputs: Sequence[TurnInput]) -> list[Response]:
+        try:
+            given: Any = self.agent.act(inputs)
+        except Exception as error:
+            return self._ask_apart(inputs, error)
+        if not isinstance(given, Sequence) or len(given) != len(inputs):
+            return _wrong_number(given, len(inputs))
+        return [_checked_response(response) for response in given]
+
+    def _ask_apart(self, inputs: Sequence[TurnInput], error: Exception) -> list[Response]:
+        """Ask for one episode at a time after an error: only its own may be to blame."""
+        # A model out of memory, say, would fail for all; a bad observation only for its own.
+        if len(inputs) == 1 or "out of memory" in str(error).lower():
+            return [Response("", error=_agent_failure(error))] * len(inputs)
+        return [self._ask([turn])[0] for turn in inputs]
+
+
+class _Apart:
+    """Asks an agent about each episode by itself, as soon as its turn comes."""
+
+    def __init__(self, agent: AsyncAgent) -> None:
+        self.agent = agent
+
+    async def response(self, place: int, turn: TurnInput) -> Response:
+        """The agent's response in the episode of request `place`."""
+        try:
+            return _checked_response(await self.agent.respond(turn))
+        except Exception as error:
+            return Response("", error=_agent_failure(error))
+
+    def leave(self) -> None:
+        """Nobody waits for the episodes that are over."""
+
+
+_Asked = _Lockstep | _Apart
+
+
+def _asked_of(agent: Agent, live: int) -> _Asked:
+    """A policy behind a server is asked about each episode by itself, all others together."""
+    apart = isinstance(getattr(agent, "policy", None), AsyncPolicy)
+    return _Apart(agent) if apart and isinstance(agent, AsyncAgent) else _Lockstep(agent, live)
 
 
 def requests_for(seeds: Sequence[int], group_size: int, *stream: int | str) -> list[RolloutRequest]:

@@ -6,12 +6,14 @@ way, which is why the number of workers cannot change a result.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import math
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -106,6 +108,9 @@ class EnvDescription:
     has_expert: bool = False
     prefetches: bool = False
     """It has a method `prefetch`, and can prepare a reset before it comes."""
+    waits: bool = False
+    """Its calls wait for something else (a sandbox, a server), so they run in threads, beside each
+    other. Any thread may call it, but one at a time."""
     task_types: tuple[str, ...] = ()
     """In the order in which results are shown."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
@@ -129,6 +134,10 @@ class LiveEnvs:
         self._coming: list[Reset] = []
         self._prefetched = 0
         """How many of the resets to come are being prepared."""
+        self._abandoned = Counter[int]()
+        """How often the environment of a slot was given up because it hangs in a thread."""
+        self._lock = threading.RLock()
+        """Held where calls in several threads would meet."""
 
     def describe(self) -> EnvDescription:
         """Make one environment, ask it, and keep it for the first slot.
@@ -148,9 +157,10 @@ class LiveEnvs:
             slot: any slot of this process; its environment prepares them all.
             coming: (seed, options) in the order of the resets.
         """
-        if list(coming) != self._coming:
-            self._coming, self._prefetched = list(coming), 0
-        self._prefetch(slot)
+        with self._lock:
+            if list(coming) != self._coming:
+                self._coming, self._prefetched = list(coming), 0
+            self._prefetch(slot)
 
     def _prefetch(self, slot: int) -> None:
         if not self._coming or not self.describe().prefetches:
@@ -175,12 +185,13 @@ class LiveEnvs:
 
     def _prefetched_used(self, slot: int, begun: Reset, answer: CheckedStep) -> None:
         """Prepare another reset in place of one that has begun."""
-        if begun in self._coming:
-            place = self._coming.index(begun)
-            del self._coming[place]
-            self._prefetched -= place < self._prefetched
-            if answer.error is None:
-                self._prefetch(slot)
+        with self._lock:
+            if begun in self._coming:
+                place = self._coming.index(begun)
+                del self._coming[place]
+                self._prefetched -= place < self._prefetched
+                if answer.error is None:
+                    self._prefetch(slot)
 
     def step(self, slot: int, action: str) -> CheckedStep:
         def call() -> CheckedStep:
@@ -209,7 +220,8 @@ class LiveEnvs:
     def sweep(self) -> None:
         """Close the environments that failed. Apart from `step`: closing may take its time."""
         while self._condemned:
-            self._close(self._condemned.pop())
+            with contextlib.suppress(IndexError):  # another thread was faster
+                self._close(self._condemned.pop())
 
     def _close(self, env: TextGym) -> None:
         if env is not self.spec.instance:
@@ -228,24 +240,49 @@ class LiveEnvs:
         self.sweep()
 
     def _env(self, slot: int) -> TextGym:
-        if slot not in self._envs:
-            env, self._spare = self._spare or self.spec.make(), None
-            self._envs[slot] = env
-        return self._envs[slot]
+        env = self._envs.get(slot)
+        if env is None:
+            with self._lock:
+                times, spare, self._spare = self._abandoned[slot], self._spare, None
+            env = spare or self.spec.make()
+            with self._lock:
+                if times != self._abandoned[slot]:
+                    self._condemned.append(env)
+                    raise EnvironmentTimeout("it was made too late")
+                self._envs[slot] = env
+        return env
 
     def _guarded(
         self, slot: int, call: Callable[[], CheckedStep], seconds: float | None, what: str
     ) -> CheckedStep:
+        times = self._abandoned[slot]
         try:
             return bounded(call, seconds, what)
         except (Exception, SystemExit) as error:
-            return self._failed(slot, error)
+            late = times != self._abandoned[slot]  # nobody listens any more
+            return CheckedStep.failed(error) if late else self._failed(slot, error)
 
     def _failed(self, slot: int, error: BaseException) -> CheckedStep:
         logger.warning("%s, slot %d: %s", self.spec.env_id, slot, describe(error))
         logger.debug("where it failed:", exc_info=error)
         if slot in self._envs:
             self._condemned.append(self._envs.pop(slot))
+        return CheckedStep.failed(error)
+
+    def abandon(self, slot: int, why: str) -> CheckedStep:
+        """Give up an environment that hangs in a thread: the slot gets a new one.
+
+        Its method `abandon`, where it has one, ends what it waits for.
+        """
+        with self._lock:
+            env = self._envs.pop(slot, None)
+            self._abandoned[slot] += 1
+        error, total = EnvironmentTimeout(why), self._abandoned.total()
+        form = "%s, slot %d: %s; abandoned in its thread (%d so far)"
+        logger.warning(form, self.spec.env_id, slot, error, total)
+        end = getattr(env.unwrapped, "abandon", None) if env is not None else None
+        if callable(end):
+            threading.Thread(target=end, name="aem-gym-abandon", daemon=True).start()
         return CheckedStep.failed(error)
 
 
@@ -277,6 +314,7 @@ def _description(env: TextGym) -> EnvDescription:
         has_expert=callable(getattr(inner, "expert", None)),
         # `expect` is the method's old name.
         prefetches=callable(getattr(inner, "prefetch", None) or getattr(inner, "expect", None)),
+        waits=getattr(inner, "waits", False) is True,
         task_types=tuple(map(str, types)) if isinstance(types, list | tuple) else (),
         protocol=dict(protocol) if isinstance(protocol, Mapping) else {},
     )

@@ -6,17 +6,20 @@ processes. An environment that fails or hangs ends its own episode and nothing e
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import pickle
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
 import gymnasium as gym
 
+from aem_gym.concurrency import in_thread
 from aem_gym.config import Config
 from aem_gym.errors import ConfigError, EnvironmentFailure
 from aem_gym.registry import env_factory, find_env
@@ -47,7 +50,9 @@ class EnvPool:
 
     In this process the limits work between Python bytecodes, in the main thread, on POSIX. A hang
     inside C code, a call from another thread, or Windows needs `workers` of at least 1, where the
-    worker that hangs is killed; the other episodes it holds fail too.
+    worker that hangs is killed; the other episodes it holds fail too. An environment that `waits`
+    (for a sandbox, a server) is called in threads by `reset_one` and `step_one`, and abandoned
+    when it hangs.
 
     Raises:
         ConfigError: the environment cannot be made at all.
@@ -91,6 +96,14 @@ class EnvPool:
         """Start episodes, given (slot, seed, options) of each; the slots are distinct."""
         return [_checked(answer) for answer in self._call("reset", starts)]
 
+    async def reset_one(self, slot: int, seed: int, options: dict[str, Any] | None) -> CheckedStep:
+        """Start one episode while others go on; calls of one slot follow one another."""
+        return _checked(await self._call_one("reset", slot, seed, options))
+
+    async def step_one(self, slot: int, action: str) -> CheckedStep:
+        """Act in one episode while others go on."""
+        return _checked(await self._call_one("step", slot, action))
+
     def prefetch(self, coming: Sequence[Reset]) -> None:
         """Let environments prepare what comes next: reset n in process n modulo `processes`."""
         if self._description.prefetches:
@@ -131,11 +144,27 @@ class EnvPool:
         if len(set(slots)) != len(slots):
             raise ValueError(f"{method}: expected distinct slots, got {slots}")
         if self._local is None:
-            return _Round(self._workers, method, requests, self._limits[method]).run()
+            with contextlib.ExitStack() as busy:  # a worker does one thing at a time
+                for number in sorted({slot % self.processes for slot in slots}):
+                    busy.enter_context(self._workers[number].busy)
+                return _Round(self._workers, method, requests, self._limits[method]).run()
         try:
             return [getattr(self._local, method)(*request) for request in requests]
         finally:
             self._local.sweep()
+
+    async def _call_one(self, method: str, slot: int, *args: Any) -> Any:
+        """One call that others need not wait for: in a thread where it waits for something else."""
+        request = (slot, *args)
+        if self._local is None:  # a worker has limits of its own
+            return (await in_thread(partial(self._call, method, [request])))[0]
+        if not self._description.waits:
+            return self._call(method, [request])[0]
+        limit = self._limits[method]
+        try:
+            return (await in_thread(partial(self._call, method, [request]), limit))[0]
+        except TimeoutError:
+            return self._local.abandon(slot, f"{method} took longer than {limit:g} s")
 
     def _describe_remotely(self) -> EnvDescription:
         for worker in self._workers:

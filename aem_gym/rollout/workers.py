@@ -112,6 +112,8 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
+        self.busy = threading.Lock()
+        """Held while answers are due."""
         self._process: Any = None
         self._connection: Connection | None = None
 
