@@ -32,8 +32,10 @@ class TextEnv(gym.Env[str, str]):
     action grammar), `prompt_templates` (ways of showing the environment to an agent, the default
     first), `max_turns` (the default of the argument), `defaults` (settings of training runs,
     keys of `Config`, where the user sets none), `model_defaults` (the same by model, over
-    `defaults`) and `tools` (`module:function` by the command that calls it: see
-    `aem_gym.registry.env_tool`).
+    `defaults`), `tools` (`module:function` by the command that calls it: see
+    `aem_gym.registry.env_tool`) and `waits` (its calls wait for a sandbox or a server: then many
+    environments are called at once, each in a thread; a method `abandon`, if there is one, is
+    called where a call hangs, to end what it waits for).
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
@@ -43,6 +45,7 @@ class TextEnv(gym.Env[str, str]):
     defaults: ClassVar[Mapping[str, Any]] = {}
     model_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     tools: ClassVar[Mapping[str, str]] = {}
+    waits: ClassVar[bool] = False
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
         """Refuse a class that lacks `start` or `act`: `gym.Env` is no ABC, which would do so."""

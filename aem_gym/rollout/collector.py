@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from aem_gym.concurrency import run_async
-from aem_gym.errors import describe
+from aem_gym.errors import InfrastructureError, describe
 from aem_gym.protocols import (
     Agent,
     AsyncAgent,
@@ -132,10 +132,8 @@ class Collector:
         self._begin(row, temperature)
         while row.stop_reason is None:
             response = await asked.response(row.place, self._input(row))
-            if response.stop:
-                row.fail(response.stop_reason, None)
-            elif response.error:
-                row.fail(StopReason.AGENT_ERROR, response.error)
+            if response.stop or response.error:
+                row.fail(response.stop_reason, response.error)
             else:
                 answer = await self.pool.step_one(slot, response.action)
                 row.turns.append(_turn_of(row.now, response, answer))
@@ -223,7 +221,7 @@ class _Lockstep:
         """Ask for one episode at a time after an error: only its own may be to blame."""
         # A model out of memory, say, would fail for all; a bad observation only for its own.
         if len(inputs) == 1 or "out of memory" in str(error).lower():
-            return [Response("", error=_agent_failure(error))] * len(inputs)
+            return [_failed(error)] * len(inputs)
         return [self._ask([turn])[0] for turn in inputs]
 
 
@@ -238,7 +236,7 @@ class _Apart:
         try:
             return _checked_response(await self.agent.respond(turn))
         except Exception as error:
-            return Response("", error=_agent_failure(error))
+            return _failed(error)
 
     def leave(self) -> None:
         """Nobody waits for the episodes that are over."""
@@ -298,7 +296,7 @@ def _turn_of(before: CheckedStep, response: Response, after: CheckedStep) -> Tur
 def _wrong_number(given: object, wanted: int) -> list[Response]:
     got = len(given) if isinstance(given, Sequence) else type(given).__name__
     error = ValueError(f"expected {wanted} responses, got {got}")
-    return [Response("", error=_agent_failure(error))] * wanted
+    return [_failed(error)] * wanted
 
 
 def _checked_response(given: Any) -> Response:
@@ -308,7 +306,10 @@ def _checked_response(given: Any) -> Response:
     if not (sound and given.stop_reason in _REASONS and isinstance(given.error, str | None)):
         return _refused(given)
     action, text, thought = map(well_formed, texts)
-    checked: Response = replace(given, action=action, text=text, thought=thought)
+    reason = StopReason.AGENT_ERROR if given.error and not given.stop else given.stop_reason
+    checked: Response = replace(
+        given, action=action, text=text, thought=thought, stop_reason=reason
+    )
     return checked
 
 
@@ -320,7 +321,14 @@ def _refused(given: object) -> Response:
         texts = tuple(getattr(given, name) for name in _TEXTS)
         if not all(isinstance(text, str) for text in texts):
             message = f"expected str for action, text and thought, got {texts!r:.80}"
-    return Response("", error=_agent_failure(TypeError(message)))
+    return _failed(TypeError(message))
+
+
+def _failed(error: Exception) -> Response:
+    """What stands for a response where the agent failed, or the server behind its policy."""
+    away = isinstance(error, InfrastructureError)
+    reason = StopReason.INFRASTRUCTURE if away else StopReason.AGENT_ERROR
+    return Response("", stop_reason=reason, error=_agent_failure(error))
 
 
 def _agent_failure(error: Exception) -> str:

@@ -119,6 +119,7 @@ class SWEEnv(TextEnv):
 
     prompt_templates = PROMPT_TEMPLATES
     max_turns = 50
+    waits: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {
         "eval_split": "eval",
         "eval_episodes": 64,
@@ -256,6 +257,10 @@ class SWEEnv(TextEnv):
         if self._oracle is None:
             raise ConfigError("there is no episode yet: call reset() first")
         return self._oracle.choose()
+
+    def abandon(self) -> None:
+        """Remove the sandbox while a call hangs in another thread, which then fails."""
+        self._drop()
 
     def close(self) -> None:
         self._drop()

@@ -23,6 +23,8 @@ _ALIVE = 10.0
 """Seconds for a waiting sandbox to show that it still answers."""
 _THREADS = 2
 """How many sandboxes are made or removed at a time."""
+_MAKING = threading.Lock()
+"""Held while a shared pool is looked up: two threads would make one each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +146,12 @@ def _close_quietly(sandbox: Sandbox) -> None:
 
 
 def shared_pool(engine: str = "auto") -> SandboxPool:
-    """The pool of this process for an engine; made when first asked for, closed at exit."""
-    return _shared(engine, os.getpid())
+    """The pool of this process for an engine; made when first asked for, closed at exit.
+
+    May be called from any thread: all get the same pool.
+    """
+    with _MAKING:
+        return _shared(engine, os.getpid())
 
 
 @lru_cache(maxsize=8)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 
@@ -63,6 +64,38 @@ class Prefetching(Counter):
             return StepResult("", error="the engine is gone")
         prefetched, self.prefetched = self.prefetched, []
         return StepResult(" ".join(prefetched), terminated=action == "end")
+
+
+class Waiting(Counter):
+    """Waits in another thread for what `gate` holds: nothing, its company, or for ever."""
+
+    waits = True
+    company: ClassVar[threading.Barrier] = threading.Barrier(1)
+    abandoned: ClassVar[list[int]] = []
+
+    def __init__(self, *, hang_at: int = -1, hang_in: str = "act", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.hang_at, self.hang_in = hang_at, hang_in
+        self.end = threading.Event()
+
+    def _wait(self, where: str) -> None:
+        if self.hang_in == where and self.seed == self.hang_at:
+            self.end.wait(60)
+            raise RuntimeError("abandoned")
+        self.company.wait(20)
+
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
+        self.seed = self.np_random_seed
+        self._wait("start")
+        return super().start(options)
+
+    def act(self, action: str) -> StepResult:
+        self._wait("act")
+        return super().act(action)
+
+    def abandon(self) -> None:
+        self.abandoned.append(self.seed)
+        self.end.set()
 
 
 def fail(action: str) -> Any:
@@ -122,7 +155,7 @@ class Unmakeable(gym.Env[str, str]):
 
 
 def register() -> None:
-    for name in ("Counter", "Faulty", "Prefetching", "Unmakeable"):
+    for name in ("Counter", "Faulty", "Prefetching", "Unmakeable", "Waiting"):
         if f"pool-test/{name}-v0" not in gym.registry:
             gym.register(f"pool-test/{name}-v0", f"{__name__}:{name}", disable_env_checker=True)
 
