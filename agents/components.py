@@ -7,7 +7,10 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "tiny": "aem_gym.agents.tiny:Tiny",
         "smollm2": "aem_gym.agents.smollm2:SmolLM2",
     },
-    "aem_gym.samplers": {"hf": "aem_gym.agents.sampler:HFPolicy"},
+    "aem_gym.samplers": {
+        "hf": "aem_gym.agents.sampler:HFPolicy",
+        "vllm": "aem_gym.agents.vllm_policy:VLLMPolicy",
+    },
     "aem_gym.learners": {"hf": "aem_gym.agents.learner:HFLearner"},
     "aem_gym.formats": {
         "tags": "aem_gym.agents.formats:Tags",

@@ -1,0 +1,378 @@
+"""Sampling through vLLM: servers that hold the base model, and a LoRA adapter per policy version.
+
+Every version has a name of its own, never used before: servers keep prefixes by the adapter's name,
+so under a name that is used again they would mix two policies, and nothing would say so. Entropies
+come from the learner: vLLM knows none of whole vocabularies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import urllib3
+
+from aem_gym.agents.vllm_server import START_SECONDS, VLLMServer
+from aem_gym.concurrency import in_thread
+from aem_gym.errors import ConfigError, InfrastructureError, UnknownNameError
+from aem_gym.protocols import Generation, GenerationRequest, Learner, SamplingSettings
+
+logger = logging.getLogger(__name__)
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks of adapters that vLLM serves: a server is made for the next one up."""
+TRIES = 4
+"""How often a request is made, with growing pauses, before its episode is given up."""
+_PAUSE = 0.5
+_SHOWN = 300
+_BASE = "base"
+_OURS = frozenset(
+    ("model", "served_model_name", "host", "port", "api_key", "enable_lora", "max_lora_rank")
+)
+"""Arguments of the server that are set here."""
+
+
+@dataclass(frozen=True)
+class VLLMOptions:
+    """`sampler_options` of the sampler vllm.
+
+    Without `urls` a server of our own is started when the first response is wanted, and ended with
+    the run. Servers elsewhere are started by hand (docs/cluster.md); each episode stays with one of
+    them, and `adapters` is a folder that they see under the same path.
+    """
+
+    urls: tuple[str, ...] = ()
+    """Servers that run already: http://HOST:PORT[,...]."""
+    key: str = "VLLM_API_KEY"
+    """Environment variable with the key of `urls`."""
+    adapters: str | None = None
+    """Folder for adapters on their way to the servers; needed with `urls`."""
+    python: str | None = None
+    """Interpreter with vLLM, for a server of our own; unset: the present one."""
+    server: dict[str, Any] = field(default_factory=dict)
+    """Arguments of our own server: tensor_parallel_size, gpu_memory_utilization, ..."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Environment variables of our own server: CUDA_VISIBLE_DEVICES, ..."""
+    log: str | None = None
+    """File for what our own server prints; unset: beside the adapters."""
+    timeout: float = 600.0
+    """Seconds that one response may take."""
+    versions: int = 2
+    """How many adapters a server keeps: those of responses that are under way, and the newest."""
+    keyed: bool = False
+    """Draw tokens as the sampler hf does, by the server's plug-in: for tests, in float32."""
+
+
+class VLLMPolicy:
+    """An `AsyncPolicy` on vLLM servers.
+
+    Raises:
+        ConfigError: an option is wrong, or a server refuses us.
+    """
+
+    exact = False
+
+    def __init__(self, learner: Learner, settings: SamplingSettings) -> None:
+        self.options, self.settings = _options(settings.options), settings
+        weights: Any = learner
+        for need in ("peft_model", "model", "end_ids"):
+            if not hasattr(weights, need):
+                raise ConfigError(f"sampler vllm: expected a learner with {need}. Use --learner hf")
+        self.end_ids = sorted({*weights.end_ids, *settings.end_ids})
+        self._own: VLLMServer | None = None
+        self._arguments = _arguments(weights, settings, self.options)
+        self._servers = [_Server(url, self._key(), self.options) for url in self.options.urls]
+        self._starting = threading.Lock()
+        self._adapted = weights.peft_model is not None
+        self._token, self._version = secrets.token_hex(4), 0
+        self._folder = Path(self.options.adapters or tempfile.mkdtemp(prefix="aem-gym-vllm-"))
+        self._published: list[Path] = []
+        for server in self._servers:
+            server.check()
+
+    def publish(self, learner: Learner) -> int:
+        """Hand the learner's adapter to the servers under a new name; old ones are dropped."""
+        self._version += 1
+        if self._adapted:
+            folder = self._folder / f"aem-{self._token}-v{self._version}"
+            learner.save(folder)
+            self._published.append(folder)
+            for server in self._servers:
+                server.load(folder)
+            while len(self._published) > self.options.versions:
+                old = self._published.pop(0)
+                for server in self._servers:
+                    server.unload(old)
+                shutil.rmtree(old, ignore_errors=True)
+        return self._version
+
+    async def sample(self, request: GenerationRequest) -> Generation:
+        """One continuation, all of it under the version that is the newest as it begins.
+
+        Raises:
+            InfrastructureError: no server answers.
+        """
+        if not self._servers:
+            await in_thread(self._start)
+        first = request.slot % len(self._servers)
+        order = [*self._servers[first:], *self._servers[:first]]
+        living = [server for server in order if server.alive] or order
+        body, error = self._body(request), InfrastructureError("")
+        for server in living:
+            try:
+                return _generation(await in_thread(lambda s=server: s.complete(body)), body)  # type: ignore[misc]
+            except InfrastructureError as failure:
+                if self._own is not None:
+                    self._own.check()
+                error, server.alive = failure, False
+                logger.warning("%s", failure)
+        raise error
+
+    def release(self, slot: int) -> None:
+        """Servers forget prefixes by themselves."""
+
+    def close(self) -> None:
+        """Drop our adapters, and end our own server."""
+        for server in self._servers if self._own is None else ():
+            for folder in self._published:
+                with contextlib.suppress(InfrastructureError):
+                    server.unload(folder)
+        if self._own is not None:
+            self._own.close()
+        for folder in self._published:
+            shutil.rmtree(folder, ignore_errors=True)
+        if self.options.adapters is None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _key(self) -> str:
+        key = os.environ.get(self.options.key, "")
+        if not key and any(not _loopback(url) for url in self.options.urls):
+            raise ConfigError(
+                f"sampler vllm: set the environment variable {self.options.key} to the servers' "
+                "API key. Without one anybody who reaches them can change their weights"
+            )
+        return key
+
+    def _start(self) -> None:
+        """Start a server of our own, and give it the newest adapter."""
+        with self._starting:
+            if self._servers:
+                return
+            log = Path(self.options.log or self._folder / "server.log")
+            python = self.options.python or sys.executable
+            logger.info("starting a vLLM server; its log: %s", log)
+            self._own = VLLMServer(python, self._arguments, self.options.env, log)
+            server = _Server(self._own.url, self._own.key, self.options)
+            until = time.monotonic() + START_SECONDS
+            while not server.answers():
+                try:
+                    self._own.check()
+                except InfrastructureError as error:
+                    raise self._own.failed_to_start() from error
+                if time.monotonic() > until:
+                    self._own.close()
+                    raise self._own.failed_to_start()
+                time.sleep(0.25)
+            for folder in self._published[-1:]:
+                server.load(folder)
+            self._servers = [server]
+
+    def _body(self, request: GenerationRequest) -> dict[str, Any]:
+        """The request as JSON. All that a model's own generation config could change is set."""
+        limit = self.settings.max_new_tokens
+        body: dict[str, Any] = {
+            "model": self._published[-1].name if self._adapted else _BASE,
+            "prompt": list(request.prompt_ids),
+            "max_tokens": min(request.max_new_tokens or limit, limit),
+            "temperature": request.temperature,
+            "seed": request.key,
+            "logprobs": 0,
+            "return_token_ids": True,
+            "ignore_eos": True,  # it is among our own
+            "stop_token_ids": self.end_ids,
+            "skip_special_tokens": False,
+            **_PLAIN,
+        }
+        if self.options.keyed:
+            body["vllm_xargs"] = {"aem_key": str(request.key)}
+        return body
+
+
+_PLAIN: Mapping[str, Any] = {
+    **{"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
+    **{"presence_penalty": 0.0, "frequency_penalty": 0.0},
+}
+"""Sampling from the distribution itself."""
+
+
+class _Server:
+    """One server: its address, and what it is asked."""
+
+    def __init__(self, url: str, key: str, options: VLLMOptions) -> None:
+        self.url, self.alive, self.options = url.rstrip("/"), True, options
+        self._headers = {"Content-Type": "application/json"}
+        self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
+        self._pool = urllib3.PoolManager(maxsize=1024, retries=False)
+
+    def answers(self) -> bool:
+        """Whether it is up."""
+        try:
+            return self._call("GET", "/health", seconds=5.0).status == 200
+        except InfrastructureError:
+            return False
+
+    def check(self) -> None:
+        """Raise ConfigError where it is not there, refuses our key, or returns other scores."""
+        try:
+            answer = self._call("GET", "/v1/models", seconds=30.0)
+        except InfrastructureError as error:
+            raise ConfigError(f"{error}. Start it, or check --sampler-url") from error
+        self._refuse(answer)
+
+    def load(self, folder: Path) -> None:
+        """Let it read the adapter in `folder`, named like it. Raises ConfigError if it cannot."""
+        body = {"lora_name": folder.name, "lora_path": str(folder.resolve())}
+        answer = self._tried("/v1/load_lora_adapter", body)
+        if answer.status >= 300:
+            raise ConfigError(
+                f"sampler vllm: {self.url} cannot load the adapter {folder}: {_text(answer)}. The "
+                "server needs --enable-lora, a --max-lora-rank that holds it, the environment "
+                "variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and has to see this folder"
+            )
+
+    def unload(self, folder: Path) -> None:
+        """Let it forget an adapter; one that it does not know is no error."""
+        with contextlib.suppress(InfrastructureError):
+            self._tried("/v1/unload_lora_adapter", {"lora_name": folder.name})
+
+    def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a completion. Raises InfrastructureError, or ConfigError if refused."""
+        answer = self._tried("/v1/completions", body)
+        if answer.status != 200:
+            raise ConfigError(f"sampler vllm: {self.url} refused a request: {_text(answer)}")
+        self.alive = True
+        found: dict[str, Any] = json.loads(answer.data)
+        return found
+
+    def _tried(self, path: str, body: Mapping[str, Any]) -> urllib3.BaseHTTPResponse:
+        """A POST, made again where the server is busy or away for a moment."""
+        for number in range(TRIES):
+            try:
+                answer = self._call("POST", path, body, self.options.timeout)
+                if answer.status < 500 and answer.status != 429:
+                    return self._refuse(answer)
+                error = InfrastructureError(f"{self.url}{path}: {_text(answer)}")
+            except InfrastructureError as failure:
+                error = failure
+            if number + 1 < TRIES:
+                time.sleep(_PAUSE * 2**number)
+        raise error
+
+    def _refuse(self, answer: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
+        if answer.status in (401, 403):
+            raise ConfigError(
+                f"sampler vllm: {self.url} refuses our API key: set the environment variable "
+                f"{self.options.key} to the server's"
+            )
+        return answer
+
+    def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, seconds: float = 30.0
+    ) -> urllib3.BaseHTTPResponse:
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            return self._pool.request(
+                method, self.url + path, body=data, headers=self._headers, timeout=seconds
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise InfrastructureError(f"{self.url} does not answer ({error})") from error
+
+
+def _text(answer: urllib3.BaseHTTPResponse) -> str:
+    return f"{answer.status} {answer.data.decode('utf-8', 'replace')[:_SHOWN]}"
+
+
+def _generation(answer: Mapping[str, Any], body: Mapping[str, Any]) -> Generation:
+    """What a server answered. Raises InfrastructureError where it is no completion of ours."""
+    try:
+        choice = answer["choices"][0]
+        ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        return Generation(tuple(ids), tuple(logprobs), (), choice["finish_reason"] == "length")
+    except (KeyError, IndexError, TypeError) as error:
+        raise InfrastructureError(
+            f"expected token_ids and logprobs of a completion, got {str(answer)[:_SHOWN]}: the "
+            "server is too old, or no vLLM server"
+        ) from error
+
+
+def _options(given: Mapping[str, Any]) -> VLLMOptions:
+    known = [item.name for item in fields(VLLMOptions)]
+    for name in given:
+        if name not in known:
+            raise UnknownNameError("option of the sampler vllm", name, known)
+    given = dict(given)
+    if isinstance(given.get("urls"), str):
+        given["urls"] = [url for url in given["urls"].split(",") if url]
+    try:
+        options = msgspec.convert(given, VLLMOptions)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"sampler_options: {error}") from error
+    for url in options.urls:
+        if urllib3.util.parse_url(url).scheme not in ("http", "https"):
+            raise ConfigError(f"sampler_options.urls: expected http://HOST:PORT, got {url!r}")
+    if options.urls and not options.adapters:
+        raise ConfigError(
+            "sampler_options.adapters: name a folder that this machine and the servers see under "
+            "the same path: adapters travel through it"
+        )
+    taken = sorted(_OURS & options.server.keys())
+    if taken:
+        raise ConfigError(f"sampler_options.server.{taken[0]}: cannot be set; the sampler sets it")
+    return options
+
+
+def _loopback(url: str) -> bool:
+    return urllib3.util.parse_url(url).host in ("127.0.0.1", "localhost", "[::1]")
+
+
+def _arguments(weights: Any, settings: SamplingSettings, options: VLLMOptions) -> dict[str, object]:
+    """Arguments of a server of our own."""
+    model = weights.model
+    if getattr(model, "is_quantized", False) or hasattr(model, "quantization_method"):
+        raise ConfigError(
+            "sampler vllm: the base model is quantized for training, which vLLM does not serve "
+            "alike: its log-probabilities would be of another model. Use --sampler hf"
+        )
+    first = next(model.parameters())
+    found: dict[str, object] = {
+        "model": model.name_or_path,
+        "served_model_name": _BASE,
+        "dtype": str(first.dtype).removeprefix("torch."),
+        "max_model_len": settings.max_length,
+        "logprobs_mode": "processed_logprobs",  # at the sampling temperature
+        "generation_config": "vllm",  # not the model's own top_k and the like
+    }
+    if first.device.type == "cpu":
+        found |= {"enforce_eager": True, "block_size": 32}
+    if weights.peft_model is not None:
+        rank = weights.peft_model.peft_config["default"].r
+        found["enable_lora"] = True
+        found["max_lora_rank"] = next((known for known in RANKS if known >= rank), rank)
+        found["max_loras"] = options.versions
+    if options.keyed:
+        found["logits_processors"] = "aem_gym.agents.vllm_keyed:KeyedDraws"
+        found |= {"logprobs_mode": "raw_logprobs", "no_async_scheduling": True}
+    return found | options.server
