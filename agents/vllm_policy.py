@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ TRIES = 4
 _PAUSE = 0.5
 _SHOWN = 300
 _BASE = "base"
+_TOGETHER = 0.05
+"""Rounding that probabilities may be off 1 by."""
 _OURS = frozenset(
     ("model", "served_model_name", "host", "port", "api_key", "enable_lora", "max_lora_rank")
 )
@@ -132,8 +136,9 @@ class VLLMPolicy:
         living = [server for server in order if server.alive] or order
         body, error = self._body(request), InfrastructureError("")
         for server in living:
+            body["model"] = self._published[-1].name if self._adapted else server.base
             try:
-                return _generation(await in_thread(lambda s=server: s.complete(body)), body)  # type: ignore[misc]
+                return _generation(await in_thread(partial(server.complete, dict(body))))
             except InfrastructureError as failure:
                 if self._own is not None:
                     self._own.check()
@@ -186,6 +191,7 @@ class VLLMPolicy:
                     self._own.close()
                     raise self._own.failed_to_start()
                 time.sleep(0.25)
+            server.check()
             for folder in self._published[-1:]:
                 server.load(folder)
             self._servers = [server]
@@ -194,7 +200,6 @@ class VLLMPolicy:
         """The request as JSON. All that a model's own generation config could change is set."""
         limit = self.settings.max_new_tokens
         body: dict[str, Any] = {
-            "model": self._published[-1].name if self._adapted else _BASE,
             "prompt": list(request.prompt_ids),
             "max_tokens": min(request.max_new_tokens or limit, limit),
             "temperature": request.temperature,
@@ -223,6 +228,8 @@ class _Server:
 
     def __init__(self, url: str, key: str, options: VLLMOptions) -> None:
         self.url, self.alive, self.options = url.rstrip("/"), True, options
+        self.base = _BASE
+        """The name of its base model."""
         self._headers = {"Content-Type": "application/json"}
         self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
         self._pool = urllib3.PoolManager(maxsize=1024, retries=False)
@@ -237,10 +244,25 @@ class _Server:
     def check(self) -> None:
         """Raise ConfigError where it is not there, refuses our key, or returns other scores."""
         try:
-            answer = self._call("GET", "/v1/models", seconds=30.0)
+            models = json.loads(self._refuse(self._call("GET", "/v1/models")).data)["data"]
+            self.base = next(each["id"] for each in models if not each.get("parent"))
         except InfrastructureError as error:
-            raise ConfigError(f"{error}. Start it, or check --sampler-url") from error
-        self._refuse(answer)
+            raise ConfigError(f"{error}. Start it, or check sampler_options.urls") from error
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
+            raise ConfigError(f"sampler vllm: {self.url} is no vLLM server") from error
+        if not self.options.keyed:
+            self._check_scores()
+
+    def _check_scores(self) -> None:
+        """Where two tokens alone may be drawn, their probabilities have to add up to 1."""
+        two = {"allowed_token_ids": [0, 1], "logprobs": 2, "temperature": 0.5, "max_tokens": 1}
+        answer = self.complete({"model": self.base, "prompt": [0], **two, **_PLAIN})
+        scores = answer["choices"][0]["logprobs"]["top_logprobs"][0].values()
+        if not abs(sum(map(math.exp, scores)) - 1) < _TOGETHER:
+            raise ConfigError(
+                f"sampler vllm: {self.url} returns log-probabilities of another temperature: start "
+                "it with --logprobs-mode processed_logprobs"
+            )
 
     def load(self, folder: Path) -> None:
         """Let it read the adapter in `folder`, named like it. Raises ConfigError if it cannot."""
@@ -305,7 +327,7 @@ def _text(answer: urllib3.BaseHTTPResponse) -> str:
     return f"{answer.status} {answer.data.decode('utf-8', 'replace')[:_SHOWN]}"
 
 
-def _generation(answer: Mapping[str, Any], body: Mapping[str, Any]) -> Generation:
+def _generation(answer: Mapping[str, Any]) -> Generation:
     """What a server answered. Raises InfrastructureError where it is no completion of ours."""
     try:
         choice = answer["choices"][0]

@@ -1,0 +1,286 @@
+"""A real vLLM server against the policy in this process, and everything that must be caught.
+
+`make test-engines` makes the environment that AEM_VLLM_PYTHON names, and runs this.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aem_gym.agents.vllm_policy import VLLMPolicy
+from aem_gym.agents.vllm_server import VLLMServer
+from aem_gym.concurrency import run_async
+from aem_gym.errors import ConfigError, InfrastructureError, SamplerMismatchError
+from aem_gym.protocols import GenerationRequest
+from aem_gym.rollout.collector import Collector, CollectorSettings, grouped, requests_for
+from aem_gym.rollout.pool import EnvPool
+from aem_gym.training.credit import Rewards, make_batch
+from aem_gym.training.update import Updater
+from aem_gym.types import Episode
+from tests.tiny import ENV, Tiny
+
+PYTHON = os.environ.get("AEM_VLLM_PYTHON", "")
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not PYTHON, reason="needs vLLM: make test-engines"),
+]
+ENVIRON = {"VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+Play = Callable[[Any], list[Episode]]
+
+
+@pytest.fixture(scope="module")
+def play(tiny: Tiny) -> Iterator[Play]:
+    """Plays the same 16 episodes with any agent."""
+    settings = CollectorSettings(tiny.template, "transcript", 6)
+    with EnvPool(ENV) as pool:
+        yield lambda agent: Collector(pool, agent, settings).run(requests_for(range(4), 4, "t"))
+
+
+def options(log: Path, **more: Any) -> dict[str, Any]:
+    return {"python": PYTHON, "env": ENVIRON, "log": str(log / "server.log"), **more}
+
+
+@pytest.fixture(scope="module")
+def served(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An agent on a server of its own, as a run has it."""
+    folder = tmp_path_factory.mktemp("vllm")
+    agent = tiny.agent(sampler="vllm", sampler_options=options(folder))
+    yield agent
+    agent.policy.close()
+
+
+def test_with_the_plug_in_the_tokens_are_those_of_this_process(
+    tiny: Tiny, play: Play, tmp_path: Path
+) -> None:
+    here = play(tiny.agent())
+    agent: Any = tiny.agent(sampler="vllm", sampler_options=options(tmp_path, keyed=True))
+    try:
+        there = play(agent)
+    finally:
+        agent.policy.close()
+    assert [e.error for e in there] == [None] * 16
+    for one, other in zip(here, there, strict=True):
+        assert [t.response_ids for t in one.turns] == [t.response_ids for t in other.turns]
+        for first, second in zip(one.turns, other.turns, strict=True):
+            assert np.allclose(first.logprobs, second.logprobs, rtol=0, atol=1e-5)
+            assert first.cut == second.cut
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_its_log_probabilities_are_the_learners(
+    tiny: Tiny, served: Any, temperature: float
+) -> None:
+    """Also at another temperature, and again under the next version of the adapter."""
+    for _ in range(2):
+        groups = tiny.groups(served, temperature=temperature)
+        batch = make_batch(groups, Rewards.of(tiny.config, tiny.template))
+        assert batch is not None
+        config = tiny.changed(temperature=temperature)
+        scores, figures = Updater(served.learner, config, exact=False).compare(batch)
+        assert figures["mismatch/max"] < 1e-5
+        assert float(scores.entropies.max()) > 0.1
+        moved(served)
+
+
+def moved(agent: Any) -> None:
+    """Change the adapter, and publish it."""
+    for name, weight in agent.learner.parameters().items():
+        if "lora_B" in name:
+            weight.data.mul_(-1)
+    agent.policy.publish(agent.learner)
+
+
+def test_a_draw_depends_on_its_key_and_ends_where_it_has_to(served: Any) -> None:
+    policy, prompt = served.policy, served.builder.added
+    del prompt
+    ids = tuple(range(5, 25))
+    requests = [GenerationRequest(slot, ids, key, 1.0, 7) for slot, key in enumerate((3, 3, 4, 5))]
+    made = [run_async(policy.sample(request)) for request in requests]
+    assert made[0] == made[1] and len({m.ids for m in made}) > 1
+    ends = set(policy.end_ids)
+    for each in made:
+        assert len(each.ids) <= 7 and not ends & set(each.ids[:-1])
+        assert each.cut == (each.ids[-1] not in ends) and not each.entropies
+
+
+def test_only_the_newest_adapters_are_kept(served: Any) -> None:
+    for _ in range(4):
+        served.policy.publish(served.learner)
+    kept = [folder.name for folder in served.policy._published]
+    assert len(kept) == served.policy.options.versions
+    assert sorted(p.name for p in served.policy._folder.iterdir() if p.is_dir()) == sorted(kept)
+
+
+# What must be caught -----------------------------------------------------------------------------
+
+
+def test_an_adapters_name_that_is_used_again_is_caught(tiny: Tiny, served: Any) -> None:
+    """The server goes on with the old one: the comparison of a step stops the run."""
+    served.policy.publish(served.learner)
+    groups = tiny.groups(served)
+    served.policy.publish = lambda learner: 0  # what a lost or repeated name comes to
+    try:
+        moved(served)
+        groups = tiny.groups(served)
+    finally:
+        del served.policy.publish
+    batch = make_batch(groups, Rewards.of(tiny.config, tiny.template))
+    assert batch is not None
+    with pytest.raises(SamplerMismatchError, match="disagree"):
+        Updater(served.learner, tiny.config, exact=False, limit=0.05).compare(batch)
+    moved(served)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(
+    tiny: Tiny, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., VLLMServer]]:
+    """Starts servers as an operator would, with any arguments."""
+    started: list[VLLMServer] = []
+
+    def start(**arguments: Any) -> VLLMServer:
+        known = {"model": str(tiny.folder), "served_model_name": "anything", "dtype": "float32"}
+        known |= {"enforce_eager": True, "block_size": 32, "max_model_len": 1024}
+        known |= {"enable_lora": True, "max_lora_rank": 16, "max_loras": 2}
+        log = tmp_path_factory.mktemp("server") / "log"
+        server = VLLMServer(PYTHON, known | arguments, ENVIRON, log)
+        started.append(server)
+        import urllib3
+
+        for _ in range(600):
+            server.check()
+            try:
+                if urllib3.request("GET", f"{server.url}/health").status == 200:
+                    break
+            except urllib3.exceptions.HTTPError:
+                time.sleep(0.5)
+        return server
+
+    yield start
+    for server in started:
+        server.close()
+
+
+def on(tiny: Tiny, server: VLLMServer, folder: Path, **more: Any) -> Any:
+    given = {"urls": server.url, "adapters": str(folder), **more}
+    return tiny.agent(sampler="vllm", sampler_options=given)
+
+
+def test_servers_elsewhere(
+    tiny: Tiny,
+    elsewhere: Callable[..., VLLMServer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A wrong key, raw log-probabilities, the model's own generation config; then a right one."""
+    raw = elsewhere()  # raw log-probabilities are vLLM's default, and the model's config too
+    monkeypatch.setenv("VLLM_API_KEY", "wrong")
+    with pytest.raises(ConfigError, match="refuses our API key.*VLLM_API_KEY"):
+        on(tiny, raw, tmp_path)
+    monkeypatch.setenv("VLLM_API_KEY", raw.key)
+    with pytest.raises(ConfigError, match="--logprobs-mode processed_logprobs"):
+        on(tiny, raw, tmp_path)
+    raw.close()
+    monkeypatch.setenv("VLLM_API_KEY", raw.key)
+    with pytest.raises(ConfigError, match="does not answer"):
+        on(tiny, raw, tmp_path)
+
+
+def test_a_server_that_dies_is_infrastructure_and_leaves_nothing(
+    tiny: Tiny, play: Play, tmp_path: Path
+) -> None:
+    agent: Any = tiny.agent(sampler="vllm", sampler_options=options(tmp_path))
+    assert play(agent)[0].error is None
+    group = [int(pid) for pid in children(agent.policy._own._keeper.pid)]
+    os.kill(group[0], signal.SIGKILL)
+    episodes = play(agent)
+    assert {e.stop_reason.value for e in episodes} == {"infrastructure"}
+    assert all("vLLM server" in str(e.error) or "answer" in str(e.error) for e in episodes)
+    agent.policy.close()
+    assert not [pid for pid in group if Path(f"/proc/{pid}").exists()]
+    with pytest.raises(InfrastructureError):
+        agent.policy._own.check()
+
+
+def children(pid: int) -> list[str]:
+    """Processes below one, nearest first."""
+    found: list[str] = []
+    for each in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in each.read_text().split():
+            found += [child, *children(int(child))]
+    return found
+
+
+def test_nothing_runs_on_when_the_trainer_is_killed(tiny: Tiny, tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from aem_gym.agents.vllm_server import VLLMServer\n"
+        "VLLMServer(sys.argv[1], {'model': sys.argv[2]}, {}, Path(sys.argv[3]))\n"
+        "print('started', flush=True)\ntime.sleep(600)"
+    )
+    command = [os.sys.executable, "-c", code, PYTHON, str(tiny.folder), str(tmp_path / "log")]  # type: ignore[attr-defined]
+    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert trainer.stdout is not None and trainer.stdout.readline() == "started\n"
+    time.sleep(3)
+    below = children(trainer.pid)
+    assert len(below) >= 2
+    trainer.kill()
+    trainer.wait()
+    trainer.stdout.close()
+    for _ in range(600):
+        if not any(Path(f"/proc/{pid}").exists() for pid in below):
+            break
+        time.sleep(0.1)
+    assert not [pid for pid in below if Path(f"/proc/{pid}").exists()]
+
+
+# Without a server --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"url": "x"}, "unknown option of the sampler vllm 'url'.*Did you mean 'urls'"),
+        ({"urls": "localhost:8000", "adapters": "x"}, "expected http://HOST:PORT"),
+        ({"urls": "http://a:1"}, "adapters: name a folder"),
+        ({"urls": "http://a:1", "adapters": "x"}, "VLLM_API_KEY to the servers' API key"),
+        ({"server": {"port": 1}}, "server.port: cannot be set"),
+        ({"timeout": "long"}, "timeout|float"),
+    ],
+)
+def test_wrong_options_are_refused(
+    tiny: Tiny, given: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match=message):
+        tiny.agent(sampler="vllm", sampler_options=given)
+
+
+def test_without_vllm_the_error_says_how_to_get_it(tiny: Tiny, tmp_path: Path) -> None:
+    import sys
+
+    agent: Any = tiny.agent(
+        sampler="vllm",
+        sampler_options={"python": sys.executable, "log": str(tmp_path / "log")},
+    )
+    policy: VLLMPolicy = agent.policy
+    request = GenerationRequest(0, (1, 2, 3), 1)
+    with pytest.raises(ConfigError, match="not installed: pip install vllm"):
+        run_async(policy.sample(request))
+    policy.close()
+
+
+def test_episodes_of_a_group_stay_together(tiny: Tiny) -> None:
+    """Not a server's concern: the order of episodes does not depend on who answers first."""
+    episodes = tiny.groups(tiny.agent())
+    assert [len(g.episodes) for g in episodes] == [3, 3, 3] and grouped([], 3) == []
