@@ -134,12 +134,9 @@ def train(
             check_resume(load_config(run), config)
         if checkpoint is not None:
             finished = run_summary(run)
-            if checkpoint.step >= config.steps and finished is not None:
+            if finished is not None and _is_finished(checkpoint, config):
                 logger.warning("%s is finished: %d steps. Nothing to do", run, checkpoint.step)
                 return finished
-        saved = replace(config, resume=False, replan=False, out=None)
-        atomic_write(run / CONFIG_NAME, to_yaml(saved))
-        remove_results(run)
         prepare_torch(config)
         with interrupted_by_signals(), open_components(config, run) as parts:
             return Trainer(config, run, parts, store, checkpoint, started, objects).run()
@@ -154,6 +151,12 @@ def train(
         raise
     finally:
         claim.release()
+
+
+def _is_finished(checkpoint: Checkpoint, config: Config) -> bool:
+    """Whether there is no step left, or the evaluations had ended the run before."""
+    stale = int(checkpoint.meta.get("stale", 0))
+    return checkpoint.step >= config.steps or 0 < config.patience <= stale
 
 
 def _by_kind(loggers: Sequence[Logger | str]) -> tuple[list[str], list[Logger]]:
@@ -217,6 +220,10 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train to the last step and return the summary."""
         progress = self.progress
+        # Only now: what has refused to go on before has left an earlier result as it was.
+        saved = replace(self.config, resume=False, replan=False, out=None)
+        atomic_write(self.folder / CONFIG_NAME, to_yaml(saved))
+        remove_results(self.folder)
         with self.recorder, StopAfterStep() as stop:
             if progress.step == 0 and not progress.evaluations and self._evaluate():
                 self._save()
@@ -298,8 +305,10 @@ class Trainer:
             batch, credit, more = self._learn(batch, number)
             figures |= more
             groups = with_scores(groups, batch) if self.rescores else groups
-        figures["learned"] = float(figures.get("grad_norm", 0.0) > 0)
         figures |= step_metrics(everything, self.rewards, batch, credit, self.threshold)
+        # Where no response can be parsed, all that a gradient holds is the penalty for that.
+        taught = figures.get("grad_norm", 0.0) > 0 and figures.get("invalid_format_rate", 0.0) < 1
+        figures["learned"] = float(taught)
         parts, first = (groups, dropped, batch, credit, config.token_samples), self._repeated
         self.recorder.episodes(number + 1, list(episode_records(number + 1, *parts, first=first)))
         self._repeated += len(groups) + len(dropped)

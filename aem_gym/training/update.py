@@ -255,6 +255,10 @@ class Updater:
         some, draws = len(step.batch.mask), generator(self.config.seed, "compared", number)
         chosen = draws.permutation(some)[: min(COMPARED, self.config.micro_batch)].tolist()
         rows = [_up_to(step, response) for response in chosen]
+        if self.config.micro_batch_tokens:  # as many as one pass may hold
+            sizes = [(number, len(row.ids)) for number, row in enumerate(rows)]
+            number = len(next(by_tokens(sizes, self.config.micro_batch_tokens)))
+            rows, chosen = rows[:number], chosen[:number]
         # As the update will read them: with a gradient, and dropout where the model has it.
         with torch.set_grad_enabled(not self.config.lora_dropout):
             scores = self.learner.score(rows, temperature=self.config.temperature)

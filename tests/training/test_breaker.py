@@ -107,6 +107,7 @@ TROUBLE: dict[str, dict[str, float]] = {
     "nan": {"bad": 1.0},
     "skipped": {"updates_skipped": 2.0},
     "nothing": {"episodes_masked": 8.0},
+    "invalid": {"invalid_format_rate": 0.995, "cut_rate": 0.5},
     "infrastructure": {"stop__infrastructure": 4.0},
     "env_error": {"stop__env_error": 8.0},
     "agent_error": {"stop__agent_error": 8.0},
@@ -251,6 +252,26 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+UNPARSED: dict[str, Any] = {**SHORT, "max_new_tokens": 2, "groups": 3}
+
+
+def test_a_run_whose_responses_cannot_be_parsed_is_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The penalty alone has a gradient; it teaches no task. So few steps may be unlucky."""
+    wanted = r"100% of the responses could not be parsed.*\d+% were cut off.*\(2\): raise"
+    with pytest.raises(NotLearningError, match=wanted):
+        run(tmp_path / "run", UNPARSED, steps=4)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    run(tmp_path / "few", UNPARSED, steps=2)
+    assert "nothing was learned in 2 steps: in the last one no response could be" in caplog.text
+
+
+def test_groups_that_were_dropped_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    judged(Breaker(config()), figures_of(episodes_masked=8.0, groups_dropped=2.0))
+    assert "could be used" in caplog.text and "; 2 groups had equal returns" in caplog.text
+
+
 def test_nan_in_every_one_of_a_few_steps_ends_the_run_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(NotLearningError, match="nothing was learned in 2 steps.*bad/loss_nan"):
         run(tmp_path / "run", SHORT, loss=f"{HERE}:nan_loss", steps=2)
@@ -347,12 +368,12 @@ def test_a_run_in_which_nothing_was_learned_says_so(
 ) -> None:
     """All returns are equal. One step may be unlucky, several are not."""
     given = {"env": "tests.training.guess_env:guess-test/Endless-v0", "warmstart_keep": "all"}
-    given |= {**BRIEF, "invalid_penalty": 0.0, "steps": steps}
+    given |= {**BRIEF, "invalid_penalty": 0.0, "steps": steps, "breaker": {"invalid": "ignore"}}
     if steps == 1:
         run(tmp_path / "run", SHORT, **given)
         assert "nothing was learned in 1 steps" in caplog.text
     else:
-        with pytest.raises(NotLearningError, match="nothing was learned in 4 steps.*differ"):
+        with pytest.raises(NotLearningError, match="nothing was learned in 4 steps.*parsed"):
             run(tmp_path / "run", SHORT, **given)
     for figures in lines(tmp_path / "run" / "metrics.jsonl"):
         assert figures["learned"] == figures["groups_with_spread"] == figures["grad_norm"] == 0

@@ -77,7 +77,22 @@ def test_a_run_ends_early_where_nothing_becomes_better(
     assert CheckpointStore(tmp_path / "run").steps() == [0, 1, 3]  # two newest, and the best
     assert (tmp_path / "run" / "adapter").is_dir()
     again = run(tmp_path / "run", BEST, steps=9, patience=2, resume=True)
-    assert again["steps"] == 3
+    assert again == summary
+    assert (tmp_path / "run" / "adapter").is_dir()
+
+
+def test_what_ended_early_without_learning_says_the_same_when_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, [0.4, 0.4])
+    monkeypatch.setattr(loop.Trainer, "train_step", lambda self: dict(IDLE))
+    summary = run(tmp_path / "run", BEST, steps=9, patience=1)
+    assert summary["steps"] == 1
+    assert run(tmp_path / "run", BEST, steps=9, patience=1, resume=True) == summary
+
+
+IDLE = {"learned": 0.0, "episodes": 4.0, "episodes_masked": 0.0, "groups_with_spread": 0.0}
+"""Figures of a step without a gradient."""
 
 
 def test_the_best_one_is_one_that_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,8 +168,10 @@ def test_a_run_goes_on_with_the_base_it_began_with(
     run(out, GUESS, **given, steps=1, max_bad_steps=9)
     run(out, GUESS, **given, steps=2, max_bad_steps=9, resume=True)
     retrained(pretrained)
+    kept = {file.name: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     with pytest.raises(CheckpointError, match="other weights now than when the run began"):
         run(out, GUESS, **given, steps=3, max_bad_steps=9, resume=True)
+    assert {f.name: f.read_bytes() for f in out.rglob("*") if f.is_file()} == kept
     given |= {"adapter": str(out)}
     run(tmp_path / "next", GUESS, **given, steps=1, max_bad_steps=9)
     assert "was trained on a base model with other weights" in caplog.text

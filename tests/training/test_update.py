@@ -75,6 +75,26 @@ def test_accumulation_changes_nothing(
         assert (other - first).norm() <= 1e-5 * first.norm()
 
 
+def test_the_comparison_with_the_sampler_fits_the_token_budget(
+    tiny: Tiny, rollout: tuple[str, TrainBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, step = rollout
+    agent = tiny.agent(context=context)
+    longest = max(len(row.ids) for row in step.rows)
+    updater = Updater(agent.learner, tiny.changed(context=context, micro_batch_tokens=longest))
+    seen: list[int] = []
+    score = agent.learner.score
+
+    def counted(rows: Any, **given: Any) -> Any:
+        seen.append(len(rows) * max(len(row.ids) for row in rows))
+        return score(rows, **given)
+
+    monkeypatch.setattr(agent.learner, "score", counted)
+    for number in range(5):
+        assert updater.check_sampler(step, number)["mismatch/max"] < 1e-4
+    assert max(seen) <= longest
+
+
 def test_micro_batches_by_tokens() -> None:
     """Padded, each fits; one row too long is alone; nothing is lost or moved."""
     lengths = [3, 4, 4, 9, 30, 5, 5]
