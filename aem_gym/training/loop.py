@@ -42,6 +42,8 @@ from aem_gym.runs import (
     check_resume,
     claim_output,
     how_to_go_on,
+    how_to_go_on_otherwise,
+    is_finished,
     remove_results,
     resume_command,
     run_summary,
@@ -134,7 +136,7 @@ def train(
             check_resume(load_config(run), config)
         if checkpoint is not None:
             finished = run_summary(run)
-            if finished is not None and _is_finished(checkpoint, config):
+            if finished is not None and is_finished(checkpoint, config):
                 logger.warning("%s is finished: %d steps. Nothing to do", run, checkpoint.step)
                 return finished
         prepare_torch(config)
@@ -151,12 +153,6 @@ def train(
         raise
     finally:
         claim.release()
-
-
-def _is_finished(checkpoint: Checkpoint, config: Config) -> bool:
-    """Whether there is no step left, or the evaluations had ended the run before."""
-    stale = int(checkpoint.meta.get("stale", 0))
-    return checkpoint.step >= config.steps or 0 < config.patience <= stale
 
 
 def _by_kind(loggers: Sequence[Logger | str]) -> tuple[list[str], list[Logger]]:
@@ -232,8 +228,7 @@ class Trainer:
                 if progress.step not in self.store.steps():
                     self._save()
             except (NotLearningError, SamplerMismatchError) as error:
-                advice = f"{how_to_go_on(self.store)} once the cause is gone"
-                raise type(error)(f"{error}. {advice}") from error
+                raise type(error)(f"{error}. {how_to_go_on_otherwise(self.store)}") from error
             if stop.requested and progress.step < self.config.steps:
                 raise KeyboardInterrupt(
                     f"stopped after step {progress.step}, saved. Continue with: "
@@ -256,7 +251,7 @@ class Trainer:
         with bar:
             while progress.step < config.steps and not stop.requested:
                 if 0 < config.patience <= progress.stale:
-                    logger.info("no better result in %d evaluations: ended", progress.stale)
+                    self._say_ended()
                     break
                 clock = time.perf_counter()
                 figures = self.train_step()
@@ -277,6 +272,8 @@ class Trainer:
                 bar.set_postfix(_shown(figures, progress.evaluations), refresh=False)
                 bar.update()
                 if breaker.stop:
+                    if "bad" not in figures:
+                        self._save()
                     raise NotLearningError(breaker.stop)
                 every, last = config.eval_every, progress.step == config.steps
                 if every and (progress.step % every == 0 or last):
@@ -285,6 +282,12 @@ class Trainer:
                 if save and "bad" not in figures:  # else the last good checkpoint stays the newest
                     self._save()
                     save = False
+
+    def _say_ended(self) -> None:
+        progress, best = self.progress, int(self.progress.best["step"])
+        form = "no better result on %s in %d evaluations than in step %d: ended. Its weights: %s"
+        place = self.folder / "checkpoints" / f"step-{best:06d}" / ADAPTER
+        logger.info(form, self.config.keep_best, progress.stale, best, place)
 
     def train_step(self) -> dict[str, float]:
         """One step: collect, make a batch, assign credit, update, record. Returns its figures."""
@@ -431,9 +434,10 @@ class Trainer:
         figures = {"success": result.success, "score": result.score}
         self.progress.evaluations.append({"step": step, **figures})
         graded = "" if result.score == result.success else f", mean score {result.score:.3f},"
+        compared = f"; {chosen['success']:.3f} on {self.config.keep_best}" if chosen else ""
         tqdm.write(
             f"step {step}: held-out success {result.success:.3f} "
-            f"[{result.low:.3f}, {result.high:.3f}]{graded} on {result.episodes} tasks",
+            f"[{result.low:.3f}, {result.high:.3f}]{graded} on {result.episodes} tasks{compared}",
             file=sys.stderr,
         )
         return keep and bool(chosen) and self.progress.note_best(step, chosen)
@@ -469,7 +473,8 @@ class Trainer:
             "run": str(self.folder),
         }
         if progress.best:
-            summary["best"] = {**progress.best, "split": self.config.keep_best}
+            step = int(progress.best["step"])
+            summary["best"] = {**progress.best, "step": step, "split": self.config.keep_best}
         atomic_write(self.folder / SUMMARY, json.dumps(summary))
         logger.info("%s took %.3f%% of the step time", self.config.modulator, 100 * share)
         logger.info("look at it: aem-gym replay %s; aem-gym eval %s", self.folder, self.folder)

@@ -26,6 +26,7 @@ from tests.training.runs import GUESS, lines, run
 
 HERE = "tests.training.test_breaker"
 SHORT: dict[str, Any] = {**GUESS, "eval_every": 0, "breaker_wait": 0.0}
+ENDLESS = "tests.training.guess_env:guess-test/Endless-v0"
 
 
 def config(**given: Any) -> Any:
@@ -265,6 +266,14 @@ def test_a_run_whose_responses_cannot_be_parsed_is_ended(
     assert not (tmp_path / "run" / "summary.json").exists()
     run(tmp_path / "few", UNPARSED, steps=2)
     assert "nothing was learned in 2 steps: in the last one no response could be" in caplog.text
+
+
+def test_what_was_learned_before_a_stop_is_saved(tmp_path: Path) -> None:
+    """And the message says how other settings can go on with it."""
+    given = {"steps": 9, "save_every": 99, "breaker": {"turn_limit": "stop@2:0.01"}, "groups": 6}
+    with pytest.raises(NotLearningError, match=r"Step 2 is saved.*new run.*--adapter .*run"):
+        run(tmp_path / "run", SHORT, env=ENDLESS, warmstart_keep="all", **given)
+    assert CheckpointStore(tmp_path / "run").steps() == [2]
 
 
 def test_groups_that_were_dropped_are_named(caplog: pytest.LogCaptureFixture) -> None:
