@@ -121,6 +121,10 @@ def how_to_go_on_otherwise(store: CheckpointStore) -> str:
     return f"{how_to_go_on(store)} once the cause is gone; other settings need a new run{weights}"
 
 
+def _shown(value: object) -> str:
+    return "unset" if value is None else repr(value)
+
+
 def check_resume(saved: Config, now: Config) -> None:
     """May a run begun with `saved` continue with `now`? Only what changes no result may differ.
 
@@ -130,7 +134,7 @@ def check_resume(saved: Config, now: Config) -> None:
     planned = saved.lr_schedule != "constant" and not now.replan
     free = _MAY_CHANGE - ({"steps"} if planned else set())
     differing = [
-        f"{name} ({getattr(saved, name)!r} then, {getattr(now, name)!r} now)"
+        f"{name} ({_shown(getattr(saved, name))} then, {_shown(getattr(now, name))} now)"
         for name in vars(saved)
         if name not in free and dump_yaml(getattr(saved, name)) != dump_yaml(getattr(now, name))
     ]
