@@ -171,7 +171,7 @@ def test_a_file_is_overruled_by_flags(capsys: pytest.CaptureFixture[str], tmp_pa
 
 def test_every_setting_has_a_flag_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "train", "--help")
-    assert status == 0 and "...]" not in out and "null" not in out
+    assert status == 0 and "...]" not in out and "[null" not in out
     for name in field_types():
         wanted = name if is_options(name) else f"--{name.replace('_', '-')}"
         assert wanted in out
