@@ -19,7 +19,8 @@ from aem_gym.credit.estimators import EstimatorNeeds, SplitAdvantages, gae, need
 from aem_gym.credit.losses import overlong_penalty
 from aem_gym.credit.modulators import Modulated
 from aem_gym.errors import ComponentError, ConfigError
-from aem_gym.registry import ESTIMATORS, MODULATORS, check_options
+from aem_gym.options import check_options
+from aem_gym.registry import ESTIMATORS, MODULATORS
 from aem_gym.seeding import derive
 from aem_gym.types import Episode, Group, PromptTemplate, Span, TrainingRow, Turn
 
