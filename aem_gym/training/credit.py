@@ -28,6 +28,8 @@ _GIVEN = ("generator",)
 """Keyword arguments that `assign` gives to a modulator that takes them: not options."""
 
 
+_ROUNDING = 1e-6
+"""Returns that differ by less, as a share of their rewards, are equal: float32 ends there."""
 @dataclass(frozen=True)
 class TrainBatch:
     """One training step's data: episodes, their training rows, and one tensor row per response.
@@ -115,10 +117,16 @@ def usable(episode: Episode, *, mask_truncated: bool = False) -> bool:
 
 
 def equal_returns(group: Group, rewards: Rewards, *, mask_truncated: bool) -> bool:
-    """Whether a group teaches nothing: no episode to learn from, or all with the same return."""
+    """Whether a group teaches nothing: no episode to learn from, or all with the same return.
+
+    The soft punishment of long responses does not count: it makes no outcome another one.
+    """
     if not any(usable(e, mask_truncated=mask_truncated) for e in group.episodes):
         return True
-    return len({sum(rewards.of_turns(e)) for e in group.episodes if usable(e)}) == 1
+    plain = replace(rewards, overlong_buffer=0)  # as DAPO and verl, which compare the outcome alone
+    earned = [plain.of_turns(e) for e in group.episodes if usable(e)]
+    returns, size = [sum(each) for each in earned], max(sum(map(abs, each)) for each in earned)
+    return max(returns) - min(returns) <= _ROUNDING * size
 
 
 def make_batch(
