@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -237,6 +239,8 @@ class CreditRule:
     modulator: Callable[..., Modulated]
     estimator_options: dict[str, Any]
     modulator_options: dict[str, Any]
+    value_options: dict[str, Any]
+    """Of `gae`, for the value targets."""
 
     @staticmethod
     def of(config: Config) -> CreditRule:
@@ -253,8 +257,10 @@ class CreditRule:
                 of_estimator.setdefault("modulate", part)
         check_options("estimator_options", estimator, of_estimator)
         check_options("modulator_options", modulator, of_modulator, _GIVEN)
+        of_values = _value_options(estimator, of_estimator)
+        needs = needs_of(estimator)
         return CreditRule(
-            config, estimator, needs_of(estimator), modulator, of_estimator, of_modulator
+            config, estimator, needs, modulator, of_estimator, of_modulator, of_values
         )
 
     def assign(self, batch: ResponseBatch, step: int) -> Credit:
@@ -270,7 +276,7 @@ class CreditRule:
         if unmodulated is not None:
             more = unmodulated[:, None].expand(batch.mask.shape).masked_fill(~batch.mask, 0)
             modulated = replace(modulated, advantages=modulated.advantages + more)
-        targets = None if batch.values is None else self._value_targets(batch)
+        targets = None if batch.values is None else gae(batch, **self.value_options)[1]
         return Credit(base, modulated, targets, seconds)
 
     def _estimate(self, batch: ResponseBatch) -> tuple[Tensor, Tensor | None]:
@@ -294,10 +300,21 @@ class CreditRule:
         if not isinstance(info, dict) or any(type(v) not in (int, float) for v in info.values()):
             raise ComponentError(f"{name}: expected numbers by name in info, got {info!r:.80}")
 
-    def _value_targets(self, batch: ResponseBatch) -> Tensor:
-        keys = ("gamma", "lam", "penalty")
-        chosen = {k: v for k, v in self.estimator_options.items() if k in keys}
-        return gae(batch, **chosen)[1]
+
+def _value_options(estimator: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Discount and penalty of the value targets: those that the estimator itself works with.
+
+    Its own defaults where none is given, and those of `gae` where it has none that `gae` can use.
+    """
+    chosen = dict(options)
+    with contextlib.suppress(TypeError, ValueError):  # a callable without a signature
+        for name, parameter in inspect.signature(estimator).parameters.items():
+            chosen.setdefault(name, parameter.default)
+    kinds = {"gamma": int | float, "lam": int | float, "penalty": str}
+    found = {key: chosen[key] for key in kinds if isinstance(chosen.get(key), kinds[key])}
+    if found.get("penalty") not in ("advantage", "reward"):  # its own kind of penalty
+        found.pop("penalty", None)
+    return found
 
 
 def _check_tensor(name: str, found: Any, batch: ResponseBatch, symbol: str) -> None:

@@ -66,6 +66,34 @@ def test_value_targets_are_those_of_the_estimators_options(batch: ResponseBatch)
 
 
 def test_draws_of_a_modulator_come_from_seed_and_step(batch: ResponseBatch) -> None:
+@estimator(needs_values=True, compares=False)
+def short_sighted(
+    batch: ResponseBatch, *, gamma: float = 0.5, lam: float = 0.9, penalty: str = "reward"
+) -> torch.Tensor:
+    return gae(batch, gamma, lam, penalty=penalty)[0]
+
+
+def other_meaning(
+    batch: ResponseBatch, *, gamma: float | None = None, lam: str = "auto", penalty: str = "mine"
+) -> torch.Tensor:
+    return batch.returns
+
+
+def test_value_targets_follow_the_defaults_of_an_own_estimator(batch: ResponseBatch) -> None:
+    name = f"{HERE}:short_sighted"
+    found = assigned(batch, estimator=name).value_targets
+    assert found is not None
+    assert torch.equal(found, gae(batch, 0.5, 0.9, penalty="reward")[1])
+    found = assigned(batch, estimator=name, estimator_options={"lam": 0}).value_targets
+    assert found is not None
+    assert torch.equal(found, gae(batch, 0.5, 0.0, penalty="reward")[1])
+    for options in ({}, {"gamma": None, "penalty": "yours"}):
+        given = {"estimator": f"{HERE}:other_meaning", "estimator_options": options}
+        found = assigned(batch, **given).value_targets
+        assert found is not None and torch.equal(found, gae(batch)[1])
+        check_credit(settle(given).config)
+
+
     given: dict[str, Any] = {"modulator_options": {"shuffle": True, "scope": "batch"}}
     first = assigned(batch, step=3, **given).modulated.alpha
     assert torch.equal(assigned(batch, step=3, **given).modulated.alpha, first)
