@@ -6,7 +6,7 @@ import contextlib
 import functools
 import inspect
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -28,10 +28,10 @@ from aem_gym.types import Episode, Group, PromptTemplate, Span, TrainingRow, Tur
 
 _GIVEN = ("generator",)
 """Keyword arguments that `assign` gives to a modulator that takes them: not options."""
-
-
 _ROUNDING = 1e-6
 """Returns that differ by less, as a share of their rewards, are equal: float32 ends there."""
+
+
 @dataclass(frozen=True)
 class TrainBatch:
     """One training step's data: episodes, their training rows, and one tensor row per response.
@@ -330,8 +330,35 @@ def check_credit(config: Config) -> None:
     """Try estimator and modulator on four made-up responses, before any model loads.
 
     Raises:
-        ConfigError: an option that a component does not take or cannot use.
+        ConfigError: an option that a component does not take or cannot use, or a component that
+            changes what it is given.
     """
+    rule = _watched(CreditRule.of(config))
+    if config.group_size == 1 and rule.needs.compares:
+        raise ConfigError(
+            f"group_size 1 leaves nothing to compare with: the estimator {config.estimator!r} "
+            "needs group_size >= 2 (ppo and reinforce_pp do not)"
+        )
+    if config.overlong_buffer > config.max_new_tokens:
+        raise ConfigError(
+            f"overlong_buffer: expected at most max_new_tokens = {config.max_new_tokens}, "
+            f"got {config.overlong_buffer}"
+        )
+    try:
+        rule.assign(_made_up(), 0)
+    except ConfigError:
+        raise
+    except ComponentError as error:
+        raise ConfigError(f"{error} (tried on four made-up responses)") from error
+    except Exception as error:  # a user's own component raises whatever it likes
+        raise ConfigError(
+            f"estimator {config.estimator!r} or modulator {config.modulator!r}, with the options "
+            f"given, failed on four made-up responses: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _made_up() -> ResponseBatch:
+    """Four responses of two episodes, with the figures that components read off a batch."""
     ids = torch.tensor([0, 0, 1, 1])
     some = torch.tensor([[0.1, 0.9], [0.5, 0.2], [0.3, 0.3], [0.8, 0.1]])
     batch = ResponseBatch(
@@ -347,25 +374,41 @@ def check_credit(config: Config) -> None:
         entropies=some,
         values=torch.zeros(4),
     )
-    rule = CreditRule.of(config)
-    if config.group_size == 1 and rule.needs.compares:
-        raise ConfigError(
-            f"group_size 1 leaves nothing to compare with: the estimator {config.estimator!r} "
-            "needs group_size >= 2 (ppo and reinforce_pp do not)"
-        )
-    if config.overlong_buffer > config.max_new_tokens:
-        raise ConfigError(
-            f"overlong_buffer: expected at most max_new_tokens = {config.max_new_tokens}, "
-            f"got {config.overlong_buffer}"
-        )
-    try:
-        rule.assign(batch, 0)
-    except ConfigError:
-        raise
-    except ComponentError as error:
-        raise ConfigError(f"{error} (tried on four made-up responses)") from error
-    except Exception as error:  # a user's own component raises whatever it likes
-        raise ConfigError(
-            f"estimator {config.estimator!r} or modulator {config.modulator!r}, with the options "
-            f"given, failed on four made-up responses: {type(error).__name__}: {error}"
-        ) from error
+    for name, kind in vars(ResponseBatch).items():
+        if isinstance(kind, functools.cached_property):
+            getattr(batch, name)  # so that it is seen when one is changed
+    return batch
+
+
+def _watched(rule: CreditRule) -> CreditRule:
+    """The rule with components that may only read what they are given.
+
+    A step does not look: a component that writes does so on made-up responses, too.
+    """
+    estimator = _reads_only(f"estimator {rule.config.estimator!r}", rule.estimator)
+    modulator = _reads_only(f"modulator {rule.config.modulator!r}", rule.modulator)
+    return replace(rule, estimator=estimator, modulator=modulator)
+
+
+def _reads_only(name: str, component: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(component)
+    def watched(batch: ResponseBatch, *advantages: Tensor, **options: Any) -> Any:
+        given = {f"batch.{key}": value for key, value in vars(batch).items()}
+        given |= dict(zip(("advantages",), advantages, strict=False))
+        before = _contents(given)
+        found = component(batch, *advantages, **options)
+        after = _contents(given)
+        for key in (key for key in before if before[key] != after[key]):
+            raise ComponentError(
+                f"{name} changed {key} in place, which the rest of the step reads: expected it to "
+                f"be left as it is (work on a copy: {key}.clone())"
+            )
+        return found
+
+    return watched
+
+
+def _contents(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values, and how often they were written: neither alone sees NumPy's writes and `x *= 1`."""
+    tensors = {key: value for key, value in given.items() if isinstance(value, Tensor)}
+    return {k: (0 if x.is_inference() else x._version, x.tolist()) for k, x in tensors.items()}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,7 +66,6 @@ def test_value_targets_are_those_of_the_estimators_options(batch: ResponseBatch)
     assert without.value_targets is None
 
 
-def test_draws_of_a_modulator_come_from_seed_and_step(batch: ResponseBatch) -> None:
 @estimator(needs_values=True, compares=False)
 def short_sighted(
     batch: ResponseBatch, *, gamma: float = 0.5, lam: float = 0.9, penalty: str = "reward"
@@ -94,6 +94,7 @@ def test_value_targets_follow_the_defaults_of_an_own_estimator(batch: ResponseBa
         check_credit(settle(given).config)
 
 
+def test_draws_of_a_modulator_come_from_seed_and_step(batch: ResponseBatch) -> None:
     given: dict[str, Any] = {"modulator_options": {"shuffle": True, "scope": "batch"}}
     first = assigned(batch, step=3, **given).modulated.alpha
     assert torch.equal(assigned(batch, step=3, **given).modulated.alpha, first)
@@ -185,6 +186,42 @@ def test_an_own_estimator_with_needs_of_its_own(batch: ResponseBatch) -> None:
     assert batch.values is not None
     expected = (batch.returns - batch.values + batch.step_rewards)[:, None] * batch.mask
     torch.testing.assert_close(credit.modulated.advantages, expected)
+
+
+WRITES: dict[str, tuple[Callable[[ResponseBatch, torch.Tensor], Any], str]] = {
+    "logprobs": (lambda b, a: b.logprobs.mul_(0.0), "batch.logprobs"),
+    "returns": (lambda b, a: b.returns.sub_(b.returns.mean()), "batch.returns"),
+    "numpy": (
+        lambda b, a: np.multiply(b.entropies.numpy(), 2, out=b.entropies.numpy()),
+        "entropies",
+    ),
+    "a view": (lambda b, a: b.penalties[:2].fill_(0.0), "batch.penalties"),
+    "cached": (lambda b, a: b.response_entropy.neg_(), "batch.response_entropy"),
+    "advantages": (lambda b, a: a.mul_(2.0), "advantages"),
+}
+
+
+def writes(batch: ResponseBatch, *, what: str) -> torch.Tensor:
+    WRITES[what][0](batch, torch.zeros(4))
+    return batch.returns.clone()
+
+
+def modulator_writes(batch: ResponseBatch, advantages: torch.Tensor, *, what: str) -> Modulated:
+    WRITES[what][0](batch, advantages)
+    return identity(batch, advantages)
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_components_may_only_read_what_they_are_given(what: str) -> None:
+    message = WRITES[what][1]
+    for role, function in (("estimator", "writes"), ("modulator", "modulator_writes")):
+        if (role, what) == ("estimator", "advantages"):
+            continue
+        name = f"{HERE}:{function}"
+        given = {role: name, f"{role}_options": {"what": what}}
+        pattern = rf"{role} '{name}' changed .*{message} in place.*{message}\.clone\(\)"
+        with pytest.raises(ConfigError, match=pattern):
+            check_credit(settle(given).config)
 
 
 RETURNS: dict[str, tuple[Callable[[ResponseBatch], Any], str]] = {
