@@ -23,7 +23,7 @@ from aem_gym.errors import ConfigError, NoExpertError, OutputError, UnknownNameE
 from aem_gym.io import atomic_folder, atomic_write, cache_folder, digest_files, exclusive
 from aem_gym.models import find_model, fingerprint
 from aem_gym.protocols import EpisodeStart, TrainableAgent
-from aem_gym.registry import env_factory, import_object
+from aem_gym.registry import FORMATS, LEARNERS, MODELS, Registry, env_factory, import_object
 from aem_gym.rollout.envs import EnvDescription
 from aem_gym.rollout.pool import open_pool
 from aem_gym.seeding import derive
@@ -225,6 +225,7 @@ def _content_key(config: Config, template: PromptTemplate, source: str) -> str:
     content |= {"template": asdict(template), "source": source}
     content |= {} if scratch else {"base": fingerprint(config)}
     content |= {"code": digest_files(_sources()), "env_code": _class_digest(config.env)}
+    content |= {"own_code": _own_digests(config, template)}
     packages = ("torch", "transformers", "tokenizers", *(() if scratch else ("peft",)))
     content |= {name: version(name) for name in packages}
     text = json.dumps(content, sort_keys=True, default=str)
@@ -240,13 +241,37 @@ def _sources() -> list[Path]:
     return [*core, *parts, *own]
 
 
+def _own_digests(config: Config, template: PromptTemplate) -> list[str]:
+    """Digests of the components of a clone that are not of this package."""
+    form = template.response_format if config.response_format == "auto" else config.response_format
+    named = [(FORMATS, form), (LEARNERS, config.learner)]
+    if config.model in MODELS.names() or ":" in config.model:
+        named.append((MODELS, config.model))
+    return [digest for registry, name in named for digest in _component_digests(registry, name)]
+
+
+def _component_digests(registry: Registry, name: str) -> list[str]:
+    """Of the module that a name points at, and of the one that the component's class is from."""
+    if registry is MODELS and Path(name).expanduser().is_dir():
+        return []  # its weights have a fingerprint
+    part = registry.load(name)
+    part = part if hasattr(part, "__qualname__") else type(part)
+    modules = {part.__module__, name.partition(":")[0] if ":" in name else part.__module__}
+    others = sorted(m for m in modules if m.partition(".")[0] != __name__.partition(".")[0])
+    return [_code_digest(part, module) for module in others]
+
+
 def _class_digest(env: str) -> str:
-    """Digest of an environment's code and texts: its package, its module, or the class itself.
+    """Digest of an environment's code and texts."""
+    factory = env_factory(env)
+    return _code_digest(factory, getattr(factory, "__module__", ""))
+
+
+def _code_digest(factory: Any, module: str) -> str:
+    """Digest of code and texts: of a package, a module, or the class itself.
 
     A class of a script or notebook (`__main__`) has no module to look up.
     """
-    factory = env_factory(env)
-    module = getattr(factory, "__module__", "")
     spec = importlib.util.find_spec(module) if module and module != "__main__" else None
     if spec is not None and spec.origin and spec.origin.endswith(".py"):
         file = Path(spec.origin)

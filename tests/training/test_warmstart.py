@@ -13,6 +13,7 @@ import pytest
 
 from aem_gym.config import Config
 from aem_gym.errors import ConfigError, NoExpertError, OutputError, UnknownNameError
+from aem_gym.registry import Registry
 from aem_gym.rollout.envs import EnvSpec
 from aem_gym.rollout.pool import EnvPool
 from aem_gym.settings import settle
@@ -169,6 +170,46 @@ def test_changed_code_makes_another(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config = replace(GUESS, env="guess-test/Theirs-v0")
     before = key(config)
     (tmp_path / "their_env.py").write_text(code + "#\n")
+    assert key(config) != before
+
+
+OWN = {
+    "response_format": ("F", "from aem_gym.agents.formats import Short\n\nclass F(Short): ...\n"),
+    "learner": ("L", "from aem_gym.agents.learner import HFLearner\n\nclass L(HFLearner): ...\n"),
+    "model": ("M", "from aem_gym.agents.tiny import Tiny\n\nclass M(Tiny): ...\n"),
+}
+
+
+@pytest.mark.parametrize("setting", OWN)
+@pytest.mark.parametrize("instance", [False, True])
+def test_changed_code_of_a_component_of_ones_own_makes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, instance: bool
+) -> None:
+    (name, code), module = OWN[setting], f"their_{setting}_{instance}"
+    if instance:
+        code, name = f"{code}\nmade = {name}\n", "made"
+        code += "" if setting == "learner" else "made = made()\n"
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = replace(GUESS, **{setting: f"{module}:{name}"})
+    before = key(config)
+    assert key(config) == before != key(GUESS)
+    (tmp_path / f"{module}.py").write_text(code + "#\n")
+    assert key(config) != before
+
+
+def test_the_component_of_another_package_counts_by_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name from an entry point does not say where its code is."""
+    code = "from aem_gym.agents.formats import Short\n\nclass F(Short): ...\n"
+    (tmp_path / "their_package.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    formats = Registry("response format", "aem_gym.formats", {"theirs": "their_package:F"})
+    monkeypatch.setattr(warmstart, "FORMATS", formats)
+    config = replace(GUESS, response_format="theirs")
+    before = key(config)
+    (tmp_path / "their_package.py").write_text(code + "#\n")
     assert key(config) != before
 
 
