@@ -21,6 +21,9 @@ ATTENTION = ("sdpa", "eager")
 """Attention code that takes a mask of any form."""
 PRETRAINED_DEFAULTS: Mapping[str, Any] = {"max_length": 8192}
 """Pretrained models write long responses: 2048 tokens hold seven of them."""
+_STARTS = ("gaussian", "eva", "orthogonal")
+"""Values of peft's `init_lora_weights` that leave the base weights alone, as true and false do."""
+_VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
@@ -71,6 +74,25 @@ def check_model_options(config: Config) -> None:
             f"{attention!r}: the sampler hf reads rows of unequal length with a mask, which that "
             "code cannot take. Leave it out: sdpa takes fused kernels where it can"
         )
+
+
+def not_plain_lora(settings: Mapping[str, Any]) -> str:
+    """Why an adapter is not an update B A of the base weights as they are; empty if it is one.
+
+    Its tensors look like those of plain LoRA, so nothing else would tell.
+
+    Args:
+        settings: what its adapter_config.json holds.
+    """
+    start = settings.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower() not in _STARTS:
+        return (
+            f"init_lora_weights {start!r} changes the base weights, and the adapter is only right "
+            "on the changed ones. Save it as plain LoRA: peft's save_pretrained(..., "
+            "path_initial_model_for_weight_conversion=FOLDER_OF_THE_UNTRAINED_ADAPTER)"
+        )
+    found = [name for name in _VARIANTS if settings.get(name)]
+    return f"{found[0]} makes another layer of it; expected plain LoRA" if found else ""
 
 
 def fingerprint(config: Config) -> str:
