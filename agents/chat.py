@@ -254,21 +254,32 @@ class ControlTokens:
         return sum(map(self.ids.__contains__, ids))
 
 
-def control_tokens(tokenizer: Any, pieces: ChatPieces) -> ControlTokens:
-    """The special tokens of a tokenizer, and other markup that its chat template writes."""
+def control_tokens(tokenizer: Any, pieces: ChatPieces, tags: str = "") -> ControlTokens:
+    """The special tokens of a tokenizer, and other markup that its chat template writes.
+
+    Special tokens that appear in `tags`, a response as its format writes it, structure responses.
+    """
     written = (*pieces.system_user, *pieces.user, *pieces.next_user, pieces.end, *pieces.stops)
     special, found = {*tokenizer.all_special_ids}, {}
     for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
         text = str(token.content)
-        markup = not text[:1].isalnum() and any(text in piece for piece in written)
-        if (number in special or token.special or markup) and not _NO_CONTROL.fullmatch(
-            text.strip()
-        ):
+        in_chat, bare = any(text in piece for piece in written), text.strip()
+        markup = in_chat and not text[:1].isalnum()
+        other = _NO_CONTROL.fullmatch(bare) or (bare in tags and not in_chat)
+        if (number in special or token.special or markup) and not other:
             found[text] = int(number)
     unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id, tokenizer.bos_token_id}
     texts = tuple(sorted(found, key=len, reverse=True))
     numbers = frozenset({*found.values()} - unknown)
     return ControlTokens(texts, numbers, str(tokenizer.unk_token or "<unk>"))
+
+
+def hidden_tokens(tokenizer: Any, controls: ControlTokens, tags: str = "") -> frozenset[int]:
+    """The tokens that are no part of a response's text; tags of thoughts and of its format are."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).items()
+    texts = {int(number): str(token.content).strip() for number, token in added}
+    shown = {i for i, text in texts.items() if text in _THOUGHTS or (text and text in tags)}
+    return frozenset({*controls.ids, *({*tokenizer.all_special_ids} - shown)})
 
 
 def whole_tokens(pieces: ChatPieces, tokenizer: Any) -> ChatPieces:

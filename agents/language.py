@@ -22,6 +22,7 @@ from aem_gym.agents.chat import (
     Frame,
     chat_pieces,
     control_tokens,
+    hidden_tokens,
     text_ids,
     whole_tokens,
 )
@@ -216,6 +217,7 @@ class PromptBuilder:
         kind: `transcript` or `window`.
         options: further variables of the chat template (`chat_template_kwargs`).
         thinks: whether responses write their thoughts in `<think>` tags.
+        tags: a response as its format writes it. Its tags are text, special tokens or not.
 
     Attributes:
         pieces: the constant text of a chat.
@@ -231,12 +233,13 @@ class PromptBuilder:
         options: Mapping[str, Any] | None = None,
         *,
         thinks: bool = False,
+        tags: str = "",
     ) -> None:
         self.tokenizer, self.kind = tokenizer, kind
         pieces = chat_pieces(tokenizer, options, thinks=thinks)
         self.pieces: ChatPieces = whole_tokens(pieces, tokenizer)
-        self._controls = control_tokens(tokenizer, self.pieces)
-        self._hidden = frozenset({*self._controls.ids, *tokenizer.all_special_ids})
+        self._controls = control_tokens(tokenizer, self.pieces, tags)
+        self._hidden = hidden_tokens(tokenizer, self._controls, tags)
         self._is_control = self._controls.ids.__contains__
         # Behind this token a text goes on: it is not taken for the beginning of one.
         self._mark = mark = self.pieces.end.strip()

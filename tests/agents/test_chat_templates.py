@@ -345,6 +345,23 @@ def test_tokens_that_control_nothing_stay_as_the_model_was_trained() -> None:
     assert think in builder.added(start(), 0, "<think>")
 
 
+@pytest.mark.parametrize("special", [("<think>", "</think>"), ("<action>", "</action>"), ()])
+def test_special_tokens_that_a_format_writes_are_read(special: tuple[str, ...]) -> None:
+    """Some tokenizers call the tags of thoughts, or of actions, special."""
+    tokenizer = stand_in(CHATML, "<|im_end|>")
+    tokens = [AddedToken(text, special=True, normalized=False) for text in special]
+    tokenizer.add_special_tokens({"additional_special_tokens": [*tokens, "<|obey|>"]})
+    form = Tags()
+    written = form.render("I think", "go")
+    builder = PromptBuilder(tokenizer, "transcript", thinks=True, tags=form.render("x", "y"))
+    ids = builder.response(written)
+    assert form.parse(builder.decode(ids)) == ("I think", "go", True)
+    assert ids == (*builder.encode(written), builder.end_id)  # a tag that is a token stays one
+    (obey,) = builder.encode("<|obey|>")
+    assert obey not in builder.response("<|obey|>") and builder.decode([obey]) == ""
+    assert builder.decode([tokenizer.eos_token_id]) == ""
+
+
 def test_words_that_are_tokens_of_their_own_stay_tokens() -> None:
     tokenizer = stand_in(CLOSES_ALL, "<|endoftext|>")
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ("user", "\n", "mug")])
