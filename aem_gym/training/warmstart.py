@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 _INFO = "warmstart.json"
 """Written last: a clone without it is not whole."""
+_MANY = 0.02
+"""The share of rows left out from which on it is worth a warning."""
 _FOR_ADAPTERS = {"muon_lr": 0.0, "adamw_lr": 5e-4, "observation_share": 0.0}
 """Cloning into an adapter of a pretrained model: it can read already."""
 
@@ -57,6 +59,7 @@ def warm_start(
     folder = cache_folder() / "warmstarts" / _content_key(config, template, source)
     if (folder / _INFO).exists() or not _make_alone(config, description, template, source, folder):
         logger.info("warm start: taken from the cache (%s)", folder.name)
+    _tell_of_lost_rows(folder, config)
     return (str(folder), None) if scratch else (config.model, folder)
 
 
@@ -72,6 +75,19 @@ def check_warm_start(config: Config) -> None:
             "--warmstart at auto, or choose a pretrained --model"
         )
     _settings(config)
+
+
+def _tell_of_lost_rows(folder: Path, config: Config) -> None:
+    """Say which share of the demonstrations was too long to be cloned: those are the hard ones."""
+    info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
+    lost, rows = info["too_long"], info["too_long"] + info["rows"]
+    if lost:
+        logger.log(
+            logging.WARNING if lost >= _MANY * rows else logging.INFO,
+            "warm start: %d of %d rows of demonstrations are longer than max_length %d and were "
+            "left out, so long episodes are not learned: raise --max-length",
+            *(lost, rows, config.max_length),
+        )
 
 
 def _source(config: Config, description: EnvDescription) -> str:
@@ -171,10 +187,17 @@ def _clone(
     return {
         "demonstrations": len(demos),
         "rows": len(rows),
+        "too_long": max(0, _possible_rows(config, demos) - len(rows)),
         "tokens_per_row": round(tokens, 1),
         "steps": settings.steps,
         "loss": loss if math.isfinite(loss) else None,  # without a step there is none
     }
+
+
+def _possible_rows(config: Config, demos: list[Demo]) -> int:
+    """How many rows there are to clone if all are short enough: one a turn, or one an episode."""
+    steps = [sum(step.imitate for step in demo.steps) for demo in demos]
+    return sum(steps) if config.context == "window" else sum(map(bool, steps))
 
 
 def _settings(config: Config) -> CloningSettings:

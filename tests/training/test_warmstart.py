@@ -20,7 +20,7 @@ from aem_gym.settings import settle
 from aem_gym.training import warmstart
 from aem_gym.training.setup import check_run, choose_template
 from aem_gym.training.warmstart import warm_start
-from aem_gym.types import Demo
+from aem_gym.types import Demo, DemoStep
 
 GUESS = settle(
     Config(
@@ -285,3 +285,30 @@ def test_settings_that_cannot_be_used(cache: Path) -> None:
 def test_the_cache_says_what_was_done(cache: Path) -> None:
     made = info(start(GUESS)[0])
     assert made["rows"] == 20 and made["steps"] == 5 and made["loss"] > 0
+
+
+def test_demonstrations_that_are_too_long_are_counted(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Most of them may be, and the clone is one of short episodes."""
+    caplog.set_level("INFO")
+    config = replace(GUESS, context="window")
+    rows = info(start(config)[0])["rows"]
+    assert "left out" not in caplog.text
+    short = replace(config, max_length=20)  # first turns, with the instructions, are longer
+    made = info(start(short)[0])
+    assert 0 < made["too_long"] < rows == made["rows"] + made["too_long"]
+    said = f"{made['too_long']} of {rows} rows of demonstrations are longer than max_length 20"
+    assert [r.levelname for r in caplog.records if said in r.getMessage()] == ["WARNING"]
+    assert "raise --max-length" in caplog.text
+    caplog.clear()
+    start(short)
+    assert "taken from the cache" in caplog.text and said in caplog.text
+
+
+@pytest.mark.parametrize(("context", "rows"), [("transcript", 2), ("window", 3)])
+def test_rows_with_nothing_to_imitate_are_not_missed(context: str, rows: int) -> None:
+    step = DemoStep("a room", "", "go")
+    idle = replace(step, imitate=False)
+    demos = [Demo("", (step, idle, step)), Demo("", (idle,)), Demo("", (idle, step)), Demo("", ())]
+    assert warmstart._possible_rows(replace(GUESS, context=context), demos) == rows
