@@ -21,6 +21,12 @@ ATTENTION = ("sdpa", "eager")
 """Attention code that takes a mask of any form."""
 PRETRAINED_DEFAULTS: Mapping[str, Any] = {"max_length": 8192}
 """Pretrained models write long responses: 2048 tokens hold seven of them."""
+_ELSEWHERE = {
+    **{"dtype": "--dtype", "torch_dtype": "--dtype", "device": "--device"},
+    **{"device_map": "--device", "max_length": "--max-length"},
+    **{f"load_in_{n}bit": f"model_options.quantization={n}bit" for n in (4, 8)},
+}
+"""Options that transformers would read, and what a run reads in their place."""
 _STARTS = ("gaussian", "eva", "orthogonal")
 """Values of peft's `init_lora_weights` that leave the base weights alone, as true and false do."""
 _VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config")
@@ -59,9 +65,12 @@ class PretrainedModel:
 
 def check_model_options(config: Config) -> None:
     """Raise ConfigError where an option of a pretrained model cannot work."""
-    for key in ("dtype", "device"):
+    for key, other in _ELSEWHERE.items():
         if key in config.model_options:
-            raise ConfigError(f"model_options.{key}: give it as --{key} instead")
+            raise ConfigError(f"model_options.{key}: give it as {other} instead")
+    for key in ("name_or_folder", "config", "state_dict", "output_loading_info"):
+        if key in config.model_options:
+            raise ConfigError(f"model_options.{key}: a run fills that in itself; leave it out")
     if not isinstance(compiled := config.model_options.get("compile", False), bool | str):
         raise ConfigError(
             "model_options.compile: expected true, false or the name of a backend of "
