@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from aem_gym.errors import ModelError
@@ -28,6 +28,8 @@ _NO_CONTROL = re.compile(r"</?think>|<0x[0-9A-F]{2}>|.?", re.DOTALL)
 """Texts of added tokens that structure no chat: thoughts, bytes, single characters."""
 _MARKUP = re.compile(r"<[^<>\s]+>")
 _Render: TypeAlias = Callable[..., str]
+Trim: TypeAlias = Callable[[str], str]
+"""What a template does to the outer white space of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class ChatPieces:
     """White space between prompt and response, which the response begins with."""
     opened: str = ""
     """The thought that a prompt has begun for the response, `<think>` and a line break, or none."""
-    trims: frozenset[str] = frozenset()
-    """Roles (system, user, assistant) whose texts lose their outer white space."""
+    trims: Mapping[str, Trim] = field(default_factory=dict)
+    """By role, what happens to the outer white space of its texts; nothing where it is left out."""
     stops: tuple[str, ...] = ()
     """Texts of all tokens that may end a response."""
 
@@ -127,7 +129,7 @@ def _take_apart(
         end=end,
         lead=lead,
         opened=opened.group() if opened else "",
-        trims=frozenset(_trimmed(render)),
+        trims=dict(_trimmed(render)),
         stops=tuple(stops),
     )
 
@@ -193,8 +195,8 @@ def _system_pieces(render: _Render, before: str, asked: str, past: str) -> tuple
     return before, "\n\n"
 
 
-def _trimmed(render: _Render) -> Iterator[str]:
-    """The roles whose texts the template strips."""
+def _trimmed(render: _Render) -> Iterator[tuple[str, Trim]]:
+    """The roles whose texts the template strips, and on which sides."""
     spaced = f" \n{_A}\n "
     chats = {
         "system": (("system", spaced), ("user", _B)),
@@ -207,7 +209,8 @@ def _trimmed(render: _Render) -> Iterator[str]:
         except Exception:  # no such role
             continue
         if _A in text and spaced not in text:
-            yield role
+            sides = (trim for trim in (str.lstrip, str.rstrip) if trim(spaced) in text)
+            yield role, next(sides, str.strip)
 
 
 def _split(text: str, *markers: str) -> list[str]:
@@ -228,8 +231,8 @@ class Frame:
     before: tuple[str, ...]
     """Of the template; or of the template, the system text, of the template."""
     after: str
-    trims: bool
-    """The message loses its outer white space."""
+    trim: Trim
+    """What happens to the outer white space of the message."""
     skip: int = 0
     """Ids at the beginning that only set the context."""
     controls: int = 0

@@ -301,17 +301,17 @@ class PromptBuilder:
         if not system:
             return self._frame(self.pieces.user[:1], self.pieces.user[1], "user")
         before, between, after = self.pieces.system_user
-        system = system.strip() if "system" in self.pieces.trims else system
-        return self._frame((before, system, between), after, "user")
+        trim = self.pieces.trims.get("system", str)
+        return self._frame((before, trim(system), between), after, "user")
 
     def _frame(self, before: tuple[str, ...], after: str, role: str, context: str = "") -> Frame:
         fixed = self.encode("".join(before[::2]) + after)
         skip, controls = len(self.encode(context)), self._controls.count(fixed)
-        return Frame(before, after, role in self.pieces.trims, skip, controls)
+        return Frame(before, after, self.pieces.trims.get(role, str), skip, controls)
 
     def _encode(self, frame: Frame, text: str) -> tuple[int, ...]:
         """Token ids of a message in its frame. What reads like a control token in it is text."""
-        parts = (*frame.before, text.strip() if frame.trims else text, frame.after)
+        parts = (*frame.before, frame.trim(text), frame.after)
         ids = tuple(self.tokenizer.encode("".join(parts), add_special_tokens=False))
         if self._controls.unknown in text or frame.controls != sum(map(self._is_control, ids)):
             ids = text_ids(self.encode, parts, self._controls, self._mark)

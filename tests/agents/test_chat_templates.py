@@ -278,8 +278,9 @@ def test_white_space_that_a_token_swallows_is_not_written() -> None:
     assert list(deltas(builder, "", SAID)) == tokenizer.encode(text, add_special_tokens=False)
 
 
-def test_texts_are_trimmed_where_the_template_trims() -> None:
-    tokenizer = stand_in(TRIMS, "<eos>")
+@pytest.mark.parametrize("trim", ["m.content | trim", "m.content.lstrip()", "m.content.rstrip()"])
+def test_texts_are_trimmed_where_the_template_trims(trim: str) -> None:
+    tokenizer = stand_in(TRIMS.replace("m.content | trim", trim), "<eos>")
     said = [(" \n" + user + "\n ", "\n" + response + " ") for user, response in SAID]
     text = tokenizer.apply_chat_template(
         chat("", said)[:-1], tokenize=False, add_generation_prompt=True
