@@ -7,6 +7,7 @@ compared over several turns: a template that rewrites what was said before is re
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,12 +92,26 @@ def chat_pieces(
         )
 
     try:
+        _warn_of_variables(tokenizer, options or {})
         return _take_apart(render, _added(tokenizer), str(tokenizer.eos_token), thinks, opens)
     except Exception as error:  # a template raises what it likes
         raise ModelError(
             f"the model's chat template cannot be used for dialogues: {error}. To use another one, "
             "set chat_template_kwargs.chat_template to its text"
         ) from error
+
+
+def _warn_of_variables(tokenizer: Any, options: Mapping[str, Any]) -> None:
+    """Jinja has no unknown names: a template reads past a variable that it does not mention."""
+    text = str(tokenizer.get_chat_template(options.get("chat_template")))
+    words = {*re.findall(r"[A-Za-z_]\w*", text)}
+    for name in sorted({*options} - words - {"chat_template"}):
+        near = difflib.get_close_matches(name, sorted(words), 1)
+        logger.warning(
+            "chat_template_kwargs.%s: the model's chat template mentions no such variable, so it "
+            "changes nothing: %s",
+            *(name, f"did you mean {near[0]!r}?" if near else "leave it out"),
+        )
 
 
 def _added(tokenizer: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -308,6 +309,25 @@ def test_variables_of_the_template_are_passed_on() -> None:
     tokenizer = stand_in(CHANNELS, "<|return|>")
     builder = PromptBuilder(tokenizer, "window", {"date": "Friday"})
     assert "Today is Friday." in tokenizer.decode(builder.added(start(), 0, "x"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"enable_thinkin": False}, "enable_thinkin: .*did you mean 'enable_thinking'"),
+        ({"tools": [{"name": "look"}]}, "tools: .*leave it out"),
+        ({"chat_template": CHATML, "enable_thinking": True}, "enable_thinking: .*mentions no such"),
+    ],
+)
+def test_a_variable_that_the_template_does_not_read_is_named(
+    options: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat_pieces(tokenizer_with(FORGETFUL, "<|im_end|>"), options)
+    assert re.search(rf"chat_template_kwargs\.{said}", caplog.text)
+    caplog.clear()
+    chat_pieces(tokenizer_with(FORGETFUL, "<|im_end|>"), {"enable_thinking": True})
+    chat_pieces(tokenizer_with(CHATML, "<|im_end|>"), thinks=True)  # our own, not the user's
+    assert not caplog.text
 
 
 # Text from outside ------------------------------------------------------------------------------
