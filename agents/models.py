@@ -172,7 +172,9 @@ def _load_tokenizer(
         tokenizer.pad_token = tokenizer.eos_token
         notes.append("its tokenizer has no padding token; the end token pads")
     if not tokenizer.chat_template:
-        tokenizer.chat_template = PLAIN_TEMPLATE
+        # A base model has seen each text begin with that token, where the tokenizer writes it.
+        begins = tokenizer.bos_token and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = ("{{- bos_token -}}" if begins else "") + PLAIN_TEMPLATE
         notes.append("it has no chat template; a plain one is used (better: an -Instruct model)")
     return tokenizer, tuple(notes)
 

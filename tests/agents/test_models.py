@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
 from transformers import AutoTokenizer
 
-from aem_gym.agents.language import chat_pieces
+from aem_gym.agents.language import PromptBuilder, chat_pieces
 from aem_gym.agents.models import load_model, resolve_device, resolve_dtype
 from aem_gym.agents.smollm2 import WHEEL, smollm2_folder
 from aem_gym.agents.tiny import make_tiny
 from aem_gym.agents.tokenizer import train_tokenizer
 from aem_gym.errors import ConfigError, ModelError, UnknownNameError
 from aem_gym.models import PretrainedModel, find_model
+from aem_gym.protocols import EpisodeStart
 from aem_gym.settings import settle
+from aem_gym.types import PromptTemplate
 from tests.weights import count_parameters_on_meta
 
 CONFIGS = Path(__file__).parents[1] / "data" / "model_configs"
@@ -259,3 +262,22 @@ def test_an_option_that_the_model_does_not_take_is_named(tiny: Path, option: str
     with pytest.raises(ConfigError, match=f"model_options.{option}: the model .* no such option"):
         load_model(tiny, device="cpu", **{option: 1})
     load_model(tiny, device="cpu", use_safetensors=True)
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_plain_prompt_begins_as_the_tokenizer_begins_texts(broken: Path, adds: bool) -> None:
+    (broken / "chat_template.jinja").unlink()
+    tokenizer = AutoTokenizer.from_pretrained(broken)
+    tokenizer.bos_token = tokenizer.eos_token
+    if adds:
+        bos = (tokenizer.bos_token, tokenizer.bos_token_id)
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos[0]} $A", special_tokens=[bos]
+        )
+    tokenizer.save_pretrained(broken)
+    builder = PromptBuilder(load_model(broken, device="cpu").tokenizer, "transcript")
+    same = PromptTemplate(system="", first="{observation}", later="{observation}")
+    ids = builder.added(EpisodeStart(0, 0, "", "", same), 0, "look")
+    assert (ids[0] == tokenizer.bos_token_id) == adds
+    later = builder.added(EpisodeStart(0, 0, "", "", same), 1, "look")
+    assert tokenizer.bos_token_id not in (*ids[1:], *later)
