@@ -11,7 +11,7 @@ from typing import Any
 from aem_gym.config import Config
 from aem_gym.errors import CheckpointError, ConfigError
 from aem_gym.io import atomic_folder
-from aem_gym.models import find_model, fingerprint
+from aem_gym.models import find_model, fingerprint, not_plain_lora
 from aem_gym.runs import ADAPTER, BASE, BASE_MARK, START, run_adapter
 from aem_gym.settings import CONFIG_NAME
 
@@ -37,8 +37,10 @@ def check_adapter(config: Config) -> None:
         )
     folder = _folder(config)
     found = _settings(folder)
-    if found.get("peft_type", "LORA") != "LORA" or found.get("use_dora"):
+    if found.get("peft_type", "LORA") != "LORA":
         raise ConfigError(f"adapter {folder}: expected plain LoRA, got {found.get('peft_type')}")
+    if odd := not_plain_lora(found):
+        raise ConfigError(f"adapter {folder}: {odd}")
     rank, alpha = config.lora_rank, config.lora_alpha
     if found.get("use_rslora"):
         raise ConfigError(

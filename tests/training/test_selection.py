@@ -252,6 +252,15 @@ def test_an_adapter_that_does_not_fit_is_refused(
         check_adapter(config)
 
 
+def test_an_adapter_that_changed_its_base_is_refused(begun: Path) -> None:
+    pissa = begun / "pissa"
+    shutil.copytree(begun / "adapter", pissa)
+    file = pissa / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"init_lora_weights": "pissa"}))
+    with pytest.raises(ConfigError, match="init_lora_weights 'pissa' changes the base weights"):
+        check_adapter(settle({**GUESS, "adapter": str(pissa)}).config)
+
+
 def test_an_adapter_that_is_none_or_damaged_is_named(tmp_path: Path, begun: Path) -> None:
     config = settle({**GUESS, "adapter": str(tmp_path)}).config
     with pytest.raises(CheckpointError, match="expected a folder with adapter_config.json"):
