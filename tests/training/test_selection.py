@@ -208,7 +208,9 @@ def weights_in(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("inside", ["", "adapter", "checkpoints/step-000002/adapter"])
+@pytest.mark.parametrize(
+    "inside", ["", "adapter", "checkpoints/step-000002", "checkpoints/step-000002/adapter"]
+)
 def test_a_run_starts_from_an_adapter(tmp_path: Path, begun: Path, inside: str) -> None:
     """From another run, or a folder in it; the KL term compares with it; it goes on without it."""
     out = tmp_path / "run"
@@ -236,11 +238,12 @@ def test_a_run_starts_from_an_adapter(tmp_path: Path, begun: Path, inside: str) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lora_rank": 8}, "8 here. Give --lora-rank 16"),
-        ({"lora_alpha": 8.0}, "8.0 here. Give --lora-alpha 32"),
+        ({"lora_rank": 8}, "has --lora-rank 16, the run 8. Give --lora-rank 16"),
+        ({"lora_alpha": 8.0}, "the run 8.0. Give --lora-alpha 32"),
         ({"lora_targets": ["q_proj"]}, "q_proj.*Give --lora-targets"),
         ({"warmstart": "expert"}, "two beginnings"),
-        ({"model": "someone/other"}, "trained on .*, the run is on someone/other"),
+        ({"model": "someone/other"}, "on tiny, the run is on someone/other. Give --model tiny"),
+        ({"env": "aem_gym/ALFWorld-v0"}, "a policy made for tests.*Guess-v0.*Leave --adapter out"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(
