@@ -168,13 +168,13 @@ def at_steps(
     advantages: torch.Tensor,
     *,
     steps: Sequence[int],
-    value: float = float("nan"),
+    value: str = "nan",
     generator: int = 0,
 ) -> Modulated:
     """No modulation, but broken in some steps (from 1)."""
     broken = generator in {derive(0, "shuffle", step - 1) for step in steps}
     found = identity(batch, advantages)
-    advantages = torch.full_like(found.advantages, value) if broken else found.advantages
+    advantages = torch.full_like(found.advantages, float(value)) if broken else found.advantages
     return Modulated(advantages, found.alpha)
 
 
@@ -202,11 +202,11 @@ def adapters(folder: Path) -> dict[int, dict[str, torch.Tensor]]:
     return {step: load_file(file) for step, file in files.items()}
 
 
-@pytest.mark.parametrize(("value", "kind"), [(float("nan"), "nan"), (float("inf"), "inf")])
+@pytest.mark.parametrize("kind", ["nan", "inf"])
 def test_a_bad_step_is_left_out_and_the_run_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: float, kind: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    changes = faulty([2, 3, 5], value=value) | {"keep_checkpoints": 9}
+    changes = faulty([2, 3, 5], value=kind) | {"keep_checkpoints": 9}
     run(tmp_path / "run", SHORT, steps=5, groups=6, **changes)
     metrics = lines(tmp_path / "run" / "metrics.jsonl")
     assert [m.get(f"bad/credit_{kind}", 0) for m in metrics] == [0, 1, 1, 0, 1]
