@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_type_hints
 
 from aem_gym.errors import ConfigError
+from aem_gym.options import RULES
 
 Options: TypeAlias = dict[str, Any]
 """Settings handed on to one component: YAML values by name."""
@@ -338,17 +339,11 @@ def is_options(name: str) -> bool:
 
 def check_ranges(values: Mapping[str, Any]) -> None:
     """Raise ConfigError where a number is out of the range of its field, or not finite."""
-    rules: dict[str, tuple[str, Callable[[float, float], bool]]] = {
-        "at_least": ("at least", lambda value, bound: value >= bound),
-        "above": ("above", lambda value, bound: value > bound),
-        "below": ("below", lambda value, bound: value < bound),
-        "at_most": ("at most", lambda value, bound: value <= bound),
-    }
     for f in dataclasses.fields(Config):
         value = values.get(f.name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         for kind, bound in f.metadata["bounds"].items():
-            words, holds = rules[kind]
+            words, holds = RULES[kind]
             if not (math.isfinite(value) and holds(value, bound)):
                 raise ConfigError(f"{f.name}: expected a number {words} {bound}, got {value!r}")

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -86,6 +87,8 @@ class EvalResult:
     by_type: dict[str, TypeScore]
     errors: int
     """Episodes that failed, because of the environment or the agent; not counted above."""
+    stops: dict[str, int] = field(default_factory=dict)
+    """Why episodes ended (`aem_gym.types.StopReason`), failed ones included."""
 
 
 def summarize(episodes: Sequence[Episode], task_types: Sequence[str] = ()) -> EvalResult:
@@ -117,6 +120,7 @@ def summarize(episodes: Sequence[Episode], task_types: Sequence[str] = ()) -> Ev
             for name in sorted(types, key=lambda name: (order.get(name, len(order)), name))
         },
         errors=len(episodes) - len(counted),
+        stops=dict(sorted(Counter(e.stop_reason.value for e in episodes).items())),
     )
 
 

@@ -21,6 +21,15 @@ ATTENTION = ("sdpa", "eager")
 """Attention code that takes a mask of any form."""
 PRETRAINED_DEFAULTS: Mapping[str, Any] = {"max_length": 8192}
 """Pretrained models write long responses: 2048 tokens hold seven of them."""
+_ELSEWHERE = {
+    **{"dtype": "--dtype", "torch_dtype": "--dtype", "device": "--device"},
+    **{"device_map": "--device", "max_length": "--max-length"},
+    **{f"load_in_{n}bit": f"model_options.quantization={n}bit" for n in (4, 8)},
+}
+"""Options that transformers would read, and what a run reads in their place."""
+_STARTS = ("gaussian", "eva", "orthogonal")
+"""Values of peft's `init_lora_weights` that leave the base weights alone, as true and false do."""
+_VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
@@ -56,9 +65,12 @@ class PretrainedModel:
 
 def check_model_options(config: Config) -> None:
     """Raise ConfigError where an option of a pretrained model cannot work."""
-    for key in ("dtype", "device"):
+    for key, other in _ELSEWHERE.items():
         if key in config.model_options:
-            raise ConfigError(f"model_options.{key}: give it as --{key} instead")
+            raise ConfigError(f"model_options.{key}: give it as {other} instead")
+    for key in ("name_or_folder", "config", "state_dict", "output_loading_info"):
+        if key in config.model_options:
+            raise ConfigError(f"model_options.{key}: a run fills that in itself; leave it out")
     if not isinstance(compiled := config.model_options.get("compile", False), bool | str):
         raise ConfigError(
             "model_options.compile: expected true, false or the name of a backend of "
@@ -71,6 +83,25 @@ def check_model_options(config: Config) -> None:
             f"{attention!r}: the sampler hf reads rows of unequal length with a mask, which that "
             "code cannot take. Leave it out: sdpa takes fused kernels where it can"
         )
+
+
+def not_plain_lora(settings: Mapping[str, Any]) -> str:
+    """Why an adapter is not an update B A of the base weights as they are; empty if it is one.
+
+    Its tensors look like those of plain LoRA, so nothing else would tell.
+
+    Args:
+        settings: what its adapter_config.json holds.
+    """
+    start = settings.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower() not in _STARTS:
+        return (
+            f"init_lora_weights {start!r} changes the base weights, and the adapter is only right "
+            "on the changed ones. Save it as plain LoRA: peft's save_pretrained(..., "
+            "path_initial_model_for_weight_conversion=FOLDER_OF_THE_UNTRAINED_ADAPTER)"
+        )
+    found = [name for name in _VARIANTS if settings.get(name)]
+    return f"{found[0]} makes another layer of it; expected plain LoRA" if found else ""
 
 
 def fingerprint(config: Config) -> str:

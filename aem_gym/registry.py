@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -140,33 +139,6 @@ def import_object(target: str, kind: str = "object") -> Any:
         reason = describe(error) if not isinstance(error, ImportError) else str(error)
         raise ConfigError(f"{kind} {target!r} cannot be imported: {reason}") from error
     return value
-
-
-def check_options(
-    key: str, function: Callable[..., Any], options: Iterable[str], given: Iterable[str] = ()
-) -> None:
-    """Does `function` take each of `options` by keyword?
-
-    Args:
-        key: the setting that holds the options, for messages.
-        function: the component.
-        options: names to check.
-        given: keyword arguments that the caller passes itself, so not options.
-
-    Raises:
-        UnknownNameError: it does not; lists what `key` may hold.
-    """
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    known = {p.name for p in parameters if p.default is not p.empty or p.kind is p.KEYWORD_ONLY}
-    for name in options:
-        if name not in known - set(given):
-            kind = f"option in {key} (of {getattr(function, '__name__', function)})"
-            raise UnknownNameError(kind, name, known - set(given))
 
 
 ESTIMATORS = Registry("estimator", "aem_gym.estimators")

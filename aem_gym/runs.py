@@ -53,10 +53,11 @@ def resume_command(folder: Path) -> str:
 def run_config(folder: Path) -> Config:
     """The configuration of a run. Raises CheckpointError if `folder` is not one."""
     if not (folder / CONFIG_NAME).is_file():
-        raise CheckpointError(
-            f"{folder} is not a run: it has no {CONFIG_NAME}. Train one with: python train.py "
-            f"--out {shlex.quote(str(folder))}"
-        )
+        whole = next((p for p in folder.resolve().parents if (p / CONFIG_NAME).is_file()), None)
+        advice = f"Train one with: python train.py --out {shlex.quote(str(folder))}"
+        if whole is not None:
+            advice = f"It is a part of the run {whole}: give that"
+        raise CheckpointError(f"{folder} is not a run: it has no {CONFIG_NAME}. {advice}")
     return load_config(folder / CONFIG_NAME)
 
 
@@ -100,9 +101,9 @@ _MAY_CHANGE = {
 """Settings that may differ on resume. Some change results by rounding: `device`, `threads`,
 `micro_batch`, `micro_batch_tokens`, `gradient_checkpointing`, `max_concurrent_episodes`."""
 _WHY_STEPS = (
-    " The learning rate of a {schedule} schedule depends on the number of steps: it has come down "
-    "to its end with step {then}. Add --replan to plan it anew, as in a run of {now} steps, from "
-    "here on (with lr_schedule constant steps may always change)"
+    " The learning rate of a {schedule} schedule depends on the number of steps: it was to come "
+    "down to its end with step {then}. Add --replan to plan it anew, as in a run of {now} steps, "
+    "from here on (with lr_schedule constant steps may always change)"
 )
 
 
@@ -111,6 +112,17 @@ def how_to_go_on(store: CheckpointStore) -> str:
     step = max(store.steps(), default=0)
     saved = f"Step {step} is saved" if step else "No step is saved yet"
     return f"{saved}. Continue with: {resume_command(store.run)}"
+
+
+def how_to_go_on_otherwise(store: CheckpointStore) -> str:
+    """The same where settings may have to change, of which most belong to a run for good."""
+    run, step = shlex.quote(str(store.run)), max(store.steps(), default=0)
+    weights = f", which may begin with these weights (--adapter {run})" if step else ""
+    return f"{how_to_go_on(store)} once the cause is gone; other settings need a new run{weights}"
+
+
+def _shown(value: object) -> str:
+    return "unset" if value is None else repr(value)
 
 
 def check_resume(saved: Config, now: Config) -> None:
@@ -122,7 +134,7 @@ def check_resume(saved: Config, now: Config) -> None:
     planned = saved.lr_schedule != "constant" and not now.replan
     free = _MAY_CHANGE - ({"steps"} if planned else set())
     differing = [
-        f"{name} ({getattr(saved, name)!r} then, {getattr(now, name)!r} now)"
+        f"{name} ({_shown(getattr(saved, name))} then, {_shown(getattr(now, name))} now)"
         for name in vars(saved)
         if name not in free and dump_yaml(getattr(saved, name)) != dump_yaml(getattr(now, name))
     ]
@@ -159,6 +171,12 @@ def run_summary(run: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def is_finished(checkpoint: Checkpoint, config: Config) -> bool:
+    """Whether there is no step left, or the evaluations had ended the run before."""
+    stale = int(checkpoint.meta.get("stale", 0))
+    return checkpoint.step >= config.steps or 0 < config.patience <= stale
 
 
 def remove_results(run: Path) -> None:

@@ -55,7 +55,8 @@ def open_agent(
     settings = LearnerSettings(config, base, adapter, value_head, name)
     learner: Learner = _component(LEARNERS, config.learner, (settings,), Learner)
     variables, thinks = config.chat_template_kwargs, writes_thoughts(form)
-    builder = PromptBuilder(learner.tokenizer, config.context, variables, thinks=thinks)
+    tags = form.render("a thought", "an action")
+    builder = PromptBuilder(learner.tokenizer, config.context, variables, thinks=thinks, tags=tags)
     limits = SamplingSettings(
         config.max_new_tokens, config.max_length, _sampler_options(config), builder.stop_ids
     )

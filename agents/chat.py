@@ -7,10 +7,11 @@ compared over several turns: a template that rewrites what was said before is re
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from aem_gym.errors import ModelError
@@ -28,6 +29,8 @@ _NO_CONTROL = re.compile(r"</?think>|<0x[0-9A-F]{2}>|.?", re.DOTALL)
 """Texts of added tokens that structure no chat: thoughts, bytes, single characters."""
 _MARKUP = re.compile(r"<[^<>\s]+>")
 _Render: TypeAlias = Callable[..., str]
+Trim: TypeAlias = Callable[[str], str]
+"""What a template does to the outer white space of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,8 @@ class ChatPieces:
     """White space between prompt and response, which the response begins with."""
     opened: str = ""
     """The thought that a prompt has begun for the response, `<think>` and a line break, or none."""
-    trims: frozenset[str] = frozenset()
-    """Roles (system, user, assistant) whose texts lose their outer white space."""
+    trims: Mapping[str, Trim] = field(default_factory=dict)
+    """By role, what happens to the outer white space of its texts; nothing where it is left out."""
     stops: tuple[str, ...] = ()
     """Texts of all tokens that may end a response."""
 
@@ -89,12 +92,26 @@ def chat_pieces(
         )
 
     try:
+        _warn_of_variables(tokenizer, options or {})
         return _take_apart(render, _added(tokenizer), str(tokenizer.eos_token), thinks, opens)
     except Exception as error:  # a template raises what it likes
         raise ModelError(
             f"the model's chat template cannot be used for dialogues: {error}. To use another one, "
             "set chat_template_kwargs.chat_template to its text"
         ) from error
+
+
+def _warn_of_variables(tokenizer: Any, options: Mapping[str, Any]) -> None:
+    """Jinja has no unknown names: a template reads past a variable that it does not mention."""
+    text = str(tokenizer.get_chat_template(options.get("chat_template")))
+    words = {*re.findall(r"[A-Za-z_]\w*", text)}
+    for name in sorted({*options} - words - {"chat_template"}):
+        near = difflib.get_close_matches(name, sorted(words), 1)
+        logger.warning(
+            "chat_template_kwargs.%s: the model's chat template mentions no such variable, so it "
+            "changes nothing: %s",
+            *(name, f"did you mean {near[0]!r}?" if near else "leave it out"),
+        )
 
 
 def _added(tokenizer: Any) -> list[str]:
@@ -127,7 +144,7 @@ def _take_apart(
         end=end,
         lead=lead,
         opened=opened.group() if opened else "",
-        trims=frozenset(_trimmed(render)),
+        trims=dict(_trimmed(render)),
         stops=tuple(stops),
     )
 
@@ -193,8 +210,8 @@ def _system_pieces(render: _Render, before: str, asked: str, past: str) -> tuple
     return before, "\n\n"
 
 
-def _trimmed(render: _Render) -> Iterator[str]:
-    """The roles whose texts the template strips."""
+def _trimmed(render: _Render) -> Iterator[tuple[str, Trim]]:
+    """The roles whose texts the template strips, and on which sides."""
     spaced = f" \n{_A}\n "
     chats = {
         "system": (("system", spaced), ("user", _B)),
@@ -207,7 +224,8 @@ def _trimmed(render: _Render) -> Iterator[str]:
         except Exception:  # no such role
             continue
         if _A in text and spaced not in text:
-            yield role
+            sides = (trim for trim in (str.lstrip, str.rstrip) if trim(spaced) in text)
+            yield role, next(sides, str.strip)
 
 
 def _split(text: str, *markers: str) -> list[str]:
@@ -228,8 +246,8 @@ class Frame:
     before: tuple[str, ...]
     """Of the template; or of the template, the system text, of the template."""
     after: str
-    trims: bool
-    """The message loses its outer white space."""
+    trim: Trim
+    """What happens to the outer white space of the message."""
     skip: int = 0
     """Ids at the beginning that only set the context."""
     controls: int = 0
@@ -254,21 +272,32 @@ class ControlTokens:
         return sum(map(self.ids.__contains__, ids))
 
 
-def control_tokens(tokenizer: Any, pieces: ChatPieces) -> ControlTokens:
-    """The special tokens of a tokenizer, and other markup that its chat template writes."""
+def control_tokens(tokenizer: Any, pieces: ChatPieces, tags: str = "") -> ControlTokens:
+    """The special tokens of a tokenizer, and other markup that its chat template writes.
+
+    Special tokens that appear in `tags`, a response as its format writes it, structure responses.
+    """
     written = (*pieces.system_user, *pieces.user, *pieces.next_user, pieces.end, *pieces.stops)
     special, found = {*tokenizer.all_special_ids}, {}
     for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
         text = str(token.content)
-        markup = not text[:1].isalnum() and any(text in piece for piece in written)
-        if (number in special or token.special or markup) and not _NO_CONTROL.fullmatch(
-            text.strip()
-        ):
+        in_chat, bare = any(text in piece for piece in written), text.strip()
+        markup = in_chat and not text[:1].isalnum()
+        other = _NO_CONTROL.fullmatch(bare) or (bare in tags and not in_chat)
+        if (number in special or token.special or markup) and not other:
             found[text] = int(number)
     unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id, tokenizer.bos_token_id}
     texts = tuple(sorted(found, key=len, reverse=True))
     numbers = frozenset({*found.values()} - unknown)
     return ControlTokens(texts, numbers, str(tokenizer.unk_token or "<unk>"))
+
+
+def hidden_tokens(tokenizer: Any, controls: ControlTokens, tags: str = "") -> frozenset[int]:
+    """The tokens that are no part of a response's text; tags of thoughts and of its format are."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).items()
+    texts = {int(number): str(token.content).strip() for number, token in added}
+    shown = {i for i, text in texts.items() if text in _THOUGHTS or (text and text in tags)}
+    return frozenset({*controls.ids, *({*tokenizer.all_special_ids} - shown)})
 
 
 def whole_tokens(pieces: ChatPieces, tokenizer: Any) -> ChatPieces:

@@ -7,16 +7,18 @@ before anything is sampled with it.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from aem_gym.logprobs import LogitMap
 
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 _FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+_TABLE = re.compile(r"(?:\A|\.)(?:wpe|[^.]*pos(?:ition)?[^.]*)\Z")
 _DIVISORS = ("logits_scaling",)
 
 
@@ -70,6 +72,26 @@ def longest_exact(config: Any) -> int | None:
 
 
 # Attention ---------------------------------------------------------------------------------------
+
+
+def position_rows(model: Any) -> int | None:
+    """Most tokens of a model that looks its positions up in a table (GPT-2, OPT, GPT-J).
+
+    None where positions are computed, as rotary ones are, or the table grows by itself (XGLM).
+    """
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(most, int):
+        return None
+    for name, module in model.named_modules():
+        tables = [(name, module.weight)] if isinstance(module, nn.Embedding) else []
+        tables += module.named_buffers(recurse=False)
+        grows = hasattr(module, "make_weights")
+        for label, table in tables:
+            # OPT keeps two rows for padding in front.
+            sized = table.ndim == 2 and most <= table.shape[0] <= most + 2
+            if sized and not grows and _TABLE.search(label):
+                return most
+    return None
 
 
 @dataclass(frozen=True, slots=True)

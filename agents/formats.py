@@ -7,6 +7,7 @@ action, as each class says, and `valid` is False, so that the trainer can penali
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from aem_gym.errors import ConfigError
 from aem_gym.protocols import ResponseFormat
@@ -155,12 +156,17 @@ def response_format(name: str) -> ResponseFormat:
 def _check_format(name: str, form: ResponseFormat) -> None:
     """Does it write and read one response? Raises ConfigError with what it gives instead."""
     text: object = form.render("a thought", "an action")
-    parsed: object = form.parse(text) if isinstance(text, str) else None
+    parsed: Any = form.parse(text) if isinstance(text, str) else None
     kinds = tuple(map(type, parsed)) if isinstance(parsed, tuple) else ()
     if kinds != (str, str, bool):
         raise ConfigError(
             f"response format {name!r}: expected a str of render and (thought, action, valid) of "
             f"parse, got {text!r:.80} and {parsed!r:.80}"
+        )
+    if parsed[1:] != ("an action", True):
+        raise ConfigError(
+            f"response format {name!r}: parse has to read what render writes: expected the action "
+            f"'an action' and valid True of {text!r:.80}, got {parsed[1]!r:.80} and {parsed[2]}"
         )
 
 

@@ -21,6 +21,7 @@ from aem_gym.agents.chat import (
     Frame,
     chat_pieces,
     control_tokens,
+    hidden_tokens,
     text_ids,
     whole_tokens,
 )
@@ -94,6 +95,7 @@ class LanguageAgent(Generic[L]):
         self.policy, self.learner, self.template = policy, learner, template
         self.builder, self.format = builder, response_format
         self.max_length, self.max_new_tokens = max_length, max_new_tokens
+        self._vocabulary: float = getattr(learner, "vocabulary", math.inf)
         self._live: dict[int, _LiveEpisode] = {}
 
     def begin(self, start: EpisodeStart) -> None:
@@ -106,7 +108,8 @@ class LanguageAgent(Generic[L]):
     def act(self, inputs: Sequence[TurnInput]) -> list[Response]:
         prepared = [self.prepare(turn) for turn in inputs]
         requests = [part for part in prepared if isinstance(part, GenerationRequest)]
-        pairs = zip(requests, _sample(self.policy, requests), strict=True)
+        made = _sample(self.policy, requests, self._vocabulary)
+        pairs = zip(requests, made, strict=True)
         finished = {request.slot: self.finish(request, made) for request, made in pairs}
         return [part if isinstance(part, Response) else finished[part.slot] for part in prepared]
 
@@ -168,7 +171,9 @@ class LanguageAgent(Generic[L]):
         return [row for row in rows if IMITATE in row.labels and len(row.ids) <= self.max_length]
 
 
-def _sample(policy: Policy, requests: list[GenerationRequest]) -> list[Generation]:
+def _sample(
+    policy: Policy, requests: list[GenerationRequest], vocabulary: float
+) -> list[Generation]:
     """One generation per request, from either kind of policy."""
     if not requests:
         return []
@@ -180,26 +185,29 @@ def _sample(policy: Policy, requests: list[GenerationRequest]) -> list[Generatio
     if not isinstance(made, list | tuple) or len(made) != len(requests):
         wanted = f"expected {len(requests)} Generations in a list"
         raise ComponentError(f"sampler {type(policy).__name__}: {wanted}, got {made!r:.200}")
-    return [_plain(each, policy) for each in made]
+    limits = [request.max_new_tokens or math.inf for request in requests]
+    return [_plain(*pair, policy, vocabulary) for pair in zip(made, limits, strict=True)]
 
 
-def _plain(made: Any, policy: Policy) -> Generation:
+def _plain(made: Any, limit: float, policy: Policy, vocabulary: float) -> Generation:
     """A generation in tuples of Python's own numbers. Raises ComponentError if it is not whole."""
     with contextlib.suppress(AttributeError, TypeError, ValueError):
         ids = tuple(map(int, made.ids))
         scores = [tuple(map(float, values)) for values in (made.logprobs, made.entropies)]
         sizes = (len(ids),) if policy.exact else (0, len(ids))
         whole = len(scores[0]) == len(ids) and len(scores[1]) in sizes
-        if ids and whole and all(map(math.isfinite, scores[0] + scores[1])):
+        known = ids and len(ids) <= limit and min(ids) >= 0 and max(ids) < vocabulary
+        if known and whole and all(map(math.isfinite, scores[0] + scores[1])):
             return Generation(ids, scores[0], scores[1], bool(made.cut))
-    raise _not_whole(made, policy)
+    raise _not_whole(made, limit, policy, vocabulary)
 
 
-def _not_whole(made: object, policy: Policy) -> ComponentError:
+def _not_whole(made: object, limit: float, policy: Policy, vocabulary: float) -> ComponentError:
     few = "an" if policy.exact else "no or an"
     return ComponentError(
-        f"sampler {type(policy).__name__} (exact: {policy.exact}): expected a Generation of one or "
-        f"more ids, each with a log-probability and {few} entropy, all finite, got {made!r:.200}"
+        f"sampler {type(policy).__name__} (exact: {policy.exact}): expected a Generation of 1 to "
+        f"{limit} ids (max_new_tokens of the request), from 0 and below {vocabulary}, each with a "
+        f"log-probability and {few} entropy, all finite, got {made!r:.200}"
     )
 
 
@@ -218,6 +226,7 @@ class PromptBuilder:
         kind: `transcript` or `window`.
         options: further variables of the chat template (`chat_template_kwargs`).
         thinks: whether responses write their thoughts in `<think>` tags.
+        tags: a response as its format writes it. Its tags are text, special tokens or not.
 
     Attributes:
         pieces: the constant text of a chat.
@@ -233,12 +242,13 @@ class PromptBuilder:
         options: Mapping[str, Any] | None = None,
         *,
         thinks: bool = False,
+        tags: str = "",
     ) -> None:
         self.tokenizer, self.kind = tokenizer, kind
         pieces = chat_pieces(tokenizer, options, thinks=thinks)
         self.pieces: ChatPieces = whole_tokens(pieces, tokenizer)
-        self._controls = control_tokens(tokenizer, self.pieces)
-        self._hidden = frozenset({*self._controls.ids, *tokenizer.all_special_ids})
+        self._controls = control_tokens(tokenizer, self.pieces, tags)
+        self._hidden = hidden_tokens(tokenizer, self._controls, tags)
         self._is_control = self._controls.ids.__contains__
         # Behind this token a text goes on: it is not taken for the beginning of one.
         self._mark = mark = self.pieces.end.strip()
@@ -293,17 +303,17 @@ class PromptBuilder:
         if not system:
             return self._frame(self.pieces.user[:1], self.pieces.user[1], "user")
         before, between, after = self.pieces.system_user
-        system = system.strip() if "system" in self.pieces.trims else system
-        return self._frame((before, system, between), after, "user")
+        trim = self.pieces.trims.get("system", str)
+        return self._frame((before, trim(system), between), after, "user")
 
     def _frame(self, before: tuple[str, ...], after: str, role: str, context: str = "") -> Frame:
         fixed = self.encode("".join(before[::2]) + after)
         skip, controls = len(self.encode(context)), self._controls.count(fixed)
-        return Frame(before, after, role in self.pieces.trims, skip, controls)
+        return Frame(before, after, self.pieces.trims.get(role, str), skip, controls)
 
     def _encode(self, frame: Frame, text: str) -> tuple[int, ...]:
         """Token ids of a message in its frame. What reads like a control token in it is text."""
-        parts = (*frame.before, text.strip() if frame.trims else text, frame.after)
+        parts = (*frame.before, frame.trim(text), frame.after)
         ids = tuple(self.tokenizer.encode("".join(parts), add_special_tokens=False))
         if self._controls.unknown in text or frame.controls != sum(map(self._is_control, ids)):
             ids = text_ids(self.encode, parts, self._controls, self._mark)

@@ -44,6 +44,7 @@ class HFLearner:
         model: the causal language model itself, adapters injected, no PEFT wrapper.
         peft_model: the wrapper; None where all weights train.
         tokenizer: the model's.
+        vocabulary: how many token ids the model reads, from 0; some may be no token's.
         end_ids: tokens that end a response, sorted.
         pad_id: fills rows on the right; causal attention never lets it be seen.
         logit_map: what the model does to the output of its head.
@@ -95,6 +96,7 @@ class HFLearner:
         self.model.eval()
         if compiled := config.model_options.get("compile"):
             self.decoder, self.compact = _compiled(self.decoder, compiled), None
+        self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
         self.end_ids = _end_tokens(self.model, self.tokenizer)
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aem_gym.errors import CheckpointError, ConfigError
+from aem_gym.models import not_plain_lora
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 REFERENCE = "reference"
 """Name of the frozen copy of the adapter that KL penalties compare with."""
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_SCALE = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora")
+_SCALE = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 """Settings of peft that say by what an update is multiplied."""
 
 
@@ -317,6 +318,8 @@ def _check_scale(peft_model: PeftModel, file: Path) -> None:
         theirs = dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
+    if odd := not_plain_lora(theirs):
+        raise CheckpointError(f"{file}: {odd}")
     own = peft_model.peft_config["default"].to_dict()
     for key in _SCALE:
         if key in theirs and (theirs[key] or None) != (own.get(key) or None):

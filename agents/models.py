@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aem_gym.agents.families import longest_exact, turn_dropout_off
+from aem_gym.agents.families import longest_exact, position_rows, turn_dropout_off
 from aem_gym.agents.lora import listing
 from aem_gym.errors import ConfigError, ModelError, UnknownNameError
 from aem_gym.models import find_model
@@ -74,7 +76,8 @@ def load_model(
 
     Raises:
         ModelError: the model cannot be found, is damaged, or does not fit this machine.
-        ConfigError: it cannot read `max_length` tokens alike in one pass and in pieces.
+        ConfigError: it takes no such option, has fewer than `max_length` positions, or cannot read
+            that many tokens alike in one pass and in pieces.
     """
     source = str(name_or_folder)
     place = resolve_device(device)
@@ -91,6 +94,7 @@ def load_model(
     tokenizer, notes = _load_tokenizer(source, where, hub)
     model = _load_weights(source, where, settings, max_length)
     _check_vocabulary(source, model, tokenizer)
+    _check_positions(source, model, max_length)
     for note in notes:
         logger.warning("model %s: %s", source, note)
     return LoadedModel(model, tokenizer, notes)
@@ -168,7 +172,9 @@ def _load_tokenizer(
         tokenizer.pad_token = tokenizer.eos_token
         notes.append("its tokenizer has no padding token; the end token pads")
     if not tokenizer.chat_template:
-        tokenizer.chat_template = PLAIN_TEMPLATE
+        # A base model has seen each text begin with that token, where the tokenizer writes it.
+        begins = tokenizer.bos_token and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = ("{{- bos_token -}}" if begins else "") + PLAIN_TEMPLATE
         notes.append("it has no chat template; a plain one is used (better: an -Instruct model)")
     return tokenizer, tuple(notes)
 
@@ -196,7 +202,7 @@ def _load_weights(
     except ImportError as error:
         raise ModelError(f"model {source!r} needs a package: {_first_line(error)}") from error
     except Exception as error:  # many libraries read the files, each with errors of its own
-        raise _explain(source, where, error) from error
+        raise _unknown_option(source, error, settings) or _explain(source, where, error) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
@@ -221,6 +227,15 @@ def _check_length(source: str, config: Any, max_length: int) -> None:
         )
 
 
+def _check_positions(source: str, model: PreTrainedModel, max_length: int) -> None:
+    most = position_rows(model)
+    if most is not None and max_length > most:
+        raise ConfigError(
+            f"max_length {max_length}: the model {source!r} has a table of {most} positions and "
+            f"can read no token behind them. Give --max-length {most}"
+        )
+
+
 def _check_vocabulary(
     source: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
@@ -232,6 +247,20 @@ def _check_vocabulary(
             f"model {source!r}: its tokenizer has {len(tokenizer)} tokens, but the model only "
             f"{rows} embeddings: the two do not belong together"
         )
+
+
+def _unknown_option(
+    source: str, error: Exception, settings: Mapping[str, Any]
+) -> ConfigError | None:
+    """The error for an option that a model does not take, where `error` says so."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if not isinstance(error, TypeError) or found is None or found[1] not in settings:
+        return None
+    return ConfigError(
+        f"model_options.{found[1]}: the model {source!r} takes no such option. Expected "
+        "quantization, compile or arguments of transformers' from_pretrained (revision, "
+        "attn_implementation, ...); what config.json holds is changed in a copy of the folder"
+    )
 
 
 def _explain(source: str, where: str, error: Exception, part: str = "model") -> ModelError:

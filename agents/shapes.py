@@ -80,6 +80,8 @@ def _settings(config: Config, file: str | Path | None) -> Any:
 def _read(path: Path) -> Any:
     from transformers import AutoConfig
 
+    if not path.exists():  # else the library would look for it on the hub
+        raise ModelError(f"{path}: expected a config.json or its folder: there is no such file")
     try:
         return AutoConfig.from_pretrained(path)
     except Exception as error:  # as above

@@ -53,6 +53,7 @@ class Tiny:
         for name, value in config.model_options.items():
             if not (isinstance(value, int) and not isinstance(value, bool) and value > 0):
                 raise ConfigError(f"model_options.{name}: expected int above 0, got {value!r}")
+        _check_heads(config.model_options.get("hidden", 64), config.model_options.get("heads", 2))
 
     @staticmethod
     def locate() -> str:
@@ -112,8 +113,7 @@ def make_tiny(
     import torch
     from transformers import GenerationConfig, LlamaForCausalLM
 
-    if hidden % (2 * heads):
-        raise ConfigError(f"hidden: expected a multiple of 2 * heads ({2 * heads}), got {hidden}")
+    _check_heads(hidden, heads)
     config = _config(tokenizer, hidden, layers, heads, mlp, max_positions)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -124,6 +124,13 @@ def make_tiny(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _check_heads(hidden: int, heads: int) -> None:
+    if hidden % (2 * heads):
+        raise ConfigError(
+            f"model_options.hidden: expected a multiple of 2 * heads ({2 * heads}), got {hidden}"
+        )
 
 
 def _config(tokenizer: PreTrainedTokenizerBase, *sizes: int) -> LlamaConfig:

@@ -46,6 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--set", "estimator_options.normalize=1"], ["estimator_options", "'normalise'"]),
         (["--set", "loss_options.clip_hi=1"], ["loss_options", "'clip_high'", "dual_clip"]),
         (["--set", "model_options.hiden=64"], ["model_options", "'hidden'", "vocab_size"]),
+        (["--set", "model_options.heads=5"], ["model_options.hidden", "multiple of", "64"]),
         (["--set", "model_options.layers=-3"], ["model_options.layers", "above 0", "-3"]),
         (["--set", "model_options.layers=two"], ["model_options.layers", "int", "'two'"]),
         (["--env-arg", "difficulty=tiny"], ["difficulty", "'tiny'", "full, small"]),

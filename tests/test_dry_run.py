@@ -41,6 +41,10 @@ def test_a_card_and_a_workload_are_taken(capsys: pytest.CaptureFixture[str]) -> 
     assert "TOO LARGE" not in out
     _, small, _ = dry(capsys, "--config", preset, "--card", "24")
     assert "TOO LARGE: lower max_concurrent_episodes" in small
+    _, none, _ = dry(capsys, "--config", preset, "--card", "8")
+    assert "TOO LARGE: take a smaller model" in none and "4bit" in none
+    status, _, err = dry(capsys, "--model-config", "nope.json")
+    assert status == 2 and "nope.json" in err and "no such file" in err
     args = ("--workload", "turns=5", "--workload", "longest=900")
     _, less, _ = dry(capsys, "--config", preset, *args)
     assert "as given" in less and "x 5.0 turns" in less

@@ -88,7 +88,7 @@ def test_figures_by_hand() -> None:
             episode("heat", True, error="EnvironmentFailure"),
         ]
     )
-    assert (result.episodes, result.errors) == (4, 1)
+    assert (result.episodes, result.errors) == (4, 1) and result.stops == {"turn_limit": 5}
     assert result.success == 0.75
     assert (result.low, result.high) == wilson_interval(3, 4)
     assert result.score == (3 + 0.25) / 4

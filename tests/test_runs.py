@@ -22,7 +22,7 @@ from aem_gym.runs import (
     run_config,
     run_template,
 )
-from aem_gym.settings import settle, to_yaml
+from aem_gym.settings import CONFIG_NAME, settle, to_yaml
 from aem_gym.types import PromptTemplate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -329,3 +329,11 @@ def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
         run_template(tmp_path)
     with pytest.raises(CheckpointError, match="no adapter and no checkpoint yet.*--resume"):
         run_adapter(tmp_path)
+
+
+def test_a_part_of_a_run_names_the_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "adapter").mkdir(parents=True)
+    (run / CONFIG_NAME).write_text("env: aem_gym/ALFWorld-v0\n")
+    with pytest.raises(CheckpointError, match=f"a part of the run {run}: give that"):
+        run_config(run / "adapter")

@@ -57,7 +57,7 @@ def _check_targets(config: Config, shape: Any) -> None:
 
 def _lines(config: Config, shape: Any, workload: Sequence[str]) -> Iterator[str]:
     from aem_gym.training.duration import GPU_24, GPU_80, calibration, estimate_time
-    from aem_gym.training.memory import GPU, MemoryLayout, estimate_memory
+    from aem_gym.training.memory import FIXED, GPU, MemoryLayout, estimate_memory
 
     size, device = _device(config)
     gpu = device != "CPU"
@@ -73,8 +73,10 @@ def _lines(config: Config, shape: Any, workload: Sequence[str]) -> Iterator[str]
     yield from _memory_table(memory)
     yield f"#   {'at most at once':34}{memory.peak / 1e9:9.2f}  of {size:.0f} GB ({device})"
     if memory.peak > size * 1e9:
-        lower = "max_concurrent_episodes, micro_batch or max_length"
-        yield f"#   TOO LARGE: lower {lower} (docs/memory.md)"
+        remedy = "lower max_concurrent_episodes, micro_batch or max_length"
+        if memory.phase(FIXED) > size * 1e9:
+            remedy = "take a smaller model, or --set model_options.quantization=4bit on a GPU"
+        yield f"#   TOO LARGE: {remedy} (docs/memory.md)"
     elif not gpu and _GIVES_BACK not in os.environ:
         yield f"#   glibc may keep twice this or more; not so with {_GIVES_BACK}=65536 (slower)"
     yield from _time_table(config, time, speed.source)

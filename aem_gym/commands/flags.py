@@ -56,6 +56,11 @@ def config_options() -> list[click.Option]:
     ]
 
 
+def parted_settings() -> list[tuple[str, str]]:
+    """The settings that hold options by name, which have no flag, and what they are for."""
+    return [(name, field_docs()[name]) for name in field_types() if is_options(name)]
+
+
 def given_flags(values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that were given as flags, as YAML values.
 
@@ -72,7 +77,9 @@ def _flag(name: str) -> str:
 def _option(name: str) -> click.Option:
     flag, hint = _flag(name), field_types()[name]
     value = built_in()[name]
-    default = ",".join(value) if isinstance(value, list | tuple) else dump_yaml(value).strip()
+    listed = isinstance(value, list | tuple)
+    # YAML ends a document that is one scalar with three dots.
+    default = ",".join(value) if listed else dump_yaml(value).strip().removesuffix("\n...")
     text = f"{field_docs()[name]} [{'unset' if default == 'null' else default}]"
     if hint is bool and name not in _WITH_VALUE:
         return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=text)

@@ -10,7 +10,13 @@ from typing import Any
 
 import click
 
-from aem_gym.commands.flags import EVERYDAY, config_options, given_flags, parse_env_args
+from aem_gym.commands.flags import (
+    EVERYDAY,
+    config_options,
+    given_flags,
+    parse_env_args,
+    parted_settings,
+)
 from aem_gym.config import field_types
 from aem_gym.errors import MissingDependencyError, MissingEngineError
 from aem_gym.settings import Settled, settle, to_yaml
@@ -32,6 +38,8 @@ class _TrainCommand(click.Command):
         for heading, records in (("Everyday options", everyday), ("All other settings", other)):
             with formatter.section(heading):
                 formatter.write_dl(records)
+        with formatter.section("Settings with parts, given as NAME.KEY=VALUE (no flags)"):
+            formatter.write_dl(parted_settings())
 
 
 def run_training(config_file: str | None, dry_run: bool, explain: bool, **given: Any) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from aem_gym.credit.batch import ResponseBatch, Segments, TurnGrid, pair_ids
 from aem_gym.errors import ConfigError, check_name
+from aem_gym.options import AboveOne, NotNegative, Share, check_values
 
 EPSILON = 1e-6
 """Added to a standard deviation before dividing by it."""
@@ -44,13 +45,13 @@ class EstimatorNeeds:
 
     loss: str = "ppo_clip"
     """A registered loss, or `module:attribute`."""
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = 3.0
+    clip_low: Share = 0.2
+    clip_high: NotNegative = 0.2
+    dual_clip: AboveOne | None = 3.0
     """Bound on the loss of negative advantages; None: off."""
     aggregation: str = "token-mean"
     """Mode of `aem_gym.credit.losses.aggregate`."""
-    kl_coef: float = 0.01
+    kl_coef: NotNegative = 0.01
     """Weight of the k3 divergence to the reference policy, where the run's `kl_coef` is null."""
     needs_values: bool = False
     """Train a value head, and give `ResponseBatch.values`."""
@@ -68,7 +69,12 @@ def estimator(function: F, /) -> F: ...
 @overload
 def estimator(**needs: Any) -> Callable[[F], F]: ...
 def estimator(function: F | None = None, /, **needs: Any) -> Any:
-    """Decorate an estimator with the fields of `EstimatorNeeds` that differ from the defaults."""
+    """Decorate an estimator with the fields of `EstimatorNeeds` that differ from the defaults.
+
+    Raises:
+        ConfigError: a field has a value that no run could use.
+    """
+    check_values("@estimator", EstimatorNeeds, needs)
 
     def attach(function: F) -> F:
         function.__dict__["needs"] = EstimatorNeeds(**needs)
@@ -101,7 +107,7 @@ def grpo(
     over: str = "episodes",
     penalty: str = "advantage",
     normalise: bool = True,
-    epsilon: float = EPSILON,
+    epsilon: NotNegative = EPSILON,
 ) -> Tensor:
     """Group-relative advantage `(R - mean_g) / (std_g + epsilon)`, unbiased std.
 
@@ -111,7 +117,8 @@ def grpo(
     mean, std = scores.by_group.mean_std(scores.value, scores.keep)
     centred = scores.centred(mean, std)
     if normalise:
-        centred = centred / (std + epsilon)[scores.by_group.index]
+        divisor = (std + epsilon).where(std > 0, 1.0)  # with epsilon 0, equal scores stay at 0
+        centred = centred / divisor[scores.by_group.index]
     return scores.to_rows(centred)
 
 
@@ -128,7 +135,7 @@ def dapo(
     over: str = "episodes",
     penalty: str = "advantage",
     normalise: bool = True,
-    epsilon: float = EPSILON,
+    epsilon: NotNegative = EPSILON,
 ) -> Tensor:
     """GRPO's advantage with clip-higher and dynamic sampling. Source: DAPO, arXiv 2503.14476."""
     return grpo(batch, over=over, penalty=penalty, normalise=normalise, epsilon=epsilon)
@@ -148,7 +155,7 @@ def gspo(
     over: str = "episodes",
     penalty: str = "advantage",
     normalise: bool = True,
-    epsilon: float = EPSILON,
+    epsilon: NotNegative = EPSILON,
 ) -> Tensor:
     """GRPO's advantage for the loss with one ratio per response. Source: GSPO, arXiv 2507.18071."""
     return grpo(batch, over=over, penalty=penalty, normalise=normalise, epsilon=epsilon)
@@ -200,8 +207,8 @@ def reinforce_pp_baseline(
 def ppo(
     batch: ResponseBatch,
     *,
-    gamma: float = 1.0,
-    lam: float = 1.0,
+    gamma: Share = 1.0,
+    lam: Share = 1.0,
     penalty: str = "advantage",
     whiten: str = "tokens",
 ) -> Tensor:
@@ -244,7 +251,7 @@ def gae(
 def gigpo(
     batch: ResponseBatch,
     *,
-    gamma: float = 0.95,
+    gamma: Share = 0.95,
     omega: float = 1.0,
     mode: str = "mean_norm",
     normalise: bool | None = None,
@@ -275,7 +282,7 @@ def gigpo(
 def gigpo_parts(
     batch: ResponseBatch,
     *,
-    gamma: float = 0.95,
+    gamma: Share = 0.95,
     omega: float = 1.0,
     mode: str = "mean_norm",
     normalise: bool | None = None,

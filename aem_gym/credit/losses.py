@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from aem_gym.errors import UnknownNameError
+from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.options import AboveOne, NotNegative, Share
 
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "token-sum-norm")
 LOG_RATIO_BOUND = 20.0
@@ -62,9 +63,9 @@ def ppo_clip(
     advantages: Tensor,
     mask: Tensor,
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    dual_clip: float | None = 3.0,
+    clip_low: Share = 0.2,
+    clip_high: NotNegative = 0.2,
+    dual_clip: AboveOne | None = 3.0,
 ) -> LossOutput:
     """PPO's clipped surrogate: `-min(r A, clip(r, 1 - low, 1 + high) A)`, per token.
 
@@ -81,9 +82,9 @@ def gspo(
     advantages: Tensor,
     mask: Tensor,
     *,
-    clip_low: float = 3e-4,
-    clip_high: float = 4e-4,
-    dual_clip: float | None = None,
+    clip_low: Share = 3e-4,
+    clip_high: NotNegative = 4e-4,
+    dual_clip: AboveOne | None = None,
 ) -> LossOutput:
     """GSPO: PPO's surrogate with one ratio per response, `s = exp(mean_k(logp_k - old_k))`.
 
@@ -113,9 +114,9 @@ def select_clip_cov(
     advantages: Tensor,
     mask: Tensor,
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    share: float = 2e-4,
+    clip_low: Share = 0.2,
+    clip_high: NotNegative = 0.2,
+    share: Share = 2e-4,
     cov_low: float = 1.0,
     cov_high: float = 5.0,
     generator: torch.Generator | int = 0,
@@ -125,6 +126,10 @@ def select_clip_cov(
     Of the unclipped tokens with covariance between `cov_low` and `cov_high`, at most
     `max(1, share * tokens)` are drawn.
     """
+    if cov_low > cov_high:
+        raise ConfigError(
+            f"loss_options.cov_low: expected at most cov_high = {cov_high}, got {cov_low}"
+        )
     log_ratio = log_ratio_of(logprobs, old_logprobs, mask)
     _, clipped = clipped_surrogate(log_ratio, advantages, mask, clip_low, clip_high)
     covariance = token_covariance(logprobs, advantages, mask)
@@ -145,9 +150,9 @@ def clip_cov(
     advantages: Tensor,
     mask: Tensor,
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    share: float = 2e-4,
+    clip_low: Share = 0.2,
+    clip_high: NotNegative = 0.2,
+    share: Share = 2e-4,
     cov_low: float = 1.0,
     cov_high: float = 5.0,
     generator: torch.Generator | int = 0,
@@ -178,7 +183,7 @@ def select_kl_cov(
     advantages: Tensor,
     mask: Tensor,
     *,
-    share: float = 2e-4,
+    share: Share = 2e-4,
 ) -> Tensor:
     """The tokens of `kl_cov`, (n, T) bool: `max(1, share * tokens)` of the largest covariance."""
     covariance = token_covariance(logprobs, advantages, mask)
@@ -193,8 +198,8 @@ def kl_cov(
     advantages: Tensor,
     mask: Tensor,
     *,
-    share: float = 2e-4,
-    kl_weight: float = 1.0,
+    share: Share = 2e-4,
+    kl_weight: NotNegative = 1.0,
     selected: Tensor | None = None,
 ) -> LossOutput:
     """The unclipped surrogate `-r A`, plus `kl_weight * |logp - old|` on the `selected` tokens.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from aem_gym.credit.batch import ResponseBatch, Segments, TurnGrid
 from aem_gym.errors import UnknownNameError
+from aem_gym.options import Positive
 
 V = TypeVar("V")
 
@@ -141,7 +142,7 @@ def empg(
 
 @torch.no_grad()
 def entropy_shaping(
-    batch: ResponseBatch, advantages: Tensor, *, c: float = 0.4, kappa: float = 2.0
+    batch: ResponseBatch, advantages: Tensor, *, c: float = 0.4, kappa: Positive = 2.0
 ) -> Modulated:
     """Entropy-shaped advantages: `A_k + min(c * H_k, |A| / kappa)` for each token k.
 

@@ -271,7 +271,7 @@ def _next(waiting: Sequence[int], slot: int, processes: int) -> int:
 def _why_over(answer: CheckedStep, turns: int, limit: int | None) -> StopReason | None:
     if answer.error is not None:
         return answer.failure
-    if answer.terminated:
+    if answer.terminated or (answer.truncated and answer.info["won"]):
         lost = StopReason.SUBMITTED if answer.info.get("submitted") else StopReason.LOST
         return StopReason.WON if answer.info["won"] else lost
     over = answer.truncated or (limit is not None and turns >= limit)

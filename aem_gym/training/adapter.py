@@ -11,9 +11,9 @@ from typing import Any
 from aem_gym.config import Config
 from aem_gym.errors import CheckpointError, ConfigError
 from aem_gym.io import atomic_folder
-from aem_gym.models import find_model, fingerprint
+from aem_gym.models import find_model, fingerprint, not_plain_lora
 from aem_gym.runs import ADAPTER, BASE, BASE_MARK, START, run_adapter
-from aem_gym.settings import CONFIG_NAME
+from aem_gym.settings import CONFIG_NAME, load_config
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,10 @@ def check_adapter(config: Config) -> None:
         )
     folder = _folder(config)
     found = _settings(folder)
-    if found.get("peft_type", "LORA") != "LORA" or found.get("use_dora"):
+    if found.get("peft_type", "LORA") != "LORA":
         raise ConfigError(f"adapter {folder}: expected plain LoRA, got {found.get('peft_type')}")
+    if odd := not_plain_lora(found):
+        raise ConfigError(f"adapter {folder}: {odd}")
     rank, alpha = config.lora_rank, config.lora_alpha
     if found.get("use_rslora"):
         raise ConfigError(
@@ -50,7 +52,10 @@ def check_adapter(config: Config) -> None:
         ("--lora-alpha", alpha, found.get("lora_alpha")),
     ):
         if theirs != ours:
-            raise ConfigError(f"adapter {folder} does not fit: {ours} here. Give {flag} {theirs}")
+            raise ConfigError(
+                f"adapter {folder} does not fit: it has {flag} {theirs}, the run {ours}. Give "
+                f"{flag} {theirs}"
+            )
     _check_targets(config, folder, found)
     _check_base(config, folder, found)
 
@@ -66,6 +71,7 @@ def open_adapter(config: Config, run: Path) -> tuple[str, Path]:
         keep_start(source, run)
     theirs = _run_of(source)
     if find_model(config.model).from_scratch and theirs is not None:
+        logger.info("start: adapter %s, and the base model of %s", source, theirs)
         return str(theirs / BASE), start
     return config.model, start
 
@@ -99,11 +105,13 @@ def _folder(config: Config) -> Path:
     folder = Path(str(config.adapter)).expanduser()
     if (folder / ADAPTER_CONFIG).is_file():
         return folder
+    if (folder / ADAPTER / ADAPTER_CONFIG).is_file():  # a checkpoint
+        return folder / ADAPTER
     if (folder / CONFIG_NAME).is_file():
         return run_adapter(folder)
     raise CheckpointError(
-        f"adapter {folder}: expected a folder with {ADAPTER_CONFIG} (PEFT format), or the folder "
-        f"of a run, such as runs/NAME or runs/NAME/{ADAPTER}"
+        f"adapter {folder}: expected a folder with {ADAPTER_CONFIG} (PEFT format), a run, or a "
+        f"checkpoint of one: runs/NAME, runs/NAME/{ADAPTER}, runs/NAME/checkpoints/step-000010"
     )
 
 
@@ -129,8 +137,13 @@ def _check_targets(config: Config, folder: Path, found: dict[str, Any]) -> None:
 
 def _check_base(config: Config, folder: Path, found: dict[str, Any]) -> None:
     """A base made from scratch has to be at hand; others are compared by name."""
+    theirs = _run_of(folder)
     if find_model(config.model).from_scratch:
-        theirs = _run_of(folder)
+        if theirs is not None and load_config(theirs).env != config.env:
+            raise ConfigError(
+                f"adapter {folder} is of a policy made for {load_config(theirs).env}, whose words "
+                f"are all that it knows; the run is in {config.env}. Leave --adapter out"
+            )
         if theirs is None and folder != config.run_folder / START:
             raise ConfigError(
                 f"adapter {folder}: model {config.model} is made for a run, so its adapter fits "
@@ -138,6 +151,8 @@ def _check_base(config: Config, folder: Path, found: dict[str, Any]) -> None:
             )
         return
     base = str(found.get("base_model_name_or_path") or "")
+    if theirs is not None:  # which has a base made for it
+        base = load_config(theirs).model
     if base and Path(base).name.lower() != Path(config.model).name.lower():
         raise ConfigError(
             f"adapter {folder} was trained on {base}, the run is on {config.model}. Give --model "

@@ -82,8 +82,16 @@ SOURCES: Mapping[str, Source] = {
         "episodes_masked",
         1,
         "stop",
-        "nothing to learn from: none of {episodes:.0f} episodes could be used ({ends})",
+        "nothing to learn from: none of {episodes:.0f} episodes could be used ({ends}{dropped})",
         share_of="episodes",
+    ),
+    "invalid": Source(
+        "invalid_format_rate",
+        0.99,
+        "stop",
+        "{value:.0%} of the responses could not be parsed, and {cut_rate:.0%} were cut off at "
+        "max_new_tokens ({max_new_tokens}): raise --max-new-tokens, use another "
+        "--response-format, or clone demonstrations first (--warmstart expert)",
     ),
     "infrastructure": _ending(
         StopReason.INFRASTRUCTURE,
@@ -261,6 +269,8 @@ class Breaker:
 
     def _message(self, rule: Rule, figures: Mapping[str, float], detail: str) -> str:
         more = {"value": figures[rule.source.figure], "ends": _ends(figures), "detail": detail}
+        number = figures.get("groups_dropped", 0.0)
+        more["dropped"] = f"; {number:.0f} groups had equal returns: all dropped" if number else ""
         return rule.source.message.format_map({**vars(self.config), **figures, **more})
 
 
@@ -277,13 +287,19 @@ def nothing_learned(steps: int, figures: Mapping[str, float], config: Config) ->
             f"nothing was learned in {steps} steps: in the last one NaN or inf stopped the update "
             f"({bad}). The weights are those the run began with"
         )
-    if nothing_usable(figures):
+    if not figures:  # a run that went on, and had no step to make
+        cause = "metrics.jsonl has the figures of each step"
+    elif nothing_usable(figures):
         cause = f"in the last one no episode could be used ({ends})"
+    elif figures.get("invalid_format_rate", 0.0) >= 1:
+        cause = f"in the last one no response could be parsed ({figures['cut_rate']:.0%} cut off)"
     elif not figures.get("groups_with_spread"):
         cause = f"in the last one no group had returns that differ ({ends})"
     else:
         cause = f"in the last one no gradient was other than 0 ({ends})"
     advice = "take easier tasks, or a policy that wins sometimes"
+    if figures.get("cut_rate", 0.0) >= 1:
+        advice = f"raise --max-new-tokens ({config.max_new_tokens})"
     if figures.get("stop/context_full", 0.0):
         advice = f"raise --max-length ({config.max_length})"
     return (
@@ -294,7 +310,7 @@ def nothing_learned(steps: int, figures: Mapping[str, float], config: Config) ->
 
 def nothing_usable(figures: Mapping[str, float]) -> bool:
     """Whether a step had no episode to learn from."""
-    return figures.get("episodes_masked", 0.0) >= figures.get("episodes", 0.0)
+    return bool(figures) and figures["episodes_masked"] >= figures["episodes"]
 
 
 def _ends(figures: Mapping[str, float]) -> str:

@@ -150,7 +150,10 @@ def _batches(
         # Noise on the lengths, so that the buckets are mixed differently in each epoch.
         order = np.argsort(lengths + draws.uniform(0, 16, len(rows)), kind="stable")
         size = min(settings.batch, len(rows))
-        starts = np.arange(0, len(rows) - size + 1, size)
+        if spare := len(rows) % size:  # any of them: cut off the end, the longest never came
+            left_out = draws.choice(len(rows), spare, replace=False)
+            order = order[~np.isin(order, left_out)]
+        starts = np.arange(0, len(order) - size + 1, size)
         for start in draws.permutation(starts):
             numbers = order[start : start + size].tolist()
             yield numbers, _tensors([rows[i] for i in numbers], settings, draws)

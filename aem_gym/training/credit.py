@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -19,12 +21,15 @@ from aem_gym.credit.estimators import EstimatorNeeds, SplitAdvantages, gae, need
 from aem_gym.credit.losses import overlong_penalty
 from aem_gym.credit.modulators import Modulated
 from aem_gym.errors import ComponentError, ConfigError
-from aem_gym.registry import ESTIMATORS, MODULATORS, check_options
+from aem_gym.options import check_options
+from aem_gym.registry import ESTIMATORS, MODULATORS
 from aem_gym.seeding import derive
 from aem_gym.types import Episode, Group, PromptTemplate, Span, TrainingRow, Turn
 
 _GIVEN = ("generator",)
 """Keyword arguments that `assign` gives to a modulator that takes them: not options."""
+_ROUNDING = 1e-6
+"""Returns that differ by less, as a share of their rewards, are equal: float32 ends there."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,16 @@ def usable(episode: Episode, *, mask_truncated: bool = False) -> bool:
 
 
 def equal_returns(group: Group, rewards: Rewards, *, mask_truncated: bool) -> bool:
-    """Whether a group teaches nothing: no episode to learn from, or all with the same return."""
+    """Whether a group teaches nothing: no episode to learn from, or all with the same return.
+
+    The soft punishment of long responses does not count: it makes no outcome another one.
+    """
     if not any(usable(e, mask_truncated=mask_truncated) for e in group.episodes):
         return True
-    return len({sum(rewards.of_turns(e)) for e in group.episodes if usable(e)}) == 1
+    plain = replace(rewards, overlong_buffer=0)  # as DAPO and verl, which compare the outcome alone
+    earned = [plain.of_turns(e) for e in group.episodes if usable(e)]
+    returns, size = [sum(each) for each in earned], max(sum(map(abs, each)) for each in earned)
+    return max(returns) - min(returns) <= _ROUNDING * size
 
 
 def make_batch(
@@ -228,6 +239,8 @@ class CreditRule:
     modulator: Callable[..., Modulated]
     estimator_options: dict[str, Any]
     modulator_options: dict[str, Any]
+    value_options: dict[str, Any]
+    """Of `gae`, for the value targets."""
 
     @staticmethod
     def of(config: Config) -> CreditRule:
@@ -244,8 +257,10 @@ class CreditRule:
                 of_estimator.setdefault("modulate", part)
         check_options("estimator_options", estimator, of_estimator)
         check_options("modulator_options", modulator, of_modulator, _GIVEN)
+        of_values = _value_options(estimator, of_estimator)
+        needs = needs_of(estimator)
         return CreditRule(
-            config, estimator, needs_of(estimator), modulator, of_estimator, of_modulator
+            config, estimator, needs, modulator, of_estimator, of_modulator, of_values
         )
 
     def assign(self, batch: ResponseBatch, step: int) -> Credit:
@@ -261,7 +276,7 @@ class CreditRule:
         if unmodulated is not None:
             more = unmodulated[:, None].expand(batch.mask.shape).masked_fill(~batch.mask, 0)
             modulated = replace(modulated, advantages=modulated.advantages + more)
-        targets = None if batch.values is None else self._value_targets(batch)
+        targets = None if batch.values is None else gae(batch, **self.value_options)[1]
         return Credit(base, modulated, targets, seconds)
 
     def _estimate(self, batch: ResponseBatch) -> tuple[Tensor, Tensor | None]:
@@ -285,10 +300,21 @@ class CreditRule:
         if not isinstance(info, dict) or any(type(v) not in (int, float) for v in info.values()):
             raise ComponentError(f"{name}: expected numbers by name in info, got {info!r:.80}")
 
-    def _value_targets(self, batch: ResponseBatch) -> Tensor:
-        keys = ("gamma", "lam", "penalty")
-        chosen = {k: v for k, v in self.estimator_options.items() if k in keys}
-        return gae(batch, **chosen)[1]
+
+def _value_options(estimator: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Discount and penalty of the value targets: those that the estimator itself works with.
+
+    Its own defaults where none is given, and those of `gae` where it has none that `gae` can use.
+    """
+    chosen = dict(options)
+    with contextlib.suppress(TypeError, ValueError):  # a callable without a signature
+        for name, parameter in inspect.signature(estimator).parameters.items():
+            chosen.setdefault(name, parameter.default)
+    kinds = {"gamma": int | float, "lam": int | float, "penalty": str}
+    found = {key: chosen[key] for key in kinds if isinstance(chosen.get(key), kinds[key])}
+    if found.get("penalty") not in ("advantage", "reward"):  # its own kind of penalty
+        found.pop("penalty", None)
+    return found
 
 
 def _check_tensor(name: str, found: Any, batch: ResponseBatch, symbol: str) -> None:
@@ -304,8 +330,35 @@ def check_credit(config: Config) -> None:
     """Try estimator and modulator on four made-up responses, before any model loads.
 
     Raises:
-        ConfigError: an option that a component does not take or cannot use.
+        ConfigError: an option that a component does not take or cannot use, or a component that
+            changes what it is given.
     """
+    rule = _watched(CreditRule.of(config))
+    if config.group_size == 1 and rule.needs.compares:
+        raise ConfigError(
+            f"group_size 1 leaves nothing to compare with: the estimator {config.estimator!r} "
+            "needs group_size >= 2 (ppo and reinforce_pp do not)"
+        )
+    if config.overlong_buffer > config.max_new_tokens:
+        raise ConfigError(
+            f"overlong_buffer: expected at most max_new_tokens = {config.max_new_tokens}, "
+            f"got {config.overlong_buffer}"
+        )
+    try:
+        rule.assign(_made_up(), 0)
+    except ConfigError:
+        raise
+    except ComponentError as error:
+        raise ConfigError(f"{error} (tried on four made-up responses)") from error
+    except Exception as error:  # a user's own component raises whatever it likes
+        raise ConfigError(
+            f"estimator {config.estimator!r} or modulator {config.modulator!r}, with the options "
+            f"given, failed on four made-up responses: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _made_up() -> ResponseBatch:
+    """Four responses of two episodes, with the figures that components read off a batch."""
     ids = torch.tensor([0, 0, 1, 1])
     some = torch.tensor([[0.1, 0.9], [0.5, 0.2], [0.3, 0.3], [0.8, 0.1]])
     batch = ResponseBatch(
@@ -321,25 +374,41 @@ def check_credit(config: Config) -> None:
         entropies=some,
         values=torch.zeros(4),
     )
-    rule = CreditRule.of(config)
-    if config.group_size == 1 and rule.needs.compares:
-        raise ConfigError(
-            f"group_size 1 leaves nothing to compare with: the estimator {config.estimator!r} "
-            "needs group_size >= 2 (ppo and reinforce_pp do not)"
-        )
-    if config.overlong_buffer > config.max_new_tokens:
-        raise ConfigError(
-            f"overlong_buffer: expected at most max_new_tokens = {config.max_new_tokens}, "
-            f"got {config.overlong_buffer}"
-        )
-    try:
-        rule.assign(batch, 0)
-    except ConfigError:
-        raise
-    except ComponentError as error:
-        raise ConfigError(f"{error} (tried on four made-up responses)") from error
-    except Exception as error:  # a user's own component raises whatever it likes
-        raise ConfigError(
-            f"estimator {config.estimator!r} or modulator {config.modulator!r}, with the options "
-            f"given, failed on four made-up responses: {type(error).__name__}: {error}"
-        ) from error
+    for name, kind in vars(ResponseBatch).items():
+        if isinstance(kind, functools.cached_property):
+            getattr(batch, name)  # so that it is seen when one is changed
+    return batch
+
+
+def _watched(rule: CreditRule) -> CreditRule:
+    """The rule with components that may only read what they are given.
+
+    A step does not look: a component that writes does so on made-up responses, too.
+    """
+    estimator = _reads_only(f"estimator {rule.config.estimator!r}", rule.estimator)
+    modulator = _reads_only(f"modulator {rule.config.modulator!r}", rule.modulator)
+    return replace(rule, estimator=estimator, modulator=modulator)
+
+
+def _reads_only(name: str, component: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(component)
+    def watched(batch: ResponseBatch, *advantages: Tensor, **options: Any) -> Any:
+        given = {f"batch.{key}": value for key, value in vars(batch).items()}
+        given |= dict(zip(("advantages",), advantages, strict=False))
+        before = _contents(given)
+        found = component(batch, *advantages, **options)
+        after = _contents(given)
+        for key in (key for key in before if before[key] != after[key]):
+            raise ComponentError(
+                f"{name} changed {key} in place, which the rest of the step reads: expected it to "
+                f"be left as it is (work on a copy: {key}.clone())"
+            )
+        return found
+
+    return watched
+
+
+def _contents(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values, and how often they were written: neither alone sees NumPy's writes and `x *= 1`."""
+    tensors = {key: value for key, value in given.items() if isinstance(value, Tensor)}
+    return {k: (0 if x.is_inference() else x._version, x.tolist()) for k, x in tensors.items()}

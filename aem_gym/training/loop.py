@@ -42,6 +42,8 @@ from aem_gym.runs import (
     check_resume,
     claim_output,
     how_to_go_on,
+    how_to_go_on_otherwise,
+    is_finished,
     remove_results,
     resume_command,
     run_summary,
@@ -134,12 +136,9 @@ def train(
             check_resume(load_config(run), config)
         if checkpoint is not None:
             finished = run_summary(run)
-            if checkpoint.step >= config.steps and finished is not None:
+            if finished is not None and is_finished(checkpoint, config):
                 logger.warning("%s is finished: %d steps. Nothing to do", run, checkpoint.step)
                 return finished
-        saved = replace(config, resume=False, replan=False, out=None)
-        atomic_write(run / CONFIG_NAME, to_yaml(saved))
-        remove_results(run)
         prepare_torch(config)
         with interrupted_by_signals(), open_components(config, run) as parts:
             return Trainer(config, run, parts, store, checkpoint, started, objects).run()
@@ -217,6 +216,10 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train to the last step and return the summary."""
         progress = self.progress
+        # Only now: what has refused to go on before has left an earlier result as it was.
+        saved = replace(self.config, resume=False, replan=False, out=None)
+        atomic_write(self.folder / CONFIG_NAME, to_yaml(saved))
+        remove_results(self.folder)
         with self.recorder, StopAfterStep() as stop:
             if progress.step == 0 and not progress.evaluations and self._evaluate():
                 self._save()
@@ -225,8 +228,7 @@ class Trainer:
                 if progress.step not in self.store.steps():
                     self._save()
             except (NotLearningError, SamplerMismatchError) as error:
-                advice = f"{how_to_go_on(self.store)} once the cause is gone"
-                raise type(error)(f"{error}. {advice}") from error
+                raise type(error)(f"{error}. {how_to_go_on_otherwise(self.store)}") from error
             if stop.requested and progress.step < self.config.steps:
                 raise KeyboardInterrupt(
                     f"stopped after step {progress.step}, saved. Continue with: "
@@ -249,7 +251,7 @@ class Trainer:
         with bar:
             while progress.step < config.steps and not stop.requested:
                 if 0 < config.patience <= progress.stale:
-                    logger.info("no better result in %d evaluations: ended", progress.stale)
+                    self._say_ended()
                     break
                 clock = time.perf_counter()
                 figures = self.train_step()
@@ -270,6 +272,8 @@ class Trainer:
                 bar.set_postfix(_shown(figures, progress.evaluations), refresh=False)
                 bar.update()
                 if breaker.stop:
+                    if "bad" not in figures:
+                        self._save()
                     raise NotLearningError(breaker.stop)
                 every, last = config.eval_every, progress.step == config.steps
                 if every and (progress.step % every == 0 or last):
@@ -278,6 +282,12 @@ class Trainer:
                 if save and "bad" not in figures:  # else the last good checkpoint stays the newest
                     self._save()
                     save = False
+
+    def _say_ended(self) -> None:
+        progress, best = self.progress, int(self.progress.best["step"])
+        form = "no better result on %s in %d evaluations than in step %d: ended. Its weights: %s"
+        place = self.folder / "checkpoints" / f"step-{best:06d}" / ADAPTER
+        logger.info(form, self.config.keep_best, progress.stale, best, place)
 
     def train_step(self) -> dict[str, float]:
         """One step: collect, make a batch, assign credit, update, record. Returns its figures."""
@@ -298,8 +308,10 @@ class Trainer:
             batch, credit, more = self._learn(batch, number)
             figures |= more
             groups = with_scores(groups, batch) if self.rescores else groups
-        figures["learned"] = float(figures.get("grad_norm", 0.0) > 0)
         figures |= step_metrics(everything, self.rewards, batch, credit, self.threshold)
+        # Where no response can be parsed, all that a gradient holds is the penalty for that.
+        taught = figures.get("grad_norm", 0.0) > 0 and figures.get("invalid_format_rate", 0.0) < 1
+        figures["learned"] = float(taught)
         parts, first = (groups, dropped, batch, credit, config.token_samples), self._repeated
         self.recorder.episodes(number + 1, list(episode_records(number + 1, *parts, first=first)))
         self._repeated += len(groups) + len(dropped)
@@ -422,9 +434,10 @@ class Trainer:
         figures = {"success": result.success, "score": result.score}
         self.progress.evaluations.append({"step": step, **figures})
         graded = "" if result.score == result.success else f", mean score {result.score:.3f},"
+        compared = f"; {chosen['success']:.3f} on {self.config.keep_best}" if chosen else ""
         tqdm.write(
             f"step {step}: held-out success {result.success:.3f} "
-            f"[{result.low:.3f}, {result.high:.3f}]{graded} on {result.episodes} tasks",
+            f"[{result.low:.3f}, {result.high:.3f}]{graded} on {result.episodes} tasks{compared}",
             file=sys.stderr,
         )
         return keep and bool(chosen) and self.progress.note_best(step, chosen)
@@ -460,7 +473,8 @@ class Trainer:
             "run": str(self.folder),
         }
         if progress.best:
-            summary["best"] = {**progress.best, "split": self.config.keep_best}
+            step = int(progress.best["step"])
+            summary["best"] = {**progress.best, "step": step, "split": self.config.keep_best}
         atomic_write(self.folder / SUMMARY, json.dumps(summary))
         logger.info("%s took %.3f%% of the step time", self.config.modulator, 100 * share)
         logger.info("look at it: aem-gym replay %s; aem-gym eval %s", self.folder, self.folder)

@@ -19,8 +19,9 @@ from aem_gym.credit.checks import describe_value, loss_fault
 from aem_gym.credit.estimators import needs_of
 from aem_gym.credit.losses import LossOutput, aggregate, kl_k3, log_ratio_of, value_loss
 from aem_gym.errors import ComponentError, ConfigError, NotFiniteError, NotLearningError
+from aem_gym.options import NotNegative, Positive, check_options, check_values
 from aem_gym.protocols import Learner, Scores
-from aem_gym.registry import ESTIMATORS, LOSSES, check_options
+from aem_gym.registry import ESTIMATORS, LOSSES
 from aem_gym.seeding import derive, generator
 from aem_gym.training.credit import Credit, TrainBatch
 from aem_gym.training.mismatch import EXACT_LIMIT, GROSS_LIMIT, refuse_mismatch
@@ -52,8 +53,8 @@ class LossSettings:
     options: dict[str, Any]
     aggregation: str
     kl_coef: float
-    constant: float
-    value_coef: float
+    constant: Positive
+    value_coef: NotNegative
     kl_weighted: bool = False
     select: Callable[..., Tensor] | None = None
     """Picks tokens of a mini-batch for the loss, see `aem_gym.credit.losses.selects`."""
@@ -66,6 +67,7 @@ class LossSettings:
 
         Raises:
             UnknownNameError: no loss of that name, or an option it does not have.
+            ConfigError: an option that it cannot use, or one that is given twice.
         """
         needs = needs_of(ESTIMATORS.load(config.estimator))
         name = needs.loss if config.loss == "auto" else config.loss
@@ -74,19 +76,21 @@ class LossSettings:
         general = {key: options.pop(key) for key in _OF_ALL if key in options}
         for key in ("clip_low", "clip_high", "dual_clip"):
             if getattr(config, key) is not None:
+                _check_one_clip(config, key)
                 options[key] = getattr(config, key)
             elif key in inspect.signature(function).parameters:
                 options.setdefault(key, getattr(needs, key))
         check_options("loss_options", function, options, _GIVEN)
+        check_values("loss_options", LossSettings, general)
         return LossSettings(
             name,
             function,
             options,
-            aggregation=str(general.get("aggregation", needs.aggregation)),
+            aggregation=general.get("aggregation", needs.aggregation),
             kl_coef=needs.kl_coef if config.kl_coef is None else config.kl_coef,
             constant=float(general.get("constant", config.max_new_tokens)),
             value_coef=float(general.get("value_coef", 0.5)),
-            kl_weighted=bool(general.get("kl_weighted", False)),
+            kl_weighted=general.get("kl_weighted", False),
             select=getattr(function, "select", None),
             draws=not inspect.signature(function).parameters.keys().isdisjoint(_GIVEN),
         )
@@ -123,6 +127,14 @@ class LossSettings:
         """The loss of (n, T) `per_token` as its part of a mini-batch of `tokens` and `rows`."""
         sizes = {"total_tokens": tokens, "total_rows": rows, "constant": self.constant}
         return aggregate(per_token, mask, self.aggregation, **sizes)
+
+
+def _check_one_clip(config: Config, key: str) -> None:
+    chosen, inner = getattr(config, key), config.loss_options.get(key, getattr(config, key))
+    if inner != chosen:
+        raise ConfigError(
+            f"{key}: {chosen} and loss_options.{key}: {inner} differ: give one of them"
+        )
 
 
 def check_loss(config: Config) -> None:
@@ -255,6 +267,10 @@ class Updater:
         some, draws = len(step.batch.mask), generator(self.config.seed, "compared", number)
         chosen = draws.permutation(some)[: min(COMPARED, self.config.micro_batch)].tolist()
         rows = [_up_to(step, response) for response in chosen]
+        if self.config.micro_batch_tokens:  # as many as one pass may hold
+            sizes = [(number, len(row.ids)) for number, row in enumerate(rows)]
+            number = len(next(by_tokens(sizes, self.config.micro_batch_tokens)))
+            rows, chosen = rows[:number], chosen[:number]
         # As the update will read them: with a gradient, and dropout where the model has it.
         with torch.set_grad_enabled(not self.config.lora_dropout):
             scores = self.learner.score(rows, temperature=self.config.temperature)

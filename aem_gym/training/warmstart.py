@@ -23,7 +23,7 @@ from aem_gym.errors import ConfigError, NoExpertError, OutputError, UnknownNameE
 from aem_gym.io import atomic_folder, atomic_write, cache_folder, digest_files, exclusive
 from aem_gym.models import find_model, fingerprint
 from aem_gym.protocols import EpisodeStart, TrainableAgent
-from aem_gym.registry import env_factory, import_object
+from aem_gym.registry import FORMATS, LEARNERS, MODELS, Registry, env_factory, import_object
 from aem_gym.rollout.envs import EnvDescription
 from aem_gym.rollout.pool import open_pool
 from aem_gym.seeding import derive
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 _INFO = "warmstart.json"
 """Written last: a clone without it is not whole."""
+_MANY = 0.02
+"""The share of rows left out from which on it is worth a warning."""
 _FOR_ADAPTERS = {"muon_lr": 0.0, "adamw_lr": 5e-4, "observation_share": 0.0}
 """Cloning into an adapter of a pretrained model: it can read already."""
 
@@ -57,6 +59,7 @@ def warm_start(
     folder = cache_folder() / "warmstarts" / _content_key(config, template, source)
     if (folder / _INFO).exists() or not _make_alone(config, description, template, source, folder):
         logger.info("warm start: taken from the cache (%s)", folder.name)
+    _tell_of_lost_rows(folder, config)
     return (str(folder), None) if scratch else (config.model, folder)
 
 
@@ -72,6 +75,19 @@ def check_warm_start(config: Config) -> None:
             "--warmstart at auto, or choose a pretrained --model"
         )
     _settings(config)
+
+
+def _tell_of_lost_rows(folder: Path, config: Config) -> None:
+    """Say which share of the demonstrations was too long to be cloned: those are the hard ones."""
+    info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
+    lost, rows = info["too_long"], info["too_long"] + info["rows"]
+    if lost:
+        logger.log(
+            logging.WARNING if lost >= _MANY * rows else logging.INFO,
+            "warm start: %d of %d rows of demonstrations are longer than max_length %d and were "
+            "left out, so long episodes are not learned: raise --max-length",
+            *(lost, rows, config.max_length),
+        )
 
 
 def _source(config: Config, description: EnvDescription) -> str:
@@ -171,10 +187,17 @@ def _clone(
     return {
         "demonstrations": len(demos),
         "rows": len(rows),
+        "too_long": max(0, _possible_rows(config, demos) - len(rows)),
         "tokens_per_row": round(tokens, 1),
         "steps": settings.steps,
         "loss": loss if math.isfinite(loss) else None,  # without a step there is none
     }
+
+
+def _possible_rows(config: Config, demos: list[Demo]) -> int:
+    """How many rows there are to clone if all are short enough: one a turn, or one an episode."""
+    steps = [sum(step.imitate for step in demo.steps) for demo in demos]
+    return sum(steps) if config.context == "window" else sum(map(bool, steps))
 
 
 def _settings(config: Config) -> CloningSettings:
@@ -225,6 +248,7 @@ def _content_key(config: Config, template: PromptTemplate, source: str) -> str:
     content |= {"template": asdict(template), "source": source}
     content |= {} if scratch else {"base": fingerprint(config)}
     content |= {"code": digest_files(_sources()), "env_code": _class_digest(config.env)}
+    content |= {"own_code": _own_digests(config, template)}
     packages = ("torch", "transformers", "tokenizers", *(() if scratch else ("peft",)))
     content |= {name: version(name) for name in packages}
     text = json.dumps(content, sort_keys=True, default=str)
@@ -240,13 +264,37 @@ def _sources() -> list[Path]:
     return [*core, *parts, *own]
 
 
+def _own_digests(config: Config, template: PromptTemplate) -> list[str]:
+    """Digests of the components of a clone that are not of this package."""
+    form = template.response_format if config.response_format == "auto" else config.response_format
+    named = [(FORMATS, form), (LEARNERS, config.learner)]
+    if config.model in MODELS.names() or ":" in config.model:
+        named.append((MODELS, config.model))
+    return [digest for registry, name in named for digest in _component_digests(registry, name)]
+
+
+def _component_digests(registry: Registry, name: str) -> list[str]:
+    """Of the module that a name points at, and of the one that the component's class is from."""
+    if registry is MODELS and Path(name).expanduser().is_dir():
+        return []  # its weights have a fingerprint
+    part = registry.load(name)
+    part = part if hasattr(part, "__qualname__") else type(part)
+    modules = {part.__module__, name.partition(":")[0] if ":" in name else part.__module__}
+    others = sorted(m for m in modules if m.partition(".")[0] != __name__.partition(".")[0])
+    return [_code_digest(part, module) for module in others]
+
+
 def _class_digest(env: str) -> str:
-    """Digest of an environment's code and texts: its package, its module, or the class itself.
+    """Digest of an environment's code and texts."""
+    factory = env_factory(env)
+    return _code_digest(factory, getattr(factory, "__module__", ""))
+
+
+def _code_digest(factory: Any, module: str) -> str:
+    """Digest of code and texts: of a package, a module, or the class itself.
 
     A class of a script or notebook (`__main__`) has no module to look up.
     """
-    factory = env_factory(env)
-    module = getattr(factory, "__module__", "")
     spec = importlib.util.find_spec(module) if module and module != "__main__" else None
     if spec is not None and spec.origin and spec.origin.endswith(".py"):
         file = Path(spec.origin)

@@ -91,7 +91,7 @@ def _make(family: Family, folder: Path, seed: int) -> None:
 def open_learner(base: Path, dtype: str, seed: int) -> HFLearner:
     """The learner of a run, its adapter moved away from zero."""
     given = {"model": str(base), "dtype": dtype, "device": "cpu", "lora_rank": 4, "lora_alpha": 8}
-    settings = settle(given).config
+    settings = settle({**given, "max_length": 1024}).config  # OPT and others have no more positions
     learner = HFLearner(LearnerSettings(settings, str(base)))
     draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():

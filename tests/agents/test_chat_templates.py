@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -278,8 +279,9 @@ def test_white_space_that_a_token_swallows_is_not_written() -> None:
     assert list(deltas(builder, "", SAID)) == tokenizer.encode(text, add_special_tokens=False)
 
 
-def test_texts_are_trimmed_where_the_template_trims() -> None:
-    tokenizer = stand_in(TRIMS, "<eos>")
+@pytest.mark.parametrize("trim", ["m.content | trim", "m.content.lstrip()", "m.content.rstrip()"])
+def test_texts_are_trimmed_where_the_template_trims(trim: str) -> None:
+    tokenizer = stand_in(TRIMS.replace("m.content | trim", trim), "<eos>")
     said = [(" \n" + user + "\n ", "\n" + response + " ") for user, response in SAID]
     text = tokenizer.apply_chat_template(
         chat("", said)[:-1], tokenize=False, add_generation_prompt=True
@@ -307,6 +309,25 @@ def test_variables_of_the_template_are_passed_on() -> None:
     tokenizer = stand_in(CHANNELS, "<|return|>")
     builder = PromptBuilder(tokenizer, "window", {"date": "Friday"})
     assert "Today is Friday." in tokenizer.decode(builder.added(start(), 0, "x"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"enable_thinkin": False}, "enable_thinkin: .*did you mean 'enable_thinking'"),
+        ({"tools": [{"name": "look"}]}, "tools: .*leave it out"),
+        ({"chat_template": CHATML, "enable_thinking": True}, "enable_thinking: .*mentions no such"),
+    ],
+)
+def test_a_variable_that_the_template_does_not_read_is_named(
+    options: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat_pieces(tokenizer_with(FORGETFUL, "<|im_end|>"), options)
+    assert re.search(rf"chat_template_kwargs\.{said}", caplog.text)
+    caplog.clear()
+    chat_pieces(tokenizer_with(FORGETFUL, "<|im_end|>"), {"enable_thinking": True})
+    chat_pieces(tokenizer_with(CHATML, "<|im_end|>"), thinks=True)  # our own, not the user's
+    assert not caplog.text
 
 
 # Text from outside ------------------------------------------------------------------------------
@@ -343,6 +364,23 @@ def test_tokens_that_control_nothing_stay_as_the_model_was_trained() -> None:
     assert think in builder.response("<think>why</think>")
     assert builder.decode(builder.response("<think>why</think>")) == "<think>why</think>"
     assert think in builder.added(start(), 0, "<think>")
+
+
+@pytest.mark.parametrize("special", [("<think>", "</think>"), ("<action>", "</action>"), ()])
+def test_special_tokens_that_a_format_writes_are_read(special: tuple[str, ...]) -> None:
+    """Some tokenizers call the tags of thoughts, or of actions, special."""
+    tokenizer = stand_in(CHATML, "<|im_end|>")
+    tokens = [AddedToken(text, special=True, normalized=False) for text in special]
+    tokenizer.add_special_tokens({"additional_special_tokens": [*tokens, "<|obey|>"]})
+    form = Tags()
+    written = form.render("I think", "go")
+    builder = PromptBuilder(tokenizer, "transcript", thinks=True, tags=form.render("x", "y"))
+    ids = builder.response(written)
+    assert form.parse(builder.decode(ids)) == ("I think", "go", True)
+    assert ids == (*builder.encode(written), builder.end_id)  # a tag that is a token stays one
+    (obey,) = builder.encode("<|obey|>")
+    assert obey not in builder.response("<|obey|>") and builder.decode([obey]) == ""
+    assert builder.decode([tokenizer.eos_token_id]) == ""
 
 
 def test_words_that_are_tokens_of_their_own_stay_tokens() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from aem_gym.agents.families import MaskRule, mask_rule, turn_dropout_off
+from aem_gym.agents.families import MaskRule, mask_rule, position_rows, turn_dropout_off
 from aem_gym.agents.learner import HFLearner
 from aem_gym.agents.lora import attach_lora, coverage
 from aem_gym.agents.sampler import HFPolicy
@@ -34,8 +34,8 @@ def made(name: str, folder: Path, **settings: Any) -> Path:
 
 
 def config(base: Path, **more: Any) -> Config:
-    given = {"model": str(base), "device": "cpu", "lora_rank": 2, "lora_alpha": 4.0, **more}
-    return settle(given).config
+    given = {"model": str(base), "device": "cpu", "lora_rank": 2, "lora_alpha": 4.0}
+    return settle({**given, "max_length": 1024, **more}).config
 
 
 def learner(base: Path, **more: Any) -> HFLearner:
@@ -300,5 +300,17 @@ def test_a_backend_that_torch_does_not_know_is_named(tmp_path) -> None:
 
 
 def test_contexts_beyond_the_positions_of_a_model_are_named(tmp_path, caplog) -> None:
-    learner(made("GPT-2", tmp_path), max_length=2048)
+    learner(made("Llama", tmp_path), max_length=2048)
     assert "2048 is more than the 1024 positions" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "OPT", "GPT-J"])
+def test_a_table_of_positions_is_not_read_past_its_end(name: str, tmp_path: Path) -> None:
+    base = made(name, tmp_path)
+    with pytest.raises(ConfigError, match="max_length 1025.*table of 1024.*--max-length 1024"):
+        learner(base, max_length=1025)
+    learner(base, max_length=1024)
+
+
+def test_positions_that_are_computed_may_be_any_number(tmp_path: Path) -> None:
+    assert position_rows(learner(made("Llama", tmp_path), max_length=4096).model) is None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aem_gym.agents.formats import Short, response_format
+from aem_gym.agents.formats import Short, Tags, response_format
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.protocols import ResponseFormat
 from aem_gym.registry import FORMATS
@@ -151,3 +151,30 @@ class Wordy(Short):
 def test_a_format_that_gives_something_else_is_refused_at_once(form: type) -> None:
     with pytest.raises(ConfigError, match=rf"{form.__name__}'.*expected a str of render and"):
         response_format(f"{__name__}:{form.__name__}")
+
+
+class Deaf(Tags):
+    """Reads other tags than it writes."""
+
+    def parse(self, text: str) -> tuple[str, str, bool]:
+        return super().parse(text.replace("action>", "act>"))
+
+
+class Lossy(Short):
+    def render(self, thought: str, action: str) -> str:
+        return f"{action} ; {thought}"
+
+
+class Silent(Short):
+    """Drops the thought, as it may."""
+
+    def render(self, thought: str, action: str) -> str:
+        return f" ; {action}"
+
+
+@pytest.mark.parametrize("form", [Deaf, Lossy])
+def test_a_format_that_does_not_read_what_it_writes_is_refused(form: type) -> None:
+    """Every demonstration would teach responses that count as invalid."""
+    with pytest.raises(ConfigError, match=rf"{form.__name__}'.*parse has to read what render"):
+        response_format(f"{__name__}:{form.__name__}")
+    response_format(f"{__name__}:Silent")

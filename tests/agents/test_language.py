@@ -156,7 +156,7 @@ def replayed(agent, demos: list[Demo], template: PromptTemplate) -> list[Episode
 
 
 def test_a_transcript_is_the_whole_chat_tokenised_once(tiny: Tiny) -> None:
-    agent = tiny.agent(max_length=10_000)
+    agent = tiny.agent(max_length=10_000, max_new_tokens=64)
     for episode in replayed(agent, tiny.demos[:10], tiny.template):
         chat = []
         for turn in episode.turns:
@@ -171,7 +171,7 @@ def test_a_transcript_is_the_whole_chat_tokenised_once(tiny: Tiny) -> None:
 @pytest.mark.parametrize("context", ["transcript", "window"])
 def test_demonstrations_are_tokenised_as_rollouts_are(tiny: Tiny, context: str) -> None:
     """What cloning reads of an episode are the very tokens its rollout held."""
-    agent = tiny.agent(context=context, max_length=10_000)
+    agent = tiny.agent(context=context, max_length=10_000, max_new_tokens=64)
     imitated = [
         Demo(demo.goal, tuple(replace(step, imitate=True) for step in demo.steps))
         for demo in tiny.demos[:10]
@@ -426,6 +426,13 @@ SPOILED: dict[str, Callable[[list[Generation]], Any]] = {
     "a log-probability too few": each(logprobs=lambda g: g.logprobs[:-1]),
     "no entropies, though exact": each(entropies=lambda g: ()),
     "entropies that are not finite": each(entropies=lambda g: (math.nan,) * len(g.ids)),
+    "an id behind the vocabulary": each(ids=lambda g: (999_999, *g.ids[1:])),
+    "an id before it": each(ids=lambda g: (-1, *g.ids[1:])),
+    "longer than allowed": each(
+        ids=lambda g: g.ids * 200,
+        logprobs=lambda g: g.logprobs * 200,
+        entropies=lambda g: (0.0,) * (200 * len(g.ids)),
+    ),
     "no ids": each(ids=lambda g: (), logprobs=lambda g: (), entropies=lambda g: ()),
 }
 

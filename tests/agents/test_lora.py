@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -26,6 +26,7 @@ from aem_gym.agents.lora import (
 from aem_gym.agents.tiny import make_tiny
 from aem_gym.agents.tokenizer import train_tokenizer
 from aem_gym.errors import CheckpointError, ConfigError
+from aem_gym.models import not_plain_lora
 from tests.weights import base_weights_hash
 
 IDS = torch.tensor([[5, 9, 200, 31, 7]])
@@ -236,3 +237,36 @@ def test_what_takes_no_adapter_is_refused_in_words(base: PreTrainedModel) -> Non
         ConfigError, match="'mlp'.*Target module LlamaMLP is not supported.*down_proj"
     ):
         attach_lora(base, rank=4, alpha=8, targets=["mlp"], seed=0)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora", "pissa_niter_4"])
+def test_an_adapter_that_changed_its_base_is_refused(folder: Path, tmp_path: Path, start) -> None:
+    """Its tensors fit, and the base they belong to is not the one in the folder."""
+    theirs = AutoModelForCausalLM.from_pretrained(folder)
+    plain = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=start)
+    get_peft_model(theirs, plain).save_pretrained(tmp_path)
+    ours = adapted(AutoModelForCausalLM.from_pretrained(folder))
+    with pytest.raises(CheckpointError, match=f"init_lora_weights '{start}'.*path_initial_model"):
+        load_adapter(ours, tmp_path)
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal"])
+def test_an_adapter_of_another_start_is_loaded(folder: Path, tmp_path: Path, start) -> None:
+    theirs = AutoModelForCausalLM.from_pretrained(folder)
+    plain = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=start)
+    theirs = get_peft_model(theirs, plain).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = adapted(AutoModelForCausalLM.from_pretrained(folder)).eval()
+    load_adapter(ours, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(theirs(input_ids=IDS).logits, ours(input_ids=IDS).logits)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"use_dora": True}, {"use_qalora": True}, {"alora_invocation_tokens": [3]}]
+    + [{"init_lora_weights": name} for name in ("loftq", "corda", "lora_ga", "mica", "unheard_of")],
+)
+def test_a_variant_of_lora_is_not_plain(settings: dict[str, object]) -> None:
+    assert next(iter(settings)) in not_plain_lora(settings)
+    assert not_plain_lora(dict.fromkeys(settings)) == "" == not_plain_lora({})

@@ -10,15 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
 from transformers import AutoTokenizer
 
-from aem_gym.agents.language import chat_pieces
+from aem_gym.agents.language import PromptBuilder, chat_pieces
 from aem_gym.agents.models import load_model, resolve_device, resolve_dtype
 from aem_gym.agents.smollm2 import WHEEL, smollm2_folder
 from aem_gym.agents.tiny import make_tiny
 from aem_gym.agents.tokenizer import train_tokenizer
 from aem_gym.errors import ConfigError, ModelError, UnknownNameError
-from aem_gym.models import PretrainedModel
+from aem_gym.models import PretrainedModel, find_model
+from aem_gym.protocols import EpisodeStart
+from aem_gym.settings import settle
+from aem_gym.types import PromptTemplate
 from tests.weights import count_parameters_on_meta
 
 CONFIGS = Path(__file__).parents[1] / "data" / "model_configs"
@@ -233,3 +237,47 @@ def test_without_a_package_index_the_error_names_the_command(
     ):
         smollm2_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ({"dtype": "bfloat16"}, "--dtype"),
+        ({"torch_dtype": "bfloat16"}, "--dtype"),
+        ({"device_map": "auto"}, "--device"),
+        ({"max_length": 64}, "--max-length"),
+        ({"load_in_4bit": True}, "model_options.quantization=4bit"),
+        ({"name_or_folder": "x"}, "leave it out"),
+        ({"config": {}}, "leave it out"),
+    ],
+)
+def test_an_option_that_a_run_gives_itself_is_refused(option: dict[str, object], remedy) -> None:
+    settings = settle({"model": "owner/name", "model_options": option}).config
+    with pytest.raises(ConfigError, match=f"model_options.{next(iter(option))}: .*{remedy}"):
+        find_model("owner/name").check(settings)
+
+
+@pytest.mark.parametrize("option", ["top_p", "use_cache", "rope_scaling", "hidden_size"])
+def test_an_option_that_the_model_does_not_take_is_named(tiny: Path, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"model_options.{option}: the model .* no such option"):
+        load_model(tiny, device="cpu", **{option: 1})
+    load_model(tiny, device="cpu", use_safetensors=True)
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_plain_prompt_begins_as_the_tokenizer_begins_texts(broken: Path, adds: bool) -> None:
+    (broken / "chat_template.jinja").unlink()
+    tokenizer = AutoTokenizer.from_pretrained(broken)
+    tokenizer.bos_token = tokenizer.eos_token
+    if adds:
+        bos = (tokenizer.bos_token, tokenizer.bos_token_id)
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos[0]} $A", special_tokens=[bos]
+        )
+    tokenizer.save_pretrained(broken)
+    builder = PromptBuilder(load_model(broken, device="cpu").tokenizer, "transcript")
+    same = PromptTemplate(system="", first="{observation}", later="{observation}")
+    ids = builder.added(EpisodeStart(0, 0, "", "", same), 0, "look")
+    assert (ids[0] == tokenizer.bos_token_id) == adds
+    later = builder.added(EpisodeStart(0, 0, "", "", same), 1, "look")
+    assert tokenizer.bos_token_id not in (*ids[1:], *later)

@@ -22,7 +22,8 @@ from aem_gym.rollout.collector import (
 )
 from aem_gym.rollout.envs import PREFETCHED, EnvSpec
 from aem_gym.rollout.pool import EnvPool
-from aem_gym.types import Episode, PromptTemplate, StopReason
+from aem_gym.types import Episode, PromptTemplate, StepResult, StopReason
+from tests.rollout.pool_envs import Counter
 from tests.training.guess_env import DOORS, Troubled
 
 GUESS = EnvSpec("guess-test/Guess-v0")
@@ -259,6 +260,19 @@ ENDINGS: dict[StopReason, tuple[Callable[[int, TurnInput], Any], EnvSpec]] = {
     StopReason.ENV_ERROR: (lambda key, s: "raise", EnvSpec("pool-test/Faulty-v0")),
     StopReason.INFRASTRUCTURE: (lambda key, s: "report", PREFETCHING),
 }
+
+
+def test_an_episode_that_is_won_at_its_limit_is_won() -> None:
+    """An environment may report both; what is won is not masked as cut off."""
+
+    class AtTheEnd(Counter):
+        def act(self, action: str) -> StepResult:
+            result = super().act(action)
+            return replace(result, terminated=False, won=result.terminated)
+
+    env = AtTheEnd(length=3, max_turns=3)
+    episode = only(Scripted(lambda key, turn: "one"), EnvSpec("mine", {}, env))
+    assert episode.won and episode.stop_reason is StopReason.WON and not episode.truncated
 
 
 def test_every_reason_is_tried() -> None:

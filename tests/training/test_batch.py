@@ -202,6 +202,45 @@ def test_groups_that_teach_nothing_are_dropped() -> None:
     assert not dropped(OVER, partly, mask=False)
 
 
+def earning(*rewards: float) -> Episode:
+    """An episode with these rewards, one a turn."""
+    [turn, *_] = short().turns
+    return replace(short(), turns=tuple(replace(turn, reward=reward) for reward in rewards))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "equal"),
+    [
+        ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1), True),
+        ((0.1, 0.2, -0.3), (-0.3, 0.1, 0.2), True),
+        ((1e6, 0.1, 0.2), (1e6, 0.2, 0.1), True),
+        ((0.0,), (-0.0,), True),
+        ((1.0,), (1.001,), False),
+        ((1e-9,), (2e-9,), False),
+        ((0.0,), (1e-9,), False),
+    ],
+)
+def test_returns_are_equal_up_to_rounding(
+    first: tuple[float, ...], second: tuple[float, ...], equal: bool
+) -> None:
+    group = Group(0, (earning(*first), earning(*second)))
+    for rewards in (Rewards(), Rewards(scale=10.0)):
+        assert equal_returns(group, rewards, mask_truncated=False) is equal
+
+
+def test_long_responses_make_no_outcome_another_one() -> None:
+    """DAPO and verl drop groups by accuracy, before the punishment."""
+    rewards = Rewards(overlong_buffer=4, max_new_tokens=10)
+    lost, long = short((1,) * 2), short((1,) * 10)
+    assert sum(rewards.of_turns(lost)) > sum(rewards.of_turns(long))
+    assert equal_returns(Group(0, (lost, long)), rewards, mask_truncated=False)
+    won = short((1,) * 10, reward=1.0, won=True)
+    for source in ("return", "won"):
+        of_source = replace(rewards, reward_source=source)
+        assert equal_returns(Group(0, (lost, long)), of_source, mask_truncated=False)
+        assert not equal_returns(Group(0, (lost, won)), of_source, mask_truncated=False)
+
+
 def test_overlong_responses_are_punished_softly() -> None:
     """DAPO, equation 13: 0 up to limit - buffer, then linear to the full penalty at the limit."""
     rewards = Rewards(scale=10.0, overlong_buffer=4, overlong_penalty=0.5, max_new_tokens=10)

@@ -26,6 +26,7 @@ from tests.training.runs import GUESS, lines, run
 
 HERE = "tests.training.test_breaker"
 SHORT: dict[str, Any] = {**GUESS, "eval_every": 0, "breaker_wait": 0.0}
+ENDLESS = "tests.training.guess_env:guess-test/Endless-v0"
 
 
 def config(**given: Any) -> Any:
@@ -107,6 +108,7 @@ TROUBLE: dict[str, dict[str, float]] = {
     "nan": {"bad": 1.0},
     "skipped": {"updates_skipped": 2.0},
     "nothing": {"episodes_masked": 8.0},
+    "invalid": {"invalid_format_rate": 0.995, "cut_rate": 0.5},
     "infrastructure": {"stop__infrastructure": 4.0},
     "env_error": {"stop__env_error": 8.0},
     "agent_error": {"stop__agent_error": 8.0},
@@ -166,13 +168,13 @@ def at_steps(
     advantages: torch.Tensor,
     *,
     steps: Sequence[int],
-    value: float = float("nan"),
+    value: str = "nan",
     generator: int = 0,
 ) -> Modulated:
     """No modulation, but broken in some steps (from 1)."""
     broken = generator in {derive(0, "shuffle", step - 1) for step in steps}
     found = identity(batch, advantages)
-    advantages = torch.full_like(found.advantages, value) if broken else found.advantages
+    advantages = torch.full_like(found.advantages, float(value)) if broken else found.advantages
     return Modulated(advantages, found.alpha)
 
 
@@ -200,11 +202,11 @@ def adapters(folder: Path) -> dict[int, dict[str, torch.Tensor]]:
     return {step: load_file(file) for step, file in files.items()}
 
 
-@pytest.mark.parametrize(("value", "kind"), [(float("nan"), "nan"), (float("inf"), "inf")])
+@pytest.mark.parametrize("kind", ["nan", "inf"])
 def test_a_bad_step_is_left_out_and_the_run_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: float, kind: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    changes = faulty([2, 3, 5], value=value) | {"keep_checkpoints": 9}
+    changes = faulty([2, 3, 5], value=kind) | {"keep_checkpoints": 9}
     run(tmp_path / "run", SHORT, steps=5, groups=6, **changes)
     metrics = lines(tmp_path / "run" / "metrics.jsonl")
     assert [m.get(f"bad/credit_{kind}", 0) for m in metrics] == [0, 1, 1, 0, 1]
@@ -249,6 +251,34 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     ] * 2
     assert not any(value is None for m in metrics for value in m.values())
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+UNPARSED: dict[str, Any] = {**SHORT, "max_new_tokens": 2, "groups": 3}
+
+
+def test_a_run_whose_responses_cannot_be_parsed_is_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The penalty alone has a gradient; it teaches no task. So few steps may be unlucky."""
+    wanted = r"100% of the responses could not be parsed.*\d+% were cut off.*\(2\): raise"
+    with pytest.raises(NotLearningError, match=wanted):
+        run(tmp_path / "run", UNPARSED, steps=4)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    run(tmp_path / "few", UNPARSED, steps=2)
+    assert "nothing was learned in 2 steps: in the last one no response could be" in caplog.text
+
+
+def test_what_was_learned_before_a_stop_is_saved(tmp_path: Path) -> None:
+    """And the message says how other settings can go on with it."""
+    given = {"steps": 9, "save_every": 99, "breaker": {"turn_limit": "stop@2:0.01"}, "groups": 6}
+    with pytest.raises(NotLearningError, match=r"Step 2 is saved.*new run.*--adapter .*run"):
+        run(tmp_path / "run", SHORT, env=ENDLESS, warmstart_keep="all", **given)
+    assert CheckpointStore(tmp_path / "run").steps() == [2]
+
+
+def test_groups_that_were_dropped_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    judged(Breaker(config()), figures_of(episodes_masked=8.0, groups_dropped=2.0))
+    assert "could be used" in caplog.text and "; 2 groups had equal returns" in caplog.text
 
 
 def test_nan_in_every_one_of_a_few_steps_ends_the_run_by_its_name(tmp_path: Path) -> None:
@@ -347,12 +377,12 @@ def test_a_run_in_which_nothing_was_learned_says_so(
 ) -> None:
     """All returns are equal. One step may be unlucky, several are not."""
     given = {"env": "tests.training.guess_env:guess-test/Endless-v0", "warmstart_keep": "all"}
-    given |= {**BRIEF, "invalid_penalty": 0.0, "steps": steps}
+    given |= {**BRIEF, "invalid_penalty": 0.0, "steps": steps, "breaker": {"invalid": "ignore"}}
     if steps == 1:
         run(tmp_path / "run", SHORT, **given)
         assert "nothing was learned in 1 steps" in caplog.text
     else:
-        with pytest.raises(NotLearningError, match="nothing was learned in 4 steps.*differ"):
+        with pytest.raises(NotLearningError, match="nothing was learned in 4 steps.*parsed"):
             run(tmp_path / "run", SHORT, **given)
     for figures in lines(tmp_path / "run" / "metrics.jsonl"):
         assert figures["learned"] == figures["groups_with_spread"] == figures["grad_norm"] == 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,12 +66,95 @@ def test_value_targets_are_those_of_the_estimators_options(batch: ResponseBatch)
     assert without.value_targets is None
 
 
+@estimator(needs_values=True, compares=False)
+def short_sighted(
+    batch: ResponseBatch, *, gamma: float = 0.5, lam: float = 0.9, penalty: str = "reward"
+) -> torch.Tensor:
+    return gae(batch, gamma, lam, penalty=penalty)[0]
+
+
+def other_meaning(
+    batch: ResponseBatch, *, gamma: float | None = None, lam: str = "auto", penalty: str = "mine"
+) -> torch.Tensor:
+    return batch.returns
+
+
+def test_value_targets_follow_the_defaults_of_an_own_estimator(batch: ResponseBatch) -> None:
+    name = f"{HERE}:short_sighted"
+    found = assigned(batch, estimator=name).value_targets
+    assert found is not None
+    assert torch.equal(found, gae(batch, 0.5, 0.9, penalty="reward")[1])
+    found = assigned(batch, estimator=name, estimator_options={"lam": 0}).value_targets
+    assert found is not None
+    assert torch.equal(found, gae(batch, 0.5, 0.0, penalty="reward")[1])
+    for options in ({}, {"gamma": None, "penalty": "yours"}):
+        given = {"estimator": f"{HERE}:other_meaning", "estimator_options": options}
+        found = assigned(batch, **given).value_targets
+        assert found is not None and torch.equal(found, gae(batch)[1])
+        check_credit(settle(given).config)
+
+
 def test_draws_of_a_modulator_come_from_seed_and_step(batch: ResponseBatch) -> None:
     given: dict[str, Any] = {"modulator_options": {"shuffle": True, "scope": "batch"}}
     first = assigned(batch, step=3, **given).modulated.alpha
     assert torch.equal(assigned(batch, step=3, **given).modulated.alpha, first)
     assert not torch.equal(assigned(batch, step=4, **given).modulated.alpha, first)
     assert not torch.equal(assigned(batch, step=3, seed=1, **given).modulated.alpha, first)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong", "message"),
+    [
+        ({"estimator": "gigpo"}, {"gamma": NAN}, "estimator_options.gamma: .* at most 1, got nan"),
+        ({"estimator": "gigpo"}, {"gamma": 5}, "estimator_options.gamma: .*got 5"),
+        ({"estimator": "gigpo"}, {"omega": NAN}, "estimator_options.omega: expected a finite"),
+        ({"estimator": "gigpo"}, {"normalise_step": "off"}, "normalise_step: expected true or fal"),
+        ({"estimator": "ppo"}, {"lam": 3}, "estimator_options.lam: .*got 3"),
+        *(
+            ({"estimator": name}, *each)
+            for name in ("grpo", "dapo", "gspo")
+            for each in (
+                ({"epsilon": -1}, "estimator_options.epsilon: .*at least 0, got -1"),
+                ({"normalise": "false"}, "estimator_options.normalise: expected true or false"),
+            )
+        ),
+        ({"modulator": "aem"}, {"shuffle": "false"}, "modulator_options.shuffle: .*got 'false'"),
+        ({"modulator": "aem"}, {"recentre": "no"}, "modulator_options.recentre: .*got 'no'"),
+        ({"modulator": "aem"}, {"threshold": NAN}, "modulator_options.threshold: .*got nan"),
+        ({"modulator": "aem"}, {"lam": "1"}, "modulator_options.lam: .*number, got '1'"),
+        ({"modulator": "empg"}, {"centre": "no"}, "modulator_options.centre: .*got 'no'"),
+        ({"modulator": "empg"}, {"zeta": NAN}, "modulator_options.zeta: .*got nan"),
+        ({"modulator": "entropy_shaping"}, {"kappa": 0}, "kappa: .*above 0, got 0"),
+    ],
+)
+def test_options_are_of_the_right_type_and_in_range(
+    given: dict[str, Any], wrong: dict[str, Any], message: str
+) -> None:
+    [key] = given
+    with pytest.raises(ConfigError, match=message):
+        check_credit(settle({**given, f"{key}_options": wrong}).config)
+
+
+def test_an_epsilon_of_0_leaves_equal_groups_at_0(batch: ResponseBatch) -> None:
+    equal = replace(
+        batch, returns=batch.group_ids.float(), penalties=torch.zeros_like(batch.returns)
+    )
+    base = assigned(equal, estimator_options={"epsilon": 0}).base
+    assert torch.equal(base, torch.zeros_like(base))
+
+
+def test_what_an_estimator_needs_is_in_range() -> None:
+    for needs, message in (
+        ({"dual_clip": 0.5}, "above 1 or null, got 0.5"),
+        ({"clip_low": 5}, "at most 1, got 5"),
+        ({"kl_coef": NAN}, "at least 0, got nan"),
+        ({"drops_equal_groups": "no"}, "true or false, got 'no'"),
+    ):
+        with pytest.raises(ConfigError, match=rf"@estimator\.{next(iter(needs))}: .*{message}"):
+            estimator(**needs)
 
 
 # Own components ----------------------------------------------------------------------------------
@@ -102,6 +186,42 @@ def test_an_own_estimator_with_needs_of_its_own(batch: ResponseBatch) -> None:
     assert batch.values is not None
     expected = (batch.returns - batch.values + batch.step_rewards)[:, None] * batch.mask
     torch.testing.assert_close(credit.modulated.advantages, expected)
+
+
+WRITES: dict[str, tuple[Callable[[ResponseBatch, torch.Tensor], Any], str]] = {
+    "logprobs": (lambda b, a: b.logprobs.mul_(0.0), "batch.logprobs"),
+    "returns": (lambda b, a: b.returns.sub_(b.returns.mean()), "batch.returns"),
+    "numpy": (
+        lambda b, a: np.multiply(b.entropies.numpy(), 2, out=b.entropies.numpy()),
+        "entropies",
+    ),
+    "a view": (lambda b, a: b.penalties[:2].fill_(0.0), "batch.penalties"),
+    "cached": (lambda b, a: b.response_entropy.neg_(), "batch.response_entropy"),
+    "advantages": (lambda b, a: a.mul_(2.0), "advantages"),
+}
+
+
+def writes(batch: ResponseBatch, *, what: str) -> torch.Tensor:
+    WRITES[what][0](batch, torch.zeros(4))
+    return batch.returns.clone()
+
+
+def modulator_writes(batch: ResponseBatch, advantages: torch.Tensor, *, what: str) -> Modulated:
+    WRITES[what][0](batch, advantages)
+    return identity(batch, advantages)
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_components_may_only_read_what_they_are_given(what: str) -> None:
+    message = WRITES[what][1]
+    for role, function in (("estimator", "writes"), ("modulator", "modulator_writes")):
+        if (role, what) == ("estimator", "advantages"):
+            continue
+        name = f"{HERE}:{function}"
+        given = {role: name, f"{role}_options": {"what": what}}
+        pattern = rf"{role} '{name}' changed .*{message} in place.*{message}\.clone\(\)"
+        with pytest.raises(ConfigError, match=pattern):
+            check_credit(settle(given).config)
 
 
 RETURNS: dict[str, tuple[Callable[[ResponseBatch], Any], str]] = {
@@ -205,12 +325,12 @@ def test_a_component_that_returns_the_wrong_thing_is_named(batch: ResponseBatch)
         assigned(batch, modulator=f"{HERE}:late_modulator")
 
 
-def broken_estimator(batch: ResponseBatch, *, value: float) -> torch.Tensor:
-    return torch.where(batch.returns == batch.returns.max(), value, 1.0)
+def broken_estimator(batch: ResponseBatch, *, value: str) -> torch.Tensor:
+    return torch.where(batch.returns == batch.returns.max(), float(value), 1.0)
 
 
-def broken_modulator(batch: ResponseBatch, advantages: torch.Tensor, *, value: float) -> Modulated:
-    return Modulated(torch.full(batch.mask.shape, value), torch.ones_like(advantages))
+def broken_modulator(batch: ResponseBatch, advantages: torch.Tensor, *, value: str) -> Modulated:
+    return Modulated(torch.full(batch.mask.shape, float(value)), torch.ones_like(advantages))
 
 
 @pytest.mark.parametrize(("value", "kind"), [("nan", "nan"), ("inf", "inf"), ("-inf", "inf")])
@@ -220,6 +340,6 @@ def test_credit_that_is_not_finite_names_component_and_kind(
     for role in ("estimator", "modulator"):
         name = f"{HERE}:broken_{role}"
         with pytest.raises(BadCredit, match=rf"not finite \({kind}\)") as caught:
-            assigned(batch, **{role: name, f"{role}_options": {"value": float(value)}})
+            assigned(batch, **{role: name, f"{role}_options": {"value": value}})
         assert caught.value.component.startswith(f"{role} '{name}'")
         assert caught.value.kind == kind

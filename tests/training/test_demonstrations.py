@@ -163,6 +163,18 @@ def test_every_row_is_used_in_an_epoch() -> None:
     assert next(few)[1][0].shape == (3, 2)
 
 
+@pytest.mark.parametrize(("rows", "batch"), [(40, 32), (63, 32), (100, 64), (33, 32), (64, 32)])
+def test_every_row_is_cloned(rows: int, batch: int) -> None:
+    """Also the longest, where the number of rows is no multiple of the batch; alike often."""
+    made = [
+        LabelledRow((1,) * (50 + 30 * i), bytes([IMITATE]) * (50 + 30 * i)) for i in range(rows)
+    ]
+    batches = _batches(made, CloningSettings(batch=batch))
+    count = 40 * rows // batch
+    times = np.bincount([n for _ in range(count) for n in next(batches)[0]], minlength=rows)
+    assert times.min() >= 0.4 * times.mean()
+
+
 def test_cloning_learns_and_repeats(tiny: Tiny) -> None:
     """The loss falls; the same seed gives the same weights; only the adapter has changed."""
     results = []

@@ -77,7 +77,22 @@ def test_a_run_ends_early_where_nothing_becomes_better(
     assert CheckpointStore(tmp_path / "run").steps() == [0, 1, 3]  # two newest, and the best
     assert (tmp_path / "run" / "adapter").is_dir()
     again = run(tmp_path / "run", BEST, steps=9, patience=2, resume=True)
-    assert again["steps"] == 3
+    assert again == summary
+    assert (tmp_path / "run" / "adapter").is_dir()
+
+
+def test_what_ended_early_without_learning_says_the_same_when_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, [0.4, 0.4])
+    monkeypatch.setattr(loop.Trainer, "train_step", lambda self: dict(IDLE))
+    summary = run(tmp_path / "run", BEST, steps=9, patience=1)
+    assert summary["steps"] == 1
+    assert run(tmp_path / "run", BEST, steps=9, patience=1, resume=True) == summary
+
+
+IDLE = {"learned": 0.0, "episodes": 4.0, "episodes_masked": 0.0, "groups_with_spread": 0.0}
+"""Figures of a step without a gradient."""
 
 
 def test_the_best_one_is_one_that_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,8 +168,10 @@ def test_a_run_goes_on_with_the_base_it_began_with(
     run(out, GUESS, **given, steps=1, max_bad_steps=9)
     run(out, GUESS, **given, steps=2, max_bad_steps=9, resume=True)
     retrained(pretrained)
+    kept = {file.name: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     with pytest.raises(CheckpointError, match="other weights now than when the run began"):
         run(out, GUESS, **given, steps=3, max_bad_steps=9, resume=True)
+    assert {f.name: f.read_bytes() for f in out.rglob("*") if f.is_file()} == kept
     given |= {"adapter": str(out)}
     run(tmp_path / "next", GUESS, **given, steps=1, max_bad_steps=9)
     assert "was trained on a base model with other weights" in caplog.text
@@ -191,7 +208,9 @@ def weights_in(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("inside", ["", "adapter", "checkpoints/step-000002/adapter"])
+@pytest.mark.parametrize(
+    "inside", ["", "adapter", "checkpoints/step-000002", "checkpoints/step-000002/adapter"]
+)
 def test_a_run_starts_from_an_adapter(tmp_path: Path, begun: Path, inside: str) -> None:
     """From another run, or a folder in it; the KL term compares with it; it goes on without it."""
     out = tmp_path / "run"
@@ -219,11 +238,12 @@ def test_a_run_starts_from_an_adapter(tmp_path: Path, begun: Path, inside: str) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lora_rank": 8}, "8 here. Give --lora-rank 16"),
-        ({"lora_alpha": 8.0}, "8.0 here. Give --lora-alpha 32"),
+        ({"lora_rank": 8}, "has --lora-rank 16, the run 8. Give --lora-rank 16"),
+        ({"lora_alpha": 8.0}, "the run 8.0. Give --lora-alpha 32"),
         ({"lora_targets": ["q_proj"]}, "q_proj.*Give --lora-targets"),
         ({"warmstart": "expert"}, "two beginnings"),
-        ({"model": "someone/other"}, "trained on .*, the run is on someone/other"),
+        ({"model": "someone/other"}, "on tiny, the run is on someone/other. Give --model tiny"),
+        ({"env": "aem_gym/ALFWorld-v0"}, "a policy made for tests.*Guess-v0.*Leave --adapter out"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(
@@ -233,6 +253,15 @@ def test_an_adapter_that_does_not_fit_is_refused(
     config = settle(given).config
     with pytest.raises(ConfigError, match=message):
         check_adapter(config)
+
+
+def test_an_adapter_that_changed_its_base_is_refused(begun: Path) -> None:
+    pissa = begun / "pissa"
+    shutil.copytree(begun / "adapter", pissa)
+    file = pissa / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"init_lora_weights": "pissa"}))
+    with pytest.raises(ConfigError, match="init_lora_weights 'pissa' changes the base weights"):
+        check_adapter(settle({**GUESS, "adapter": str(pissa)}).config)
 
 
 def test_an_adapter_that_is_none_or_damaged_is_named(tmp_path: Path, begun: Path) -> None:

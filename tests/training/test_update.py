@@ -75,6 +75,26 @@ def test_accumulation_changes_nothing(
         assert (other - first).norm() <= 1e-5 * first.norm()
 
 
+def test_the_comparison_with_the_sampler_fits_the_token_budget(
+    tiny: Tiny, rollout: tuple[str, TrainBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, step = rollout
+    agent = tiny.agent(context=context)
+    longest = max(len(row.ids) for row in step.rows)
+    updater = Updater(agent.learner, tiny.changed(context=context, micro_batch_tokens=longest))
+    seen: list[int] = []
+    score = agent.learner.score
+
+    def counted(rows: Any, **given: Any) -> Any:
+        seen.append(len(rows) * max(len(row.ids) for row in rows))
+        return score(rows, **given)
+
+    monkeypatch.setattr(agent.learner, "score", counted)
+    for number in range(5):
+        assert updater.check_sampler(step, number)["mismatch/max"] < 1e-4
+    assert max(seen) <= longest
+
+
 def test_micro_batches_by_tokens() -> None:
     """Padded, each fits; one row too long is alone; nothing is lost or moved."""
     lengths = [3, 4, 4, 9, 30, 5, 5]
@@ -375,6 +395,31 @@ def test_what_a_loss_returns_is_checked_in_the_run() -> None:
         ({"loss_options": {"clap": 1}}, "loss_options .*clap.*clip_low"),
         ({"loss_options": {"aggregation": "tokens"}}, "token-mean"),
         ({"loss_options": {"constant": "long"}}, "loss_options"),
+        *(
+            ({"loss_options": {name: value}}, rf"loss_options\.{name}: expected .*, got ")
+            for name, values in {
+                "constant": (-5, 0, float("nan")),
+                "dual_clip": (0.5, 1, float("inf")),
+                "kl_weighted": ("no", 1),
+                "value_coef": (-1, float("nan")),
+                "clip_low": (5, -0.2, True),
+                "clip_high": (-0.1, "0.2"),
+                "aggregation": (None, 1),
+            }.items()
+            for value in values
+        ),
+        ({"loss": "clip_cov", "loss_options": {"share": 2}}, "loss_options.share: .*at most 1"),
+        ({"loss": "kl_cov", "loss_options": {"share": -1}}, "loss_options.share: .*at least 0"),
+        ({"loss": "kl_cov", "loss_options": {"kl_weight": -1}}, "kl_weight: .*at least 0"),
+        ({"loss": "clip_cov", "loss_options": {"cov_low": 6}}, "cov_low: .*cov_high = 5.0, got 6"),
+        (
+            {"clip_low": 0.1, "loss_options": {"clip_low": 0.4}},
+            "clip_low: 0.1 and loss_options.clip_low: 0.4 differ",
+        ),
+        (
+            {"dual_clip": 3.0, "loss_options": {"dual_clip": None}},
+            "dual_clip: 3.0 and loss_options.dual_clip: None differ",
+        ),
         ({"loss": "nowhere:loss"}, "cannot be imported"),
         ({"loss": "kl_cov", "clip_low": 0.1}, "kl_cov.*clip_low"),
         ({"loss": "reinforce", "dual_clip": 4.0}, "reinforce.*dual_clip"),
@@ -389,6 +434,20 @@ def test_wrong_losses_are_named(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("estimator", ["grpo", "gspo", "ppo", "dr_grpo"])
 def test_every_loss_goes_with_every_estimator(loss: str, estimator: str) -> None:
     check_loss(settled(loss=loss, estimator=estimator))
+
+
+def test_options_that_a_loss_can_use() -> None:
+    for options in (
+        {"clip_low": 0, "clip_high": 0.28, "dual_clip": None, "kl_weighted": True},
+        {"clip_low": 1, "dual_clip": 2, "value_coef": 0, "constant": 32768},
+    ):
+        found = LossSettings.of(settled(loss_options=options))
+        of_all = {
+            key: getattr(found, key, None) for key in ("kl_weighted", "value_coef", "constant")
+        }
+        assert options.items() <= {**found.options, **of_all}.items()
+    same = LossSettings.of(settled(clip_low=0.1, loss_options={"clip_low": 0.1}))
+    assert same.options["clip_low"] == 0.1
 
 
 def test_unknown_losses_are_unknown_names() -> None:

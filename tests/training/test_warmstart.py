@@ -13,13 +13,14 @@ import pytest
 
 from aem_gym.config import Config
 from aem_gym.errors import ConfigError, NoExpertError, OutputError, UnknownNameError
+from aem_gym.registry import Registry
 from aem_gym.rollout.envs import EnvSpec
 from aem_gym.rollout.pool import EnvPool
 from aem_gym.settings import settle
 from aem_gym.training import warmstart
 from aem_gym.training.setup import check_run, choose_template
 from aem_gym.training.warmstart import warm_start
-from aem_gym.types import Demo
+from aem_gym.types import Demo, DemoStep
 
 GUESS = settle(
     Config(
@@ -172,6 +173,46 @@ def test_changed_code_makes_another(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert key(config) != before
 
 
+OWN = {
+    "response_format": ("F", "from aem_gym.agents.formats import Short\n\nclass F(Short): ...\n"),
+    "learner": ("L", "from aem_gym.agents.learner import HFLearner\n\nclass L(HFLearner): ...\n"),
+    "model": ("M", "from aem_gym.agents.tiny import Tiny\n\nclass M(Tiny): ...\n"),
+}
+
+
+@pytest.mark.parametrize("setting", OWN)
+@pytest.mark.parametrize("instance", [False, True])
+def test_changed_code_of_a_component_of_ones_own_makes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, instance: bool
+) -> None:
+    (name, code), module = OWN[setting], f"their_{setting}_{instance}"
+    if instance:
+        code, name = f"{code}\nmade = {name}\n", "made"
+        code += "" if setting == "learner" else "made = made()\n"
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = replace(GUESS, **{setting: f"{module}:{name}"})
+    before = key(config)
+    assert key(config) == before != key(GUESS)
+    (tmp_path / f"{module}.py").write_text(code + "#\n")
+    assert key(config) != before
+
+
+def test_the_component_of_another_package_counts_by_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name from an entry point does not say where its code is."""
+    code = "from aem_gym.agents.formats import Short\n\nclass F(Short): ...\n"
+    (tmp_path / "their_package.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    formats = Registry("response format", "aem_gym.formats", {"theirs": "their_package:F"})
+    monkeypatch.setattr(warmstart, "FORMATS", formats)
+    config = replace(GUESS, response_format="theirs")
+    before = key(config)
+    (tmp_path / "their_package.py").write_text(code + "#\n")
+    assert key(config) != before
+
+
 def test_half_of_one_is_not_used(cache: Path) -> None:
     first = start(GUESS)
     base = first[0]
@@ -244,3 +285,30 @@ def test_settings_that_cannot_be_used(cache: Path) -> None:
 def test_the_cache_says_what_was_done(cache: Path) -> None:
     made = info(start(GUESS)[0])
     assert made["rows"] == 20 and made["steps"] == 5 and made["loss"] > 0
+
+
+def test_demonstrations_that_are_too_long_are_counted(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Most of them may be, and the clone is one of short episodes."""
+    caplog.set_level("INFO")
+    config = replace(GUESS, context="window")
+    rows = info(start(config)[0])["rows"]
+    assert "left out" not in caplog.text
+    short = replace(config, max_length=20)  # first turns, with the instructions, are longer
+    made = info(start(short)[0])
+    assert 0 < made["too_long"] < rows == made["rows"] + made["too_long"]
+    said = f"{made['too_long']} of {rows} rows of demonstrations are longer than max_length 20"
+    assert [r.levelname for r in caplog.records if said in r.getMessage()] == ["WARNING"]
+    assert "raise --max-length" in caplog.text
+    caplog.clear()
+    start(short)
+    assert "taken from the cache" in caplog.text and said in caplog.text
+
+
+@pytest.mark.parametrize(("context", "rows"), [("transcript", 2), ("window", 3)])
+def test_rows_with_nothing_to_imitate_are_not_missed(context: str, rows: int) -> None:
+    step = DemoStep("a room", "", "go")
+    idle = replace(step, imitate=False)
+    demos = [Demo("", (step, idle, step)), Demo("", (idle,)), Demo("", (idle, step)), Demo("", ())]
+    assert warmstart._possible_rows(replace(GUESS, context=context), demos) == rows
