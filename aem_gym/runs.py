@@ -95,7 +95,7 @@ def run_adapter(folder: Path) -> Path:
 _MAY_CHANGE = {
     *("out", "resume", "steps", "device", "threads", "workers", "step_timeout", "save_every"),
     *("keep_checkpoints", "loggers", "micro_batch", "micro_batch_tokens", "card"),
-    *("gradient_checkpointing", "reset_timeout", "max_concurrent_episodes"),
+    *("gradient_checkpointing", "reset_timeout", "max_concurrent_episodes", "sampler_url"),
     *("replan", "breaker", "max_bad_steps", "breaker_wait", "patience"),
 }
 """Settings that may differ on resume. Some change results by rounding: `device`, `threads`,

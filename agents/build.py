@@ -85,8 +85,12 @@ def _base_name(model: str, base: str) -> str:
 
 
 def _sampler_options(config: Config) -> dict[str, Any]:
-    """The sampler's options, with the old spelling of `merge`."""
+    """The sampler's options, with its servers, and with the old spelling of `merge`."""
     options = dict(config.sampler_options)
+    if config.sampler_url:
+        if config.sampler == "hf":
+            raise ConfigError("sampler_url: the sampler hf uses no server. Give --sampler vllm")
+        options["urls"] = list(config.sampler_url)
     if config.sampler == "hf" and "merge_for_sampling" in config.model_options:
         options.setdefault("merge", config.model_options["merge_for_sampling"])
     return options

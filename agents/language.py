@@ -119,7 +119,8 @@ class LanguageAgent(Generic[L]):
         if isinstance(request, Response):
             return request
         assert isinstance(policy, AsyncPolicy)
-        return self.finish(request, _plain(await policy.sample(request), policy))
+        made, limit = await policy.sample(request), request.max_new_tokens or math.inf
+        return self.finish(request, _plain(made, limit, policy, self._vocabulary))
 
     def prepare(self, turn: TurnInput) -> GenerationRequest | Response:
         """A turn's prompt; a `Response` with `stop` where the context is full. Changes nothing."""

@@ -138,7 +138,8 @@ class VLLMPolicy:
         for server in living:
             body["model"] = self._published[-1].name if self._adapted else server.base
             try:
-                return _generation(await in_thread(partial(server.complete, dict(body))))
+                newest = self._published[-1] if self._adapted else None
+                return _generation(await in_thread(partial(server.complete, dict(body), newest)))
             except InfrastructureError as failure:
                 if self._own is not None:
                     self._own.check()
@@ -233,6 +234,7 @@ class _Server:
         self._headers = {"Content-Type": "application/json"}
         self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
         self._pool = urllib3.PoolManager(maxsize=1024, retries=False)
+        self._loading = threading.Lock()
 
     def answers(self) -> bool:
         """Whether it is up."""
@@ -275,14 +277,26 @@ class _Server:
                 "variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and has to see this folder"
             )
 
+    def _knows(self, folder: Path) -> bool:
+        answer = self._call("GET", "/v1/models")
+        return any(each["id"] == folder.name for each in json.loads(answer.data).get("data", ()))
+
     def unload(self, folder: Path) -> None:
         """Let it forget an adapter; one that it does not know is no error."""
         with contextlib.suppress(InfrastructureError):
             self._tried("/v1/unload_lora_adapter", {"lora_name": folder.name})
 
-    def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to a completion. Raises InfrastructureError, or ConfigError if refused."""
+    def complete(self, body: Mapping[str, Any], adapter: Path | None = None) -> dict[str, Any]:
+        """The answer to a completion. Raises InfrastructureError, or ConfigError if refused.
+
+        `adapter` is handed over again to a server that does not know it: it was started anew.
+        """
         answer = self._tried("/v1/completions", body)
+        if answer.status == 404 and adapter is not None:
+            with self._loading:
+                if not self._knows(adapter):
+                    self.load(adapter)
+            answer = self._tried("/v1/completions", body)
         if answer.status != 200:
             raise ConfigError(f"sampler vllm: {self.url} refused a request: {_text(answer)}")
         self.alive = True

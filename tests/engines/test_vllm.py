@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import urllib3
 
-from aem_gym.agents.vllm_policy import VLLMPolicy
 from aem_gym.agents.vllm_server import VLLMServer
 from aem_gym.concurrency import run_async
 from aem_gym.errors import ConfigError, InfrastructureError, SamplerMismatchError
 from aem_gym.protocols import GenerationRequest
-from aem_gym.rollout.collector import Collector, CollectorSettings, grouped, requests_for
+from aem_gym.rollout.collector import Collector, CollectorSettings, requests_for
 from aem_gym.rollout.pool import EnvPool
 from aem_gym.training.credit import Rewards, make_batch
 from aem_gym.training.update import Updater
@@ -101,8 +102,7 @@ def moved(agent: Any) -> None:
 
 
 def test_a_draw_depends_on_its_key_and_ends_where_it_has_to(served: Any) -> None:
-    policy, prompt = served.policy, served.builder.added
-    del prompt
+    policy = served.policy
     ids = tuple(range(5, 25))
     requests = [GenerationRequest(slot, ids, key, 1.0, 7) for slot, key in enumerate((3, 3, 4, 5))]
     made = [run_async(policy.sample(request)) for request in requests]
@@ -155,8 +155,6 @@ def elsewhere(
         log = tmp_path_factory.mktemp("server") / "log"
         server = VLLMServer(PYTHON, known | arguments, ENVIRON, log)
         started.append(server)
-        import urllib3
-
         for _ in range(600):
             server.check()
             try:
@@ -228,7 +226,7 @@ def test_nothing_runs_on_when_the_trainer_is_killed(tiny: Tiny, tmp_path: Path) 
         "VLLMServer(sys.argv[1], {'model': sys.argv[2]}, {}, Path(sys.argv[3]))\n"
         "print('started', flush=True)\ntime.sleep(600)"
     )
-    command = [os.sys.executable, "-c", code, PYTHON, str(tiny.folder), str(tmp_path / "log")]  # type: ignore[attr-defined]
+    command = [sys.executable, "-c", code, PYTHON, str(tiny.folder), str(tmp_path / "log")]
     trainer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert trainer.stdout is not None and trainer.stdout.readline() == "started\n"
     time.sleep(3)
@@ -242,45 +240,3 @@ def test_nothing_runs_on_when_the_trainer_is_killed(tiny: Tiny, tmp_path: Path) 
             break
         time.sleep(0.1)
     assert not [pid for pid in below if Path(f"/proc/{pid}").exists()]
-
-
-# Without a server --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"url": "x"}, "unknown option of the sampler vllm 'url'.*Did you mean 'urls'"),
-        ({"urls": "localhost:8000", "adapters": "x"}, "expected http://HOST:PORT"),
-        ({"urls": "http://a:1"}, "adapters: name a folder"),
-        ({"urls": "http://a:1", "adapters": "x"}, "VLLM_API_KEY to the servers' API key"),
-        ({"server": {"port": 1}}, "server.port: cannot be set"),
-        ({"timeout": "long"}, "timeout|float"),
-    ],
-)
-def test_wrong_options_are_refused(
-    tiny: Tiny, given: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    with pytest.raises(ConfigError, match=message):
-        tiny.agent(sampler="vllm", sampler_options=given)
-
-
-def test_without_vllm_the_error_says_how_to_get_it(tiny: Tiny, tmp_path: Path) -> None:
-    import sys
-
-    agent: Any = tiny.agent(
-        sampler="vllm",
-        sampler_options={"python": sys.executable, "log": str(tmp_path / "log")},
-    )
-    policy: VLLMPolicy = agent.policy
-    request = GenerationRequest(0, (1, 2, 3), 1)
-    with pytest.raises(ConfigError, match="not installed: pip install vllm"):
-        run_async(policy.sample(request))
-    policy.close()
-
-
-def test_episodes_of_a_group_stay_together(tiny: Tiny) -> None:
-    """Not a server's concern: the order of episodes does not depend on who answers first."""
-    episodes = tiny.groups(tiny.agent())
-    assert [len(g.episodes) for g in episodes] == [3, 3, 3] and grouped([], 3) == []

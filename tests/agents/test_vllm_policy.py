@@ -1,0 +1,45 @@
+"""Options of the sampler vllm, and what it says without a server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aem_gym.concurrency import run_async
+from aem_gym.errors import ConfigError
+from aem_gym.protocols import GenerationRequest
+from tests.tiny import Tiny
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"url": "x"}, "unknown option of the sampler vllm 'url'.*Did you mean 'urls'"),
+        ({"urls": "localhost:8000", "adapters": "x"}, "expected http://HOST:PORT"),
+        ({"urls": "http://a:1"}, "adapters: name a folder"),
+        ({"urls": "http://a:1", "adapters": "x"}, "VLLM_API_KEY to the servers' API key"),
+        ({"server": {"port": 1}}, "server.port: cannot be set"),
+        ({"timeout": "long"}, "timeout|float"),
+    ],
+)
+def test_wrong_options_are_refused(
+    tiny: Tiny, given: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match=message):
+        tiny.agent(sampler="vllm", sampler_options=given)
+
+
+def test_without_vllm_the_error_says_how_to_get_it(tiny: Tiny, tmp_path: Path) -> None:
+    agent: Any = tiny.agent(
+        sampler="vllm",
+        sampler_options={"python": sys.executable, "log": str(tmp_path / "log")},
+    )
+    policy = agent.policy
+    request = GenerationRequest(0, (1, 2, 3), 1)
+    with pytest.raises(ConfigError, match="not installed: pip install vllm"):
+        run_async(policy.sample(request))
+    policy.close()
