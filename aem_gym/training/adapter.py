@@ -139,10 +139,11 @@ def _check_base(config: Config, folder: Path, found: dict[str, Any]) -> None:
     """A base made from scratch has to be at hand; others are compared by name."""
     theirs = _run_of(folder)
     if find_model(config.model).from_scratch:
-        if theirs is not None and load_config(theirs).env != config.env:
+        made_for = config.env if theirs is None else load_config(theirs).env
+        if made_for != config.env:
             raise ConfigError(
-                f"adapter {folder} is of a policy made for {load_config(theirs).env}, whose words "
-                f"are all that it knows; the run is in {config.env}. Leave --adapter out"
+                f"adapter {folder} is of a policy made for {made_for}, whose words are all that it "
+                f"knows; the run is in {config.env}. Leave --adapter out"
             )
         if theirs is None and folder != config.run_folder / START:
             raise ConfigError(

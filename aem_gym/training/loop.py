@@ -286,7 +286,7 @@ class Trainer:
     def _say_ended(self) -> None:
         progress, best = self.progress, int(self.progress.best["step"])
         form = "no better result on %s in %d evaluations than in step %d: ended. Its weights: %s"
-        place = self.folder / "checkpoints" / f"step-{best:06d}" / ADAPTER
+        place = self.store.load(best).folder / ADAPTER
         logger.info(form, self.config.keep_best, progress.stale, best, place)
 
     def train_step(self) -> dict[str, float]:

@@ -1,17 +1,17 @@
-"""Predicted against measured: `python -m benchmarks.estimate`, about ten minutes on one thread.
+"""Predicted against measured: `python -m benchmarks.estimate`, 10 to 17 minutes on one thread.
 
 Two small runs calibrate the constants of this machine; they are printed. Then other runs are
 predicted by the formulas of `--dry-run` from their settings and the tokens that they had, and
 measured: peak memory above imports, CPU seconds of one step. glibc's allocator keeps much of what
 was freed; memory is measured with MALLOC_MMAP_THRESHOLD_=65536, which makes it give memory back,
 and shown without it beside. The last line is one JSON object; exit 1 beyond 15% or 30%.
-
-    --quick  the smaller runs only
-    --save   keep the constants in the cache folder, where --dry-run finds them
+`--quick` makes the smaller runs only, `--save` keeps the constants in the cache folder, where
+`--dry-run` finds them.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -58,15 +58,21 @@ def show(each: Run, memory: float, rollout: float, rest: float) -> str:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--save", action="store_true")
+    given = parser.parse_args()
     measured = [run(name, settings) for name, settings in CALIBRATION.items()]
     known, rates = memory_constants(measured), speed(measured)
     print("calibration:", json.dumps({**dataclasses.asdict(known), **dataclasses.asdict(rates)}))
-    if "--save" in sys.argv:
+    if given.save:
         print("kept in", save_calibration(rates, known))
     print("MB: measured, predicted, with glibc's defaults; CPU seconds: rollout, predicted,")
     print("rest of the step, predicted. The first two lines are the calibration itself.")
     errors: dict[str, tuple[float, float]] = {}
-    cases = list(PREDICTED.items())[: _QUICK if "--quick" in sys.argv else None]
+    cases = list(PREDICTED.items())[: _QUICK if given.quick else None]
     for each in measured:
         time = each.time(rates)
         print(show(each, each.memory(known), time.rollout, time.step - time.rollout), flush=True)

@@ -43,7 +43,7 @@ JOBS: Mapping[str, tuple[str, ...]] = {
 }
 """Flags over the defaults, in spellings that both sides know."""
 QUICK = (
-    *("--warmstart-episodes", "100", "--warmstart-steps", "20", "--groups", "3"),
+    *("--warmstart-episodes", "96", "--warmstart-steps", "40", "--groups", "3"),
     *("--group-size", "4", "--eval-episodes", "8"),
 )
 CLOCKS = frozenset({"seconds", "aem_share", "run"})

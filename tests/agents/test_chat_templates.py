@@ -16,7 +16,6 @@ from aem_gym.agents.chat import control_tokens
 from aem_gym.agents.formats import Plain, Short, Tags, Thinking
 from aem_gym.agents.language import ChatPieces, PromptBuilder, chat_pieces
 from aem_gym.agents.tokenizer import train_tokenizer
-from aem_gym.errors import ModelError
 from aem_gym.protocols import EpisodeStart
 from aem_gym.types import PromptTemplate
 
@@ -475,33 +474,3 @@ def test_formats_read_what_comes_after_a_thought(inner: Any, opened: str) -> Non
         assert form.parse(f"{said}still thinking")[2] is False
     if not opened:  # it need not think
         assert form.parse(inner.render("", "look"))[1:] == ("look", True)
-
-
-# What cannot be used ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        None,
-        "{{ raise_exception('not for dialogues') }}",
-        "{% for m in messages %}{% if loop.first %}{{ m.content }}{% endif %}{% endfor %}",
-        "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}",
-        "{% for m in messages %}{{ m.content ",
-        "{% for m in messages[-2:] %}<|{{ m.role }}|>{{ m.content }}{% endfor %}",
-        "{{ messages | length }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}",
-        "{% for m in messages %}{{ loop.index }}: {{ m.content }}\n{% endfor %}",
-        "{% for m in messages | reverse %}<|{{ m.role }}|>{{ m.content }}{% endfor %}",
-        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-        "{% if add_generation_prompt %}[answer]{% endif %}",
-    ],
-    ids=[
-        *("none", "raises", "drops", "doubles", "syntax", "forgets", "counts", "numbers"),
-        *("reverses", "asks otherwise"),
-    ],
-)
-def test_templates_that_cannot_be_used_say_so(template: str | None) -> None:
-    tokenizer = tokenizer_with(template, "<|im_end|>")
-    with pytest.raises(ModelError, match="chat template cannot be used.*kwargs.chat_template"):
-        chat_pieces(tokenizer)
-    assert chat_pieces(tokenizer, {"chat_template": CHATML}).end == "<|im_end|>"

@@ -239,6 +239,7 @@ def test_what_takes_no_adapter_is_refused_in_words(base: PreTrainedModel) -> Non
         attach_lora(base, rank=4, alpha=8, targets=["mlp"], seed=0)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft's own
 @pytest.mark.parametrize("start", ["pissa", "olora", "pissa_niter_4"])
 def test_an_adapter_that_changed_its_base_is_refused(folder: Path, tmp_path: Path, start) -> None:
     """Its tensors fit, and the base they belong to is not the one in the folder."""
@@ -250,6 +251,7 @@ def test_an_adapter_that_changed_its_base_is_refused(folder: Path, tmp_path: Pat
         load_adapter(ours, tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft's own
 @pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal"])
 def test_an_adapter_of_another_start_is_loaded(folder: Path, tmp_path: Path, start) -> None:
     theirs = AutoModelForCausalLM.from_pretrained(folder)
