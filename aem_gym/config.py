@@ -172,7 +172,14 @@ class Config:
     """Resample groups whose returns are all equal (dynamic sampling, as dapo suggests), or of which
     no episode would enter the loss."""
     max_rounds: int = setting(3, at_least=1)
-    """Most rounds of collecting per step while groups are dropped."""
+    """Most tasks that a step plays while groups are dropped, in multiples of those it begins with.
+    """
+    oversample: float = setting(1.0, at_least=1)
+    """Play so many times the groups of a step at once, and keep the first that are not dropped
+    (2: DeepSWE's rejection sampling, with drop_equal_groups)."""
+    max_staleness: int = setting(0, at_least=0)
+    """Sample so many steps ahead while the learner works (needs the sampler vllm, or another that
+    keeps versions). Log-probabilities and entropies come from the version that sampled."""
 
     # --- optimization -----------------------------------------------------------------------
     steps: int = setting(120, at_least=0)

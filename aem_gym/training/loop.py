@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from math import nan
 from pathlib import Path
@@ -31,7 +32,6 @@ from aem_gym.errors import (
 from aem_gym.evaluation import EvalResult, play
 from aem_gym.io import atomic_folder, atomic_write
 from aem_gym.protocols import Logger
-from aem_gym.rollout.collector import RolloutRequest, grouped, requests_for
 from aem_gym.runs import (
     ADAPTER,
     EPISODES,
@@ -50,13 +50,13 @@ from aem_gym.runs import (
 )
 from aem_gym.seeding import derive
 from aem_gym.settings import CONFIG_NAME, load_config, settle, to_yaml
+from aem_gym.training.ahead import open_source
 from aem_gym.training.breaker import Breaker, Rule, nothing_learned, nothing_usable
 from aem_gym.training.credit import (
     Credit,
     CreditRule,
     Rewards,
     TrainBatch,
-    equal_returns,
     make_batch,
 )
 from aem_gym.training.mismatch import IMPORTANCE_CAP, importance
@@ -77,7 +77,7 @@ from aem_gym.training.state import (
     save_state,
 )
 from aem_gym.training.update import Updater
-from aem_gym.types import Episode, Group, StopReason
+from aem_gym.types import Episode, StopReason
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +200,7 @@ class Trainer:
             self.progress.started = started
         named = open_loggers(config, folder, self.progress.step)
         self.recorder = Recorder(folder, offsets, [*named, *loggers])
+        self.source = open_source(config, parts.collector, self.rewards, self.agent)
         self.rescores = not self.policy.exact or bool(config.importance_cap)
         given = config.importance_cap
         self.cap = (0.0 if self.policy.exact else IMPORTANCE_CAP) if given is None else given
@@ -220,7 +221,7 @@ class Trainer:
         saved = replace(self.config, resume=False, replan=False, out=None)
         atomic_write(self.folder / CONFIG_NAME, to_yaml(saved))
         remove_results(self.folder)
-        with self.recorder, StopAfterStep() as stop:
+        with self.recorder, closing(self.source), StopAfterStep() as stop:
             if progress.step == 0 and not progress.evaluations and self._evaluate():
                 self._save()
             try:
@@ -294,14 +295,13 @@ class Trainer:
         config, number = self.config, self.progress.step
         torch.manual_seed(derive(config.seed, "torch", number) % 2**63)
         clock = time.perf_counter()
-        groups, dropped = self._collect()
-        collected = time.perf_counter() - clock
-        if number + 1 < config.steps:  # the environments prepare while the learner works
-            self.parts.collector.prefetch(self._requests(config.groups))
+        collected = self.source.collect(self.progress.cursor, config.steps - number - 1)
+        self.progress.cursor, seconds = collected.cursor, time.perf_counter() - clock
+        groups, dropped = collected.groups, collected.dropped
         everything = [e for group in (*groups, *dropped) for e in group.episodes]
         if number == 0:
             self._check_begun(everything)
-        figures = {"seconds/rollout": collected, "groups_dropped": float(len(dropped))}
+        figures = {"seconds/rollout": seconds, "groups_dropped": float(len(dropped))}
         credit: Credit | None = None
         batch = make_batch(groups, self.rewards, mask_truncated=config.mask_truncated)
         if batch is not None:
@@ -331,28 +331,6 @@ class Trainer:
         self.progress.aem_seconds += credit.seconds
         return batch, credit, figures
 
-    def _collect(self) -> tuple[list[Group], list[Group]]:
-        """The groups of a step, and those dropped by dynamic sampling."""
-        config, kept, dropped = self.config, list[Group](), list[Group]()
-        drops, mask = config.drop_equal_groups, config.mask_truncated
-        for _ in range(config.max_rounds if drops else 1):
-            requests = self._requests(config.groups - len(kept), advance=True)
-            episodes = self.parts.collector.run(requests, temperature=config.temperature)
-            for group in grouped(episodes, config.group_size):
-                equal = drops and equal_returns(group, self.rewards, mask_truncated=mask)
-                (dropped if equal else kept).append(group)
-            if len(kept) == config.groups:
-                break
-        return kept, dropped
-
-    def _requests(self, groups: int, *, advance: bool = False) -> list[RolloutRequest]:
-        """The rollouts of the tasks that are next; `advance` counts the tasks as drawn."""
-        config, cursor = self.config, self.progress.cursor
-        seeds = [derive(config.seed, "task", cursor + i) >> 31 for i in range(groups)]
-        if advance:
-            self.progress.cursor += groups
-        return requests_for(seeds, config.group_size, config.seed, "rollout", cursor + groups)
-
     @staticmethod
     def _check_begun(episodes: Sequence[Episode]) -> None:
         """Stop if every episode of the first step failed; later failures may be transient.
@@ -379,7 +357,9 @@ class Trainer:
         Where the sampler is not exact, log-probabilities and entropies are replaced together, so
         that both are of one policy; its own are what the weights compare with.
         """
-        scores, figures = self.updater.compare(batch)
+        with self.source.weights():
+            scores, figures = self.updater.compare(batch)
+        figures |= self.source.figures()
         if self.credit.needs.needs_values and scores.values is None:
             raise ConfigError(
                 f"the estimator {self.config.estimator!r} needs values, which the learner "
@@ -422,6 +402,7 @@ class Trainer:
         if not self.config.eval_every:
             return False
         step, clock = self.progress.step, time.perf_counter()
+        self.source.pause()
         result = play(self.parts.evaluator, self.parts.eval_spec, f"evaluation {step}")
         chosen = self._selection(result)
         more = {f"selection_{name}": value for name, value in chosen.items()}
