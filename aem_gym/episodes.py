@@ -50,6 +50,8 @@ class StepFile:
 
     def lines(self) -> Iterator[bytes]:
         """Its lines. Raises OSError, EOFError or zlib.error where it is damaged."""
+        if not self.path.stat().st_size:
+            raise EOFError("the file is empty")
         with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as stream:
             yield from stream
 
@@ -91,7 +93,7 @@ def read_episodes(run: Path, step: int | None = None) -> Iterator[dict[str, Any]
     if plain.exists() or not files:
         try:
             with plain.open("rb") as stream:
-                for record in _decoded(plain, stream):
+                for record in _decoded(plain, stream, growing=True):
                     if step is None or record["step"] == step:
                         yield record
         except OSError as error:
@@ -101,7 +103,7 @@ def read_episodes(run: Path, step: int | None = None) -> Iterator[dict[str, Any]
             yield from _decoded(file.path, file.lines())
 
 
-def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+def _decoded(path: Path, lines: Iterable[bytes], growing: bool = False) -> Iterator[dict[str, Any]]:
     number = 0
     try:
         for line in lines:
@@ -109,12 +111,12 @@ def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
             try:
                 yield json.loads(line)
             except ValueError as error:
-                if not line.endswith(b"\n"):
+                if growing and not line.endswith(b"\n"):
                     return  # being written just now
                 raise ConfigError(f"{path}, line {number}: not JSON: {error}") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(
-            f"{path}: damaged after line {number}: {error}. Restore the file, or read another step"
+            f"{path}: cannot be read after line {number}: {error}. Restore it, or take another step"
         ) from error
 
 
