@@ -32,7 +32,7 @@ BULKY = (
 )
 """What `keep_episodes` removes from the turns of old steps: texts and token arrays."""
 _PRUNED = "pruned"
-_LEVEL = 6
+LEVEL = 6
 """Of gzip: higher ones save less than 2% (docs/memory.md)."""
 _NAME = re.compile(r"step-(\d+)(?:-(\d+))?\.jsonl(\.gz)?")
 _DAMAGED = (OSError, EOFError, zlib.error, ValueError)
@@ -60,7 +60,7 @@ class StepFile:
         buffer = io.BytesIO()
         if self.path.suffix == ".gz":
             # Neither a name nor a time in the header.
-            with gzip.GzipFile("", "wb", _LEVEL, buffer, mtime=0) as stream:
+            with gzip.GzipFile("", "wb", LEVEL, buffer, mtime=0) as stream:
                 stream.writelines(lines)
         else:
             buffer.writelines(lines)

@@ -1,4 +1,4 @@
-"""The size of a run: compressed and pruned episodes in whole runs, and the disk that is foretold."""
+"""The size of a run: compressed and pruned episodes in whole runs, and the estimate of the disk."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_lengths_are_read_from_both_forms(plain: Path, lean: Path) -> None:
 # The estimate ------------------------------------------------------------------------------------
 
 
-def test_the_foretold_size_is_near_the_measured_one(plain: Path, tmp_path: Path) -> None:
+def test_the_estimated_size_is_near_the_measured_one(plain: Path, tmp_path: Path) -> None:
     """Constants are of large models' tokens; the tiny model's hold more text each."""
     work = workload_of_run(plain, load_config(plain))
     run(tmp_path / "gz", token_samples="all", compress_episodes="on")
