@@ -172,8 +172,8 @@ def default_run(folder: Path) -> Path:
     """A run of two steps of the default job, all tokens kept."""
     from aem_gym.training.loop import train
 
-    small = {"steps": 2, "eval_every": 0, "token_samples": "all", "loggers": []}
-    train(out=str(folder / "run"), **small)
+    out = str(folder / "run")
+    train(out=out, steps=2, eval_every=0, token_samples="all", loggers=[])
     return folder / "run"
 
 
