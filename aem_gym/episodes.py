@@ -33,7 +33,7 @@ BULKY = (
 """What `keep_episodes` removes from the turns of old steps: texts and token arrays."""
 _PRUNED = "pruned"
 LEVEL = 6
-"""Of gzip: higher ones save less than 2% (docs/memory.md)."""
+"""Of gzip: 4 takes half of the time or more, and 2 to 13% more bytes."""
 _NAME = re.compile(r"step-(\d+)(?:-(\d+))?\.jsonl(\.gz)?")
 _DAMAGED = (OSError, EOFError, zlib.error, ValueError)
 _STEP = msgspec.json.Decoder(type=msgspec.defstruct("_Step", [("step", int)]))
