@@ -279,6 +279,12 @@ class Config:
     """Newest checkpoints to keep."""
     token_samples: int | str = setting(2, at_least=0)
     """Training episodes per step that are saved with token-level arrays, or all."""
+    compress_episodes: Literal["auto", "on", "off"] = setting("auto")
+    """Write training episodes as one gzip file a step (episodes/) in place of episodes.jsonl; auto:
+    where they may take more than 1 GB (docs/memory.md)."""
+    keep_episodes: int = setting(0, at_least=0)
+    """Newest steps whose training episodes are kept whole; of older ones texts and tokens are
+    removed, and the figures stay. Above 0, each step has a file of its own. 0: all are kept."""
     loggers: list[str] = setting(["tensorboard"])
     """Where metrics go beside metrics.jsonl: tensorboard, or your own by name."""
 

@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 import urllib3
 
+from aem_gym.agents.adapter_folder import Ownership, remove_abandoned
 from aem_gym.agents.vllm_server import START_SECONDS, VLLMServer
 from aem_gym.concurrency import in_thread
 from aem_gym.errors import ConfigError, InfrastructureError, UnknownNameError
@@ -41,6 +42,7 @@ TRIES = 4
 _PAUSE = 0.5
 _SHOWN = 300
 _BASE = "base"
+_TEMPORARY = "aem-gym-vllm-"
 _TOGETHER = 0.05
 """Rounding that probabilities may be off 1 by."""
 _OURS = frozenset(
@@ -104,11 +106,16 @@ class VLLMPolicy:
         self._adapted = weights.peft_model is not None
         self._token, self.version = secrets.token_hex(4), 0
         self._pinned: int | None = None
-        self._folder = Path(self.options.adapters or tempfile.mkdtemp(prefix="aem-gym-vllm-"))
+        self._folder = Path(self.options.adapters or tempfile.mkdtemp(prefix=_TEMPORARY))
         self._published: dict[int, Path] = {}
         """Folders of the versions that servers keep, oldest first."""
         for server in self._servers:
             server.check()
+        temporary = Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*")
+        for folder in temporary if self.options.adapters is None else [self._folder]:
+            if gone := remove_abandoned(folder):
+                logger.info("%s: removed %d adapters of runs that were killed", folder, len(gone))
+        self._ownership = Ownership(self._folder, f"aem-{self._token}")
 
     def publish(self, learner: Learner) -> int:
         """Hand the learner's adapter to the servers under a new name; old ones are dropped."""
@@ -179,6 +186,7 @@ class VLLMPolicy:
             shutil.rmtree(folder, ignore_errors=True)
         if self.options.adapters is None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        self._ownership.release()
 
     def _key(self) -> str:
         key = os.environ.get(self.options.key, "")

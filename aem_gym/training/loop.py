@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from aem_gym.config import Config
+from aem_gym.episodes import has_episodes
 from aem_gym.errors import (
     BadCredit,
     ConfigError,
@@ -34,7 +35,6 @@ from aem_gym.io import atomic_folder, atomic_write
 from aem_gym.protocols import Logger
 from aem_gym.runs import (
     ADAPTER,
-    EPISODES,
     SUMMARY,
     Checkpoint,
     CheckpointStore,
@@ -61,9 +61,9 @@ from aem_gym.training.credit import (
 )
 from aem_gym.training.mismatch import IMPORTANCE_CAP, importance
 from aem_gym.training.records import (
-    Recorder,
     episode_records,
     open_loggers,
+    open_recorder,
     step_metrics,
     with_scores,
 )
@@ -143,7 +143,7 @@ def train(
         with interrupted_by_signals(), open_components(config, run) as parts:
             return Trainer(config, run, parts, store, checkpoint, started, objects).run()
     except BaseException as error:
-        begun = (run / EPISODES).exists()
+        begun = has_episodes(run)
         if not begun:
             claim.withdraw()
         if isinstance(error, KeyboardInterrupt) and not (begun and error.args):
@@ -199,7 +199,7 @@ class Trainer:
         if started is not None:
             self.progress.started = started
         named = open_loggers(config, folder, self.progress.step)
-        self.recorder = Recorder(folder, offsets, [*named, *loggers])
+        self.recorder = open_recorder(config, folder, offsets, [*named, *loggers])
         self.source = open_source(config, parts.collector, self.rewards, self.agent)
         self.rescores = not self.policy.exact or bool(config.importance_cap)
         given = config.importance_cap
