@@ -98,6 +98,12 @@ class Collector:
         """One episode per request, in their order. `on_end` is called with each as it ends."""
         return run_async(self._run(requests, temperature, on_end))
 
+    async def collect(
+        self, requests: Sequence[RolloutRequest], *, temperature: float = 1.0, on_end: OnEnd = None
+    ) -> list[Episode]:
+        """The same as `run`, inside an event loop that is running already."""
+        return await self._run(requests, temperature, on_end)
+
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         """Let the environments prepare what will be run next, while something else works."""
         self.pool.prefetch([(request.seed, request.options) for request in requests])
