@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from aem_gym.errors import ConfigError
@@ -117,7 +116,7 @@ def _notes(extra: Any) -> Mapping[str, Any]:
 
 def _rows(keys: Sequence[str], data: Any) -> list[QueueRow]:
     each = {name: list(data[name].unbind()) for name in _TENSORS}
-    uids, notes = data["uid"].tolist(), data["extra_fields"].tolist()
+    uids, notes = list(data["uid"]), list(data["extra_fields"])
     return [
         QueueRow(
             group=str(uids[number]),
