@@ -166,12 +166,12 @@ def verls_step(folder: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     data = tq.kv_batch_get(
         keys=batch.keys,
         partition_id=batch.partition_id,
-        select_fields=[*names, "extra_fields", "rollout_log_probs"],
+        select_fields=[*names, "extra_fields", "rollout_log_probs", "old_log_probs", "entropy"],
     )
     rows = []
     for number, (key, tag) in enumerate(zip(batch.keys, batch.tags, strict=True)):
         row = {"key": key, "padding": bool(tag.get("is_padding", False))}
-        for name in (*names[1:-1], "rollout_log_probs"):
+        for name in (*names[1:-1], "rollout_log_probs", "old_log_probs", "entropy"):
             row[name] = data[name][number].tolist()
         row["index"] = int(list(data["index"])[number])
         row["notes"] = list(data["extra_fields"])[number]["aem_gym"]
@@ -184,8 +184,29 @@ def verls_step(folder: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": rows, "metrics": figures, "validation": validation, "updates": updates}
 
 
-def our_step(folder: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def scored_by_verl(episode: Any, rows: list[dict[str, Any]]) -> Any:
+    """The episode with the log-probabilities and entropies in verl's queue, not the sampler's."""
+    from dataclasses import replace
+
+    turns = list(episode.turns)
+    for row in rows:
+        mine = row["index"] == episode.seed and int(row["key"].split("_")[1]) == episode.rollout
+        if mine and not row["padding"]:
+            for turn, (start, end) in zip(
+                row["notes"]["turns"], row["notes"]["spans"], strict=True
+            ):
+                logprobs, entropies = row["old_log_probs"][start:end], row["entropy"][start:end]
+                scores = {"logprobs": tuple(logprobs), "entropies": tuple(entropies)}
+                turns[turn] = replace(turns[turn], **scores)
+    return replace(episode, turns=tuple(turns))
+
+
+def our_step(
+    folder: str, settings: Mapping[str, Any], rows: list[dict[str, Any]]
+) -> dict[str, Any]:
     """The same episodes by our own collector, and our own credit for them."""
+    from dataclasses import replace
+
     from aem_gym.integrations.verl_episodes import task_rows
     from aem_gym.rollout.collector import Collector, CollectorSettings, RolloutRequest, grouped
     from aem_gym.rollout.pool import open_pool
@@ -204,9 +225,14 @@ def our_step(folder: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     with open_pool(config, config.train_split) as pool:
         collector = Collector(pool, agent, CollectorSettings(agent.template, config.context))
         groups = grouped(collector.run(requests), ROLLOUTS)
-    made = make_batch(groups, Rewards.of(config, agent.template))
-    assert made is not None
-    credit = CreditRule.of(config).assign(made.batch, 1)
+    rewards, rule = Rewards.of(config, agent.template), CreditRule.of(config)
+    made = make_batch(groups, rewards)
+    scored = make_batch(
+        [replace(g, episodes=tuple(scored_by_verl(e, rows) for e in g.episodes)) for g in groups],
+        rewards,
+    )
+    assert made is not None and scored is not None
+    credit, ours = rule.assign(scored.batch, 1), rule.assign(made.batch, 1).modulated
     responses = []
     for number in range(len(made.batch.returns)):
         episode = made.episodes[int(made.batch.trajectory_ids[number])]
@@ -223,6 +249,7 @@ def our_step(folder: str, settings: Mapping[str, Any]) -> dict[str, Any]:
                 "base": float(credit.base[number]),
                 "alpha": float(credit.modulated.alpha[number]),
                 "advantage": float(credit.modulated.advantages[number, 0]),
+                "by_the_sampler": float(ours.advantages[number, 0]),
             }
         )
     return {"responses": responses}
@@ -236,7 +263,8 @@ def main() -> None:
     # TransferQueue needs more workers than two cores would allow, and waits for ever without.
     ray.init(num_cpus=8, include_dashboard=False, runtime_env={"env_vars": passed})
     try:
-        answer = {"verl": verls_step(folder, settings), "ours": our_step(folder, settings)}
+        verl = verls_step(folder, settings)
+        answer = {"verl": verl, "ours": our_step(folder, settings, verl["rows"])}
     finally:
         ray.shutdown()
     print(json.dumps(answer))
