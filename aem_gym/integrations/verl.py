@@ -18,12 +18,12 @@ from aem_gym.errors import ConfigError
 from aem_gym.integrations.verl_credit import QueueRow, modulate
 from aem_gym.integrations.verl_episodes import (
     EpisodeRow,
-    ServerPolicy,
     rows_of,
     settled,
     stage_of,
     task_rows,
 )
+from aem_gym.registry import import_object
 from aem_gym.rollout.collector import RolloutRequest
 from aem_gym.seeding import derive
 from aem_gym.training.credit import check_credit
@@ -93,11 +93,6 @@ def modulate_queue(batch: Any, config: Any, step: int) -> tuple[Any, dict[str, f
     keys, partition = batch.keys, batch.partition_id
     fields = ["uid", "extra_fields", *_TENSORS]
     data = tq.kv_batch_get(keys=keys, partition_id=partition, select_fields=fields)
-    if "entropy" not in data.keys():  # noqa: SIM118  # a TensorDict iterates over its rows
-        raise ConfigError(
-            "AEM needs the entropies of the pass that gives the old log-probabilities. Set "
-            "algorithm.rollout_correction.bypass_mode=false"
-        )
     rows = _rows(keys, data)
     real = [place for place, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
     changed, figures = modulate([rows[place] for place in real], config, step)
@@ -141,6 +136,11 @@ class _Modulating(PPOTrainer):  # type: ignore[misc]  # without verl it is Any
     def __init__(self, config: Any) -> None:
         self.aem_gym = settled(section_of(config))
         check_credit(self.aem_gym)
+        if (config.algorithm.get("rollout_correction") or {}).get("bypass_mode"):
+            raise ConfigError(
+                "AEM needs the entropies of the pass that gives the old log-probabilities, which "
+                "is left out. Give algorithm.rollout_correction.bypass_mode=false"
+            )
         with open_dict(config):
             # Verl chooses buffers and options by this name, and knows its own ones alone.
             config.trainer.v1.trainer_mode = self.mode
@@ -218,6 +218,7 @@ class EpisodeLoop(AgentLoopBase):  # type: ignore[misc]  # without verl it is An
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self.stage = stage_of(dump_yaml(section_of(self.config)), self.tokenizer)
+        self.make_policy = import_object("aem_gym.agents.verl_policy:ServerPolicy")
 
     async def run(
         self,
@@ -237,7 +238,9 @@ class EpisodeLoop(AgentLoopBase):  # type: ignore[misc]  # without verl it is An
         stage, settings = self.stage, self.rollout_config
         seeded = bool(settings.get("full_determinism", False))
         ends = stage.builder.stop_ids
-        policy = ServerPolicy(self.server_manager, sampling_params, ends, seeded, int(global_steps))
+        policy = self.make_policy(
+            self.server_manager, sampling_params, ends, seeded, int(global_steps)
+        )
         agent = stage.agent(policy, settings.prompt_length, settings.response_length)
         seed, rollout = int(index), int(session_id)
         key = derive(stage.config.seed, "verl", int(global_steps), seed, rollout)
@@ -249,9 +252,7 @@ class EpisodeLoop(AgentLoopBase):  # type: ignore[misc]  # without verl it is An
         made = [self._output(row, episode, policy, seconds) for row in rows]
         return made[0] if episode.context == "transcript" else made
 
-    def _output(
-        self, row: EpisodeRow, episode: Episode, policy: ServerPolicy, seconds: float
-    ) -> Any:
+    def _output(self, row: EpisodeRow, episode: Episode, policy: Any, seconds: float) -> Any:
         spent = {"generate_sequences": policy.seconds, "tool_calls": seconds - policy.seconds}
         return AgentLoopOutput(
             prompt_ids=row.prompt_ids,

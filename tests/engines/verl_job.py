@@ -23,8 +23,8 @@ TASKS, ROLLOUTS = 3, 4
 class TinyServer:
     """The method `generate` of verl's LLMServerClient, on the policy of a folder."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder, self.policy, self.calls = folder, None, 0
+    def __init__(self, folder: str, fails: int | None) -> None:
+        self.folder, self.policy, self.calls, self.fails = folder, None, 0, fails
 
     async def generate(
         self,
@@ -40,6 +40,8 @@ class TinyServer:
 
         from aem_gym.protocols import GenerationRequest
 
+        if sampling_params["seed"] == self.fails:
+            raise RuntimeError("this server is broken")
         if self.policy is None:
             self.policy = agent_of(self.folder, {}).policy
         self.calls += 1
@@ -143,22 +145,36 @@ def agent_of(folder: str, settings: Mapping[str, Any]) -> Any:
     return open_agent(config, template, folder, adapter=False)
 
 
-def verls_step(folder: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """One step of verl's trainer, and a validation."""
+def key_of(config: Any, task: int, rollout: int) -> int:
+    """The key that the agent loop gives an episode of the first step."""
+    from aem_gym.seeding import derive
+
+    return derive(config.seed, "verl", 1, task, rollout)
+
+
+def verls_step(folder: str, settings: Mapping[str, Any], fails: bool) -> dict[str, Any]:
+    """One step of verl's trainer, and a validation.
+
+    `fails`: the server fails at turn 2 of rollout 1 of the first task.
+    """
     import transfer_queue as tq
     from verl.trainer.ppo.v1 import AgentLoopManagerTQ, get_trainer_cls
+
+    from aem_gym.seeding import derive
 
     config = config_of(folder, settings)
     tq.init(config.transfer_queue)
     trainer = get_trainer_cls(config.trainer.v1.trainer_mode)(config=config)
     trainer._init_tokenizer()
     trainer._init_dataloader()
+    first = key_of(trainer.aem_gym, trainer.train_dataset[0]["index"], 1)
+    server = TinyServer(folder, derive(first, 2) if fails else None)
     trainer.actor_rollout_wg = Actor(folder)
     trainer.reward_loop_manager = SimpleNamespace(reward_loop_worker_handles=())
     trainer.checkpoint_manager = SimpleNamespace(sleep_replicas=lambda: None)
     trainer.curr_step_profile, trainer.global_steps = False, 1
     trainer.agent_loop_manager = AgentLoopManagerTQ.create(
-        config=config, llm_client=TinyServer(folder), reward_loop_worker_handles=None
+        config=config, llm_client=server, reward_loop_worker_handles=None
     )
     metrics: dict[str, Any] = {}
     batch = trainer.step(metrics, {})
@@ -202,7 +218,7 @@ def scored_by_verl(episode: Any, rows: list[dict[str, Any]]) -> Any:
 
 
 def our_step(
-    folder: str, settings: Mapping[str, Any], rows: list[dict[str, Any]]
+    folder: str, settings: Mapping[str, Any], rows: list[dict[str, Any]], fails: bool
 ) -> dict[str, Any]:
     """The same episodes by our own collector, and our own credit for them."""
     from dataclasses import replace
@@ -210,7 +226,6 @@ def our_step(
     from aem_gym.integrations.verl_episodes import task_rows
     from aem_gym.rollout.collector import Collector, CollectorSettings, RolloutRequest, grouped
     from aem_gym.rollout.pool import open_pool
-    from aem_gym.seeding import derive
     from aem_gym.settings import settle
     from aem_gym.training.credit import CreditRule, Rewards, make_batch
 
@@ -218,13 +233,14 @@ def our_step(
     agent = agent_of(folder, settings)
     seeds = [row["index"] for row in task_rows(f"train:{TASKS}", config)]
     requests = [
-        RolloutRequest(seed, r, derive(config.seed, "verl", 1, seed, r))
-        for seed in seeds
-        for r in range(ROLLOUTS)
+        RolloutRequest(seed, r, key_of(config, seed, r)) for seed in seeds for r in range(ROLLOUTS)
     ]
     with open_pool(config, config.train_split) as pool:
         collector = Collector(pool, agent, CollectorSettings(agent.template, config.context))
-        groups = grouped(collector.run(requests), ROLLOUTS)
+        episodes = collector.run(requests)
+    if fails:
+        episodes[1] = replace(episodes[1], error="failed")
+    groups = grouped(episodes, ROLLOUTS)
     rewards, rule = Rewards.of(config, agent.template), CreditRule.of(config)
     made = make_batch(groups, rewards)
     scored = make_batch(
@@ -258,13 +274,13 @@ def our_step(
 def main() -> None:
     import ray
 
-    folder, settings = sys.argv[1], json.loads(sys.argv[2])
+    folder, settings, fails = sys.argv[1], json.loads(sys.argv[2]), "fails" in sys.argv[3:]
     passed = {name: os.environ[name] for name in ("PYTHONPATH", "VERL_USE_EXTERNAL_MODULES")}
     # TransferQueue needs more workers than two cores would allow, and waits for ever without.
     ray.init(num_cpus=8, include_dashboard=False, runtime_env={"env_vars": passed})
     try:
-        verl = verls_step(folder, settings)
-        answer = {"verl": verl, "ours": our_step(folder, settings, verl["rows"])}
+        verl = verls_step(folder, settings, fails)
+        answer = {"verl": verl, "ours": our_step(folder, settings, verl["rows"], fails)}
     finally:
         ray.shutdown()
     print(json.dumps(answer))
