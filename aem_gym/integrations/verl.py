@@ -224,8 +224,8 @@ class EpisodeLoop(AgentLoopBase):  # type: ignore[misc]  # without verl it is An
         self,
         sampling_params: dict[str, Any],
         *,
-        index: int,
-        extra_info: Mapping[str, Any],
+        index: int | None = None,
+        extra_info: Mapping[str, Any] | None = None,
         global_steps: int = 0,
         session_id: int = 0,
         **_: Any,
@@ -233,8 +233,15 @@ class EpisodeLoop(AgentLoopBase):  # type: ignore[misc]  # without verl it is An
         """An AgentLoopOutput; in a `window` a list of them, one per response.
 
         Raises:
+            ConfigError: the data do not say which task.
             InfrastructureError: the episode failed. Verl leaves it out of its group.
         """
+        if index is None or "split" not in (extra_info or {}):
+            raise ConfigError(
+                "the agent loop aem_gym needs index (the seed of a task) and extra_info.split. "
+                "Give data.custom_cls.path=pkg://aem_gym.integrations.verl and "
+                "data.custom_cls.name=TaskSeeds"
+            )
         stage, settings = self.stage, self.rollout_config
         seeded = bool(settings.get("full_determinism", False))
         ends = stage.builder.stop_ids
@@ -246,7 +253,8 @@ class EpisodeLoop(AgentLoopBase):  # type: ignore[misc]  # without verl it is An
         key = derive(stage.config.seed, "verl", int(global_steps), seed, rollout)
         request = RolloutRequest(seed, rollout, key)
         temperature, clock = float(sampling_params["temperature"]), time.perf_counter()
-        episode = await stage.play(agent, str(extra_info["split"]), request, temperature)
+        split = str((extra_info or {})["split"])
+        episode = await stage.play(agent, split, request, temperature)
         seconds = time.perf_counter() - clock
         rows = rows_of(episode, stage.rewards)
         made = [self._output(row, episode, policy, seconds) for row in rows]

@@ -277,7 +277,8 @@ def main() -> None:
     folder, settings, fails = sys.argv[1], json.loads(sys.argv[2]), "fails" in sys.argv[3:]
     passed = {name: os.environ[name] for name in ("PYTHONPATH", "VERL_USE_EXTERNAL_MODULES")}
     # TransferQueue needs more workers than two cores would allow, and waits for ever without.
-    ray.init(num_cpus=8, include_dashboard=False, runtime_env={"env_vars": passed})
+    here = {"address": "local", "include_dashboard": False}  # never a cluster that runs already
+    ray.init(num_cpus=8, runtime_env={"env_vars": passed}, **here)
     try:
         verl = verls_step(folder, settings, fails)
         answer = {"verl": verl, "ours": our_step(folder, settings, verl["rows"], fails)}

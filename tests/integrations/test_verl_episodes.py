@@ -195,7 +195,9 @@ def test_without_verl_the_error_names_the_lines_that_install_it() -> None:
     command = [sys.executable, "-c", "import aem_gym.integrations.verl"]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     lines = answer.stderr.replace("\\\n", "").splitlines()
-    assert "pip install --no-deps verl==0.9.1" in lines
+    page = (ROOT / "docs/verl.md").read_text().splitlines()
+    for line in ("pip install torch==2.13.0", "pip install --no-deps verl==0.9.1"):
+        assert line in lines and line in page
     named = next(line for line in lines if "transformers" in line).split()[2:]
     known = (ROOT / "examples/verl/requirements.txt").read_text().split()
     assert [name.strip('"') for name in named] == known
