@@ -1,0 +1,1 @@
+"""AEM and our environments inside the training systems of others."""
