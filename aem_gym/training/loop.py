@@ -59,6 +59,7 @@ from aem_gym.training.credit import (
     equal_returns,
     make_batch,
 )
+from aem_gym.training.distributed import World, open_world
 from aem_gym.training.mismatch import IMPORTANCE_CAP, importance
 from aem_gym.training.records import (
     Recorder,
@@ -68,6 +69,13 @@ from aem_gym.training.records import (
     with_scores,
 )
 from aem_gym.training.setup import RunComponents, check_run, open_components, prepare_torch
+from aem_gym.training.shared import (
+    SharedStore,
+    SharedUpdater,
+    SilentRecorder,
+    claim_together,
+    shard_base,
+)
 from aem_gym.training.state import (
     Progress,
     StopAfterStep,
@@ -124,12 +132,20 @@ def train(
     if names or (loggers is not None and not objects):
         settings["loggers"] = names
     config = settle({**(config.given() if config else {}), **settings}).config
-    run = Path(config.run_folder)
-    if config.resume:
+    with open_world(config) as world:
+        return _train(config, world, objects, started)
+
+
+def _train(
+    config: Config, world: World | None, loggers: Sequence[Logger], started: float
+) -> dict[str, Any]:
+    run, resume = Path(config.run_folder), config.resume
+    if resume:
         check_begun(run)
     check_run(config)
-    claim = claim_output(run, config.resume)
+    claim = claim_output(run, resume) if world is None else claim_together(run, resume, world)
     store = CheckpointStore(run, config.keep_checkpoints)
+    store = store if world is None else SharedStore(run, config.keep_checkpoints, world)
     try:
         checkpoint = store.recover() if claim.resuming else None
         if (run / CONFIG_NAME).exists():
@@ -140,8 +156,8 @@ def train(
                 logger.warning("%s is finished: %d steps. Nothing to do", run, checkpoint.step)
                 return finished
         prepare_torch(config)
-        with interrupted_by_signals(), open_components(config, run) as parts:
-            return Trainer(config, run, parts, store, checkpoint, started, objects).run()
+        with interrupted_by_signals(), open_components(config, run, world) as parts:
+            return Trainer(config, run, parts, store, checkpoint, started, loggers).run()
     except BaseException as error:
         begun = (run / EPISODES).exists()
         if not begun:
@@ -190,16 +206,24 @@ class Trainer:
         self.agent, self.learner, self.policy = parts.agent, parts.agent.learner, parts.agent.policy
         self.rewards = Rewards.of(config, parts.template)
         self.credit = CreditRule.of(config)
-        self.updater = Updater(self.learner, config, exact=self.policy.exact)
+        self.world, exact = parts.world, self.policy.exact
+        self.leads = self.world is None or self.world.leads
+        self.updater = Updater(self.learner, config, exact=exact)
+        if self.world is not None:
+            self.updater = SharedUpdater(self.learner, config, self.world, exact=exact)
         self.learner.freeze_reference()
+        if config.shard_base:
+            shard_base(self.learner, config)
         self.progress, offsets = Progress(), {}
         if checkpoint is not None:
             self.progress = restore_state(checkpoint, self.updater, self.policy)
             offsets = checkpoint.meta["offsets"]
         if started is not None:
             self.progress.started = started
-        named = open_loggers(config, folder, self.progress.step)
-        self.recorder = Recorder(folder, offsets, [*named, *loggers])
+        self.recorder: Recorder = SilentRecorder()
+        if self.leads:
+            named = open_loggers(config, folder, self.progress.step)
+            self.recorder = Recorder(folder, offsets, [*named, *loggers])
         self.rescores = not self.policy.exact or bool(config.importance_cap)
         given = config.importance_cap
         self.cap = (0.0 if self.policy.exact else IMPORTANCE_CAP) if given is None else given
@@ -217,9 +241,10 @@ class Trainer:
         """Train to the last step and return the summary."""
         progress = self.progress
         # Only now: what has refused to go on before has left an earlier result as it was.
-        saved = replace(self.config, resume=False, replan=False, out=None)
-        atomic_write(self.folder / CONFIG_NAME, to_yaml(saved))
-        remove_results(self.folder)
+        if self.leads:
+            saved = replace(self.config, resume=False, replan=False, out=None)
+            atomic_write(self.folder / CONFIG_NAME, to_yaml(saved))
+            remove_results(self.folder)
         with self.recorder, StopAfterStep() as stop:
             if progress.step == 0 and not progress.evaluations and self._evaluate():
                 self._save()
@@ -245,11 +270,13 @@ class Trainer:
     def _loop(self, stop: StopAfterStep) -> None:
         progress, config, breaker = self.progress, self.config, self.breaker
         save = False
-        bar = tqdm(
-            total=config.steps, initial=progress.step, desc="training", unit="step", smoothing=0.1
-        )
-        with bar:
-            while progress.step < config.steps and not stop.requested:
+        how: dict[str, Any] = {"unit": "step", "smoothing": 0.1, "disable": not self.leads}
+        with tqdm(total=config.steps, initial=progress.step, desc="training", **how) as bar:
+            while progress.step < config.steps:
+                if self.world is not None:
+                    stop.requested = self.world.any(stop.requested)
+                if stop.requested:
+                    break
                 if 0 < config.patience <= progress.stale:
                     self._say_ended()
                     break
@@ -435,11 +462,12 @@ class Trainer:
         self.progress.evaluations.append({"step": step, **figures})
         graded = "" if result.score == result.success else f", mean score {result.score:.3f},"
         compared = f"; {chosen['success']:.3f} on {self.config.keep_best}" if chosen else ""
-        tqdm.write(
+        text = (
             f"step {step}: held-out success {result.success:.3f} "
-            f"[{result.low:.3f}, {result.high:.3f}]{graded} on {result.episodes} tasks{compared}",
-            file=sys.stderr,
+            f"[{result.low:.3f}, {result.high:.3f}]{graded} on {result.episodes} tasks{compared}"
         )
+        if self.leads:
+            tqdm.write(text, file=sys.stderr)
         return keep and bool(chosen) and self.progress.note_best(step, chosen)
 
     def _selection(self, held_out: EvalResult) -> dict[str, float]:
@@ -460,8 +488,6 @@ class Trainer:
 
     def _finish(self) -> dict[str, Any]:
         check_finite(self.updater, self.progress.step)
-        with atomic_folder(self.folder / ADAPTER) as folder:
-            self.learner.save(folder)
         progress = self.progress
         share = progress.aem_seconds / progress.step_seconds if progress.step_seconds else 0.0
         summary: dict[str, Any] = {
@@ -475,6 +501,10 @@ class Trainer:
         if progress.best:
             step = int(progress.best["step"])
             summary["best"] = {**progress.best, "step": step, "split": self.config.keep_best}
+        if not self.leads:
+            return summary
+        with atomic_folder(self.folder / ADAPTER) as folder:
+            self.learner.save(folder)
         atomic_write(self.folder / SUMMARY, json.dumps(summary))
         logger.info("%s took %.3f%% of the step time", self.config.modulator, 100 * share)
         logger.info("look at it: aem-gym replay %s; aem-gym eval %s", self.folder, self.folder)
