@@ -32,12 +32,13 @@ def shard_layers(model: Any) -> None:
     fully_shard(decoder, ignored_params=whole)
 
 
-def layers_of(decoder: nn.Module) -> list[nn.Module]:
-    """The layers of a decoder: its longest list of modules."""
+def layers_of(decoder: Any) -> list[Any]:
+    """The layers of a decoder: its largest list of modules."""
     lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList)]
     if not lists:
         raise ConfigError(
             f"shard_base: {type(decoder).__name__} has no list of layers that could be spread. "
             "Leave --shard-base out"
         )
-    return list(max(lists, key=lambda each: sum(p.numel() for p in each.parameters())))
+    longest: Any = max(lists, key=lambda each: sum(p.numel() for p in each.parameters()))
+    return list(longest)

@@ -36,8 +36,8 @@ MEETING = timedelta(minutes=5)
 """How long processes wait for each other at the start."""
 LONGEST = timedelta(hours=12)
 """How long one may wait for another's share: a lost process is noticed by its heartbeat."""
-LEAVING = timedelta(seconds=25)
-"""How long process 0 has for saving where all end because of an error or a signal."""
+LEAVING = 25.0
+"""Seconds that process 0 has for saving where all end because of an error or a signal."""
 BEAT, SILENT = 2.0, 25.0
 """Seconds between two signs of life, and without one until a process counts as lost."""
 _AFTER_STEP, _AT_ONCE = (30.0, 12.0), (4.0, 8.0)
@@ -79,10 +79,9 @@ def open_world(config: Config) -> Iterator[World | None]:
         world.check_same("settings", _digest(config))
         yield world
         world.meet()
-    except WorldError:
-        raise
     except BaseException:
-        world.wait_for_leader()
+        if not (world.leads or world.lost):
+            world.watch.wait_for_leader()
         raise
     finally:
         world.close()
@@ -169,6 +168,8 @@ class World:
     objects: Any
     """The gloo group, for what is not on a GPU."""
     watch: _Watch = field(repr=False)
+    lost: bool = False
+    """Whether another process has ended, so that nothing can be exchanged any more."""
 
     @property
     def leads(self) -> bool:
@@ -276,11 +277,6 @@ class World:
         with contextlib.suppress(RuntimeError):  # they are done, too, whatever ended them
             dist.monitored_barrier(self.objects, timeout=LONGEST)
 
-    def wait_for_leader(self) -> None:
-        """On the way out with an error: the launcher ends all as soon as one has ended."""
-        if not self.leads:
-            self.watch.wait_for_leader()
-
     def close(self) -> None:
         """Leave the group. Those who still wait for this process learn that it has ended."""
         import torch.distributed as dist
@@ -295,6 +291,7 @@ class World:
         try:
             yield
         except RuntimeError as error:
+            self.lost = True
             raise WorldError(
                 f"process {self.rank} lost another one: see what that said. {error}"[:400]
             ) from error
@@ -316,18 +313,32 @@ class _Watch(threading.Thread):
         super().__init__(name="aem-gym-watch", daemon=True)
         self.store, self.rank, self.size = store, rank, size
         self._parent, self._done = os.getppid(), threading.Event()
+        self._alone = False
+        """Whether the store does not answer."""
 
     def stop(self) -> None:
         """End the watch, and tell the others that this process is leaving."""
         if not self._done.is_set():
             self._done.set()
-            with contextlib.suppress(RuntimeError):
-                self.store.set(f"left-{self.rank}", "")
+            if self._reached():
+                with contextlib.suppress(RuntimeError):
+                    self.store.set(f"left-{self.rank}", "")
+            if self.is_alive():  # torch aborts where a thread is inside it at the end
+                self.join(BEAT)
 
     def wait_for_leader(self) -> None:
-        """Wait until process 0, which saves, is leaving."""
+        """On the way out with an error: wait until process 0, which saves, is leaving.
+
+        The launcher ends all as soon as one has ended.
+        """
+        until = time.monotonic() + LEAVING
         with contextlib.suppress(RuntimeError):
-            self.store.wait(["left-0"], LEAVING)
+            while self._reached() and time.monotonic() < until and not self.store.check(["left-0"]):
+                time.sleep(0.1)
+
+    def _reached(self) -> bool:
+        """Whether the store answers, as far as is known: torch fills the screen where it does not."""
+        return not self._alone and os.getppid() == self._parent
 
     def run(self) -> None:
         beats, heard = 0, [(b"", time.monotonic())] * self.size
@@ -339,6 +350,7 @@ class _Watch(threading.Thread):
                 self.store.set(f"alive-{self.rank}", str(beats))
                 signs = [self._sign(rank) for rank in range(self.size)]
             except RuntimeError as error:
+                self._alone = True
                 if os.getppid() == self._parent and not self._done.wait(BEAT):
                     return self._end(f"the others cannot be reached ({error})"[:200], _AT_ONCE)
                 continue
