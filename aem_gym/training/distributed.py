@@ -337,7 +337,7 @@ class _Watch(threading.Thread):
                 time.sleep(0.1)
 
     def _reached(self) -> bool:
-        """Whether the store answers, as far as is known: torch fills the screen where it does not."""
+        """Whether the store should answer: where it does not, torch fills the screen."""
         return not self._alone and os.getppid() == self._parent
 
     def run(self) -> None:

@@ -273,9 +273,11 @@ class Trainer:
         how: dict[str, Any] = {"unit": "step", "smoothing": 0.1, "disable": not self.leads}
         with tqdm(total=config.steps, initial=progress.step, desc="training", **how) as bar:
             while progress.step < config.steps:
-                if self.world is not None:
-                    stop.requested = self.world.any(stop.requested)
-                if stop.requested:
+                asked = stop.requested
+                if self.world is not None:  # all stop after the same step
+                    asked = self.world.any(asked)
+                if asked:
+                    stop.requested = True
                     break
                 if 0 < config.patience <= progress.stale:
                     self._say_ended()
