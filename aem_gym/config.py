@@ -172,7 +172,14 @@ class Config:
     """Resample groups whose returns are all equal (dynamic sampling, as dapo suggests), or of which
     no episode would enter the loss."""
     max_rounds: int = setting(3, at_least=1)
-    """Most rounds of collecting per step while groups are dropped."""
+    """Most tasks that a step plays while groups are dropped, in multiples of those it begins with.
+    """
+    oversample: float = setting(1.0, at_least=1)
+    """Play so many times the groups of a step at once, and keep the first that are not dropped
+    (2: DeepSWE's rejection sampling, with drop_equal_groups)."""
+    max_staleness: int = setting(0, at_least=0)
+    """Sample so many steps ahead while the learner works (needs the sampler vllm, or another that
+    keeps versions). Log-probabilities and entropies come from the version that sampled."""
 
     # --- optimization -----------------------------------------------------------------------
     steps: int = setting(120, at_least=0)
@@ -275,6 +282,12 @@ class Config:
     """Newest checkpoints to keep."""
     token_samples: int | str = setting(2, at_least=0)
     """Training episodes per step that are saved with token-level arrays, or all."""
+    compress_episodes: Literal["auto", "on", "off"] = setting("auto")
+    """Write training episodes as one gzip file a step (episodes/) in place of episodes.jsonl; auto:
+    where they may take more than 1 GB (docs/memory.md)."""
+    keep_episodes: int = setting(0, at_least=0)
+    """Newest steps whose training episodes are kept whole; of older ones texts and tokens are
+    removed, and the figures stay. Above 0, each step has a file of its own. 0: all are kept."""
     loggers: list[str] = setting(["tensorboard"])
     """Where metrics go beside metrics.jsonl: tensorboard, or your own by name."""
 

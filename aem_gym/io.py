@@ -66,7 +66,7 @@ def sample_files(paths: Iterable[Path], pieces: int = 16, size: int = 1 << 16) -
     return digest.hexdigest()
 
 
-def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
+def replace_file(path: Path, data: bytes | memoryview, *, durable: bool = False) -> None:
     """Write a file so that any reader, at any time, finds the old content or the new.
 
     Several processes may do so at the same time: each writes beside it under a name of its own.

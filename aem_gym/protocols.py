@@ -167,6 +167,8 @@ class SamplingSettings:
     """Longest prompt with its response."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """`sampler_options` of the configuration: the policy's own."""
+    max_staleness: int = 0
+    """Earlier versions that a `VersionedPolicy` keeps beside the newest."""
     end_ids: Sequence[int] = ()
     """Tokens that end a response: those of the chat template and of the tokenizer."""
 
@@ -205,6 +207,21 @@ class AsyncPolicy(PolicyBase, Protocol):
 
     async def sample(self, request: GenerationRequest) -> Generation:
         """One continuation."""
+        ...
+
+
+@runtime_checkable
+class VersionedPolicy(AsyncPolicy, Protocol):
+    """A policy that can sample under an earlier version while newer ones are published."""
+
+    version: int
+    """The newest one, as `publish` returned it; 0 before."""
+
+    def pin(self, version: int | None) -> None:
+        """Sample under `version` from now on, whatever is published; None: under the newest.
+
+        It is one of the last `max_staleness` + 1 of them.
+        """
         ...
 
 

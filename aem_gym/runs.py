@@ -32,7 +32,7 @@ from aem_gym.yaml_io import dump_yaml
 
 logger = logging.getLogger(__name__)
 
-EPISODES, METRICS, EVALUATIONS = "episodes.jsonl", "metrics.jsonl", "evaluations.jsonl"
+METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
 TEMPLATE, SUMMARY = "prompt_template.json", "summary.json"
 ADAPTER, BASE = "adapter", "model"
 """Folders: what was trained, and the base model where it exists nowhere else."""
@@ -103,6 +103,7 @@ _MAY_CHANGE = {
         "sampler_url",
     ),
     *("replan", "breaker", "max_bad_steps", "breaker_wait", "patience"),
+    *("compress_episodes", "keep_episodes"),
 }
 """Settings that may differ on resume. Some change results by rounding: `device`, `threads`,
 `micro_batch`, `micro_batch_tokens`, `gradient_checkpointing`, `max_concurrent_episodes`,

@@ -57,9 +57,9 @@ def open_agent(
     variables, thinks = config.chat_template_kwargs, writes_thoughts(form)
     tags = form.render("a thought", "an action")
     builder = PromptBuilder(learner.tokenizer, config.context, variables, thinks=thinks, tags=tags)
-    limits = SamplingSettings(
-        config.max_new_tokens, config.max_length, _sampler_options(config), builder.stop_ids
-    )
+    lengths = config.max_new_tokens, config.max_length
+    options = _sampler_options(config)
+    limits = SamplingSettings(*lengths, options, config.max_staleness, builder.stop_ids)
     roles = (BatchPolicy, AsyncPolicy)
     policy: Policy = _component(SAMPLERS, config.sampler, (learner, limits), *roles)
     policy.publish(learner)

@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 import urllib3
 
+from aem_gym.agents.adapter_folder import Ownership, remove_abandoned
 from aem_gym.agents.vllm_server import START_SECONDS, VLLMServer
 from aem_gym.concurrency import in_thread
 from aem_gym.errors import ConfigError, InfrastructureError, UnknownNameError
@@ -41,6 +42,7 @@ TRIES = 4
 _PAUSE = 0.5
 _SHOWN = 300
 _BASE = "base"
+_TEMPORARY = "aem-gym-vllm-"
 _TOGETHER = 0.05
 """Rounding that probabilities may be off 1 by."""
 _OURS = frozenset(
@@ -97,34 +99,55 @@ class VLLMPolicy:
                 raise ConfigError(f"sampler vllm: expected a learner with {need}. Use --learner hf")
         self.end_ids = sorted({*weights.end_ids, *settings.end_ids})
         self._own: VLLMServer | None = None
-        self._arguments = _arguments(weights, settings, self.options)
+        self._keep = max(self.options.versions, settings.max_staleness + 2)
+        self._arguments = _arguments(weights, settings, self.options, self._keep)
         self._servers = [_Server(url, self._key(), self.options) for url in self.options.urls]
         self._starting = threading.Lock()
         self._adapted = weights.peft_model is not None
-        self._token, self._version = secrets.token_hex(4), 0
-        self._folder = Path(self.options.adapters or tempfile.mkdtemp(prefix="aem-gym-vllm-"))
-        self._published: list[Path] = []
+        self._token, self.version = secrets.token_hex(4), 0
+        self._pinned: int | None = None
+        self._folder = Path(self.options.adapters or tempfile.mkdtemp(prefix=_TEMPORARY))
+        self._published: dict[int, Path] = {}
+        """Folders of the versions that servers keep, oldest first."""
         for server in self._servers:
             server.check()
+        temporary = Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*")
+        for folder in temporary if self.options.adapters is None else [self._folder]:
+            if gone := remove_abandoned(folder):
+                logger.info("%s: removed %d adapters of runs that were killed", folder, len(gone))
+        self._ownership = Ownership(self._folder, f"aem-{self._token}")
 
     def publish(self, learner: Learner) -> int:
         """Hand the learner's adapter to the servers under a new name; old ones are dropped."""
-        self._version += 1
+        version = self.version + 1
         if self._adapted:
-            folder = self._folder / f"aem-{self._token}-v{self._version}"
+            folder = self._folder_of(version)
             learner.save(folder)
-            self._published.append(folder)
             for server in self._servers:
                 server.load(folder)
-            while len(self._published) > self.options.versions:
-                old = self._published.pop(0)
-                for server in self._servers:
-                    server.unload(old)
-                shutil.rmtree(old, ignore_errors=True)
-        return self._version
+            self._published = {**self._published, version: folder}
+            for old in list(self._published)[: -self._keep]:
+                self._drop(old)
+        self.version = version
+        return version
+
+    def pin(self, version: int | None) -> None:
+        """Sample under `version`; None: under the newest. Raises ValueError if it was dropped."""
+        if self._adapted and version is not None and version not in self._published:
+            raise ValueError(f"expected one of {sorted(self._published)}, got version {version}")
+        self._pinned = version
+
+    def _drop(self, version: int) -> None:
+        self._published = {v: each for v, each in self._published.items() if v != version}
+        for server in self._servers:
+            server.unload(self._folder_of(version))
+        shutil.rmtree(self._folder_of(version), ignore_errors=True)
+
+    def _folder_of(self, version: int) -> Path:
+        return self._folder / f"aem-{self._token}-v{version}"
 
     async def sample(self, request: GenerationRequest) -> Generation:
-        """One continuation, all of it under the version that is the newest as it begins.
+        """One continuation, all under the pinned version, or the newest one as it begins.
 
         Raises:
             InfrastructureError: no server answers.
@@ -135,11 +158,12 @@ class VLLMPolicy:
         order = [*self._servers[first:], *self._servers[:first]]
         living = [server for server in order if server.alive] or order
         body, error = self._body(request), InfrastructureError("")
+        version = self.version if self._pinned is None else self._pinned
+        adapter = self._published[version] if self._adapted else None
         for server in living:
-            body["model"] = self._published[-1].name if self._adapted else server.base
+            body["model"] = server.base if adapter is None else adapter.name
             try:
-                newest = self._published[-1] if self._adapted else None
-                return _generation(await in_thread(partial(server.complete, dict(body), newest)))
+                return _generation(await in_thread(partial(server.complete, dict(body), adapter)))
             except InfrastructureError as failure:
                 if self._own is not None:
                     self._own.check()
@@ -153,15 +177,16 @@ class VLLMPolicy:
     def close(self) -> None:
         """Drop our adapters, and end our own server."""
         for server in self._servers if self._own is None else ():
-            for folder in self._published:
+            for folder in self._published.values():
                 with contextlib.suppress(InfrastructureError):
                     server.unload(folder)
         if self._own is not None:
             self._own.close()
-        for folder in self._published:
+        for folder in self._published.values():
             shutil.rmtree(folder, ignore_errors=True)
         if self.options.adapters is None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        self._ownership.release()
 
     def _key(self) -> str:
         key = os.environ.get(self.options.key, "")
@@ -193,7 +218,7 @@ class VLLMPolicy:
                     raise self._own.failed_to_start()
                 time.sleep(0.25)
             server.check()
-            for folder in self._published[-1:]:
+            for folder in self._published.values():
                 server.load(folder)
             self._servers = [server]
 
@@ -384,7 +409,9 @@ def _loopback(url: str) -> bool:
     return urllib3.util.parse_url(url).host in ("127.0.0.1", "localhost", "[::1]")
 
 
-def _arguments(weights: Any, settings: SamplingSettings, options: VLLMOptions) -> dict[str, object]:
+def _arguments(
+    weights: Any, settings: SamplingSettings, options: VLLMOptions, versions: int
+) -> dict[str, object]:
     """Arguments of a server of our own."""
     model = weights.model
     if getattr(model, "is_quantized", False) or hasattr(model, "quantization_method"):
@@ -407,7 +434,7 @@ def _arguments(weights: Any, settings: SamplingSettings, options: VLLMOptions) -
         rank = weights.peft_model.peft_config["default"].r
         found["enable_lora"] = True
         found["max_lora_rank"] = next((known for known in RANKS if known >= rank), rank)
-        found["max_loras"] = options.versions
+        found["max_loras"] = versions
     if options.keyed:
         found["logits_processors"] = "aem_gym.agents.vllm_keyed:KeyedDraws"
         found |= {"logprobs_mode": "raw_logprobs", "no_async_scheduling": True}

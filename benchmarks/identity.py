@@ -18,6 +18,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from aem_gym.episodes import EPISODES, step_files
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -53,7 +55,8 @@ def killed_and_resumed(out: Path, arguments: Sequence[str], after: int) -> None:
 
 def digests(run: Path) -> dict[str, str]:
     """SHA-256 of what has to be the same."""
-    files = [run / "episodes.jsonl", *sorted((run / "adapter").rglob("*"))]
+    episodes = [run / EPISODES, *(file.path for file in step_files(run))]
+    files = [*episodes, *sorted((run / "adapter").rglob("*"))]
     # An adapter names the cached clone it stands on, and each run has a cache of its own.
     own = str(run.resolve().with_name(f"{run.name}-cache")).encode()
     return {

@@ -28,7 +28,7 @@ def test_the_output_stays_yaml_and_ends_with_json(capsys: pytest.CaptureFixture[
     assert settle(load_yaml(out, "stdout")).config == settle({"seed": 3}).config
     last = out.splitlines()[-1]
     figures = json.loads(last.removeprefix("# "))
-    assert set(figures) == {"memory_gb", "device_gb", "step_seconds", "run_seconds"}
+    assert set(figures) == {"memory_gb", "device_gb", "step_seconds", "run_seconds", "disk_gb"}
     assert all(value > 0 for value in figures.values())
     for name in ("base weights", "key-value cache", "activations", "decode", "at most at once"):
         assert f"#   {name}" in out

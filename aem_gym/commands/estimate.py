@@ -56,6 +56,7 @@ def _check_targets(config: Config, shape: Any) -> None:
 
 
 def _lines(config: Config, shape: Any, workload: Sequence[str]) -> Iterator[str]:
+    from aem_gym.training.disk import estimate_disk
     from aem_gym.training.duration import GPU_24, GPU_80, calibration, estimate_time
     from aem_gym.training.memory import FIXED, GPU, MemoryLayout, estimate_memory
 
@@ -80,7 +81,10 @@ def _lines(config: Config, shape: Any, workload: Sequence[str]) -> Iterator[str]
     elif not gpu and _GIVES_BACK not in os.environ:
         yield f"#   glibc may keep twice this or more; not so with {_GIVES_BACK}=65536 (slower)"
     yield from _time_table(config, time, speed.source)
-    yield "# " + json.dumps(_numbers(config, memory, time, size))
+    disk = sum(part.bytes for part in estimate_disk(config, shape, work))
+    yield from _disk_table(config, shape, work)
+    numbers = _numbers(config, memory, time, size)
+    yield "# " + json.dumps(numbers | {"disk_gb": round(disk / 1e9, 3)})
 
 
 def _device(config: Config) -> tuple[float, str]:
@@ -147,6 +151,28 @@ def _time_table(config: Config, time: TimeEstimate, source: str) -> Iterator[str
     hours = time.step * config.steps / 3600
     yield f"#   {'a step':34}{time.step:9.1f}  {config.steps} steps: {hours:.1f} hours"
     yield "#   evaluations, warm start and environments that wait are not counted"
+
+
+def _disk_table(config: Config, shape: Any, work: Workload) -> Iterator[str]:
+    from aem_gym.training.disk import (
+        compresses,
+        estimate_disk,
+        free_bytes,
+        published_bytes,
+        remedy,
+    )
+
+    parts, run = estimate_disk(config, shape, work), config.run_folder
+    yield f"# disk, GB, after {config.steps} steps"
+    for part in parts:
+        yield f"#   {part.name:44}{part.bytes / 1e9:9.2f}"
+    total, free = sum(part.bytes for part in parts), free_bytes(run)
+    yield f"#   {'in all':44}{total / 1e9:9.2f}  of {free / 1e9:.0f} GB free ({run})"
+    published = published_bytes(config, shape)
+    if published:
+        yield f"#   {'adapters for servers, in their own folder':44}{published / 1e9:9.2f}"
+    if total > free:
+        yield f"#   TOO LARGE FOR THE DISK: {remedy(config, compresses(config))} (docs/memory.md)"
 
 
 def _numbers(

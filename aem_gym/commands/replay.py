@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import click
 
 from aem_gym.console import printable
+from aem_gym.episodes import read_episodes, step_files
 from aem_gym.errors import ConfigError
-
-_EPISODES = "episodes.jsonl"
 
 
 @click.command()
@@ -41,32 +39,21 @@ def read_step(run: Path, step: int | None) -> list[dict[str, Any]]:
         ConfigError: no episodes there, or none of that step.
     """
     found: list[dict[str, Any]] = []
+    apart = [file.step for file in step_files(run)]
+    if step is None and apart:
+        step = apart[-1]
     first = last = 0
-    for record in _records(run / _EPISODES):
+    for record in read_episodes(run, step if step in apart else None):
         first, last = first or record["step"], record["step"]
         if step is None and found and found[0]["step"] != last:
             found = []
         if step in (None, last):
             found.append(record)
     if not last:
-        raise ConfigError(f"{run / _EPISODES} holds no episode yet")
+        raise ConfigError(f"{run} holds no episode yet")
     if not found:
         raise ConfigError(f"--step {step}: {run} has steps {first} to {last}")
     return found
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    if not line.endswith("\n"):
-                        return  # being written just now
-                    raise ConfigError(f"{path}, line {number}: not JSON: {error}") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}. Is this the folder of a run?") from error
 
 
 def lines(number: int, record: Mapping[str, Any]) -> Iterator[str]:
@@ -79,8 +66,11 @@ def lines(number: int, record: Mapping[str, Any]) -> Iterator[str]:
     )
     yield f"    task {record['task_id']} ({record['task_type']}): {record['goal']}"
     for turn in record["turns"]:
-        yield turn["observation"]
-        yield f"> {turn['response']}"
+        if record.get("pruned"):
+            yield "[the text of old steps is removed: keep_episodes]"
+        else:
+            yield turn["observation"]
+            yield f"> {turn['response']}"
         yield f"    {credit(turn)}"
 
 

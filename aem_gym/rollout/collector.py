@@ -32,6 +32,8 @@ from aem_gym.types import Episode, Group, PromptTemplate, StopReason, Turn
 logger = logging.getLogger(__name__)
 OnEnd = Callable[[Episode], None] | None
 """What is called with each episode as it ends."""
+Follow = Callable[[int, Episode], "Sequence[RolloutRequest]"] | None
+"""Called with the place of a request and its episode as that ends: what has to run as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,36 +103,51 @@ class Collector:
         self, requests: Sequence[RolloutRequest], *, temperature: float = 1.0, on_end: OnEnd = None
     ) -> list[Episode]:
         """One episode per request, in their order. `on_end` is called with each as it ends."""
-        return run_async(self._run(requests, temperature, on_end))
+        return run_async(self.collect(requests, temperature=temperature, on_end=on_end))
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         """Let the environments prepare what will be run next, while something else works."""
         self.pool.prefetch([(request.seed, request.options) for request in requests])
 
-    async def _run(
-        self, requests: Sequence[RolloutRequest], temperature: float, on_end: OnEnd
+    async def collect(
+        self,
+        requests: Sequence[RolloutRequest],
+        *,
+        temperature: float = 1.0,
+        on_end: OnEnd = None,
+        follow: Follow = None,
     ) -> list[Episode]:
-        """A coroutine per slot, which runs one episode after the other."""
-        slots = range(min(self.settings.max_concurrent_episodes or len(requests), len(requests)))
-        waiting, episodes = list(range(len(requests))), dict[int, Episode]()
-        asked = _asked_of(self.agent, len(slots))
-        self.prefetch(requests)
+        """The same as a coroutine. What `follow` returns, given a place and its episode, runs too.
 
-        async def serve(slot: int) -> None:
-            while waiting:
-                place = _next(waiting, slot, self.pool.processes)
+        Places number all requests in the order in which they were given.
+        """
+        requests, waiting = list(requests), list(range(len(requests)))
+        free = list(
+            range(min(self.settings.max_concurrent_episodes or len(requests), len(waiting)))
+        )
+        running, episodes = dict[asyncio.Task[Episode], _Live](), dict[int, Episode]()
+        asked = _asked_of(self.agent)
+        self.prefetch(requests)
+        while waiting or running:
+            while waiting and free:
+                place = _next(waiting, slot := free.pop(0), self.pool.processes)
                 waiting.remove(place)
                 row = _Live(requests[place], place, slot)
-                await self._play(row, asked, temperature)
-                episode = episodes[place] = self._episode(row)
+                running[asyncio.create_task(self._play(row, asked, temperature))] = row
+            asked.expect(len(running))
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=lambda task: running[task].place):
+                row, episode = running.pop(task), task.result()
+                free, episodes[row.place] = sorted((*free, row.slot)), episode
                 if on_end is not None:
                     on_end(episode)
-            asked.leave()
-
-        await asyncio.gather(*map(serve, slots))
+                if follow is not None:
+                    more = follow(row.place, episode)
+                    waiting += range(len(requests), len(requests) + len(more))
+                    requests += more
         return [episodes[place] for place in range(len(requests))]
 
-    async def _play(self, row: _Live, asked: _Asked, temperature: float) -> None:
+    async def _play(self, row: _Live, asked: _Asked, temperature: float) -> Episode:
         """One episode: turns of the agent and of its environment, until it is over."""
         slot, limit = row.slot, self.settings.max_turns or self.settings.template.max_turns
         row.now = await self.pool.reset_one(slot, row.request.seed, row.request.options)
@@ -146,6 +163,7 @@ class Collector:
                 row.stop_reason = _why_over(answer, len(row.turns), limit)
                 row.now = answer if answer.error is None else replace(answer, info=row.now.info)
         self._end(row)
+        return self._episode(row)
 
     def _begin(self, row: _Live, temperature: float) -> None:
         if row.now.error is not None:
@@ -186,8 +204,8 @@ class _Lockstep:
     So what is asked together, and in which order, does not depend on timing.
     """
 
-    def __init__(self, agent: Agent, live: int) -> None:
-        self.agent, self.live = agent, live
+    def __init__(self, agent: Agent) -> None:
+        self.agent, self.live = agent, 0
         self.inputs: dict[int, TurnInput] = {}
         self.round: asyncio.Future[dict[int, Response]] | None = None
 
@@ -200,9 +218,9 @@ class _Lockstep:
         self._ask_if_all()
         return (await answer)[place]
 
-    def leave(self) -> None:
-        """One of the live episodes fewer."""
-        self.live -= 1
+    def expect(self, live: int) -> None:
+        """So many episodes are live."""
+        self.live = live
         self._ask_if_all()
 
     def _ask_if_all(self) -> None:
@@ -243,17 +261,17 @@ class _Apart:
         except Exception as error:
             return _failed(error)
 
-    def leave(self) -> None:
-        """Nobody waits for the episodes that are over."""
+    def expect(self, live: int) -> None:
+        """Nobody waits for the others."""
 
 
 _Asked = _Lockstep | _Apart
 
 
-def _asked_of(agent: Agent, live: int) -> _Asked:
+def _asked_of(agent: Agent) -> _Asked:
     """A policy behind a server is asked about each episode by itself, all others together."""
     apart = isinstance(getattr(agent, "policy", None), AsyncPolicy)
-    return _Apart(agent) if apart and isinstance(agent, AsyncAgent) else _Lockstep(agent, live)
+    return _Apart(agent) if apart and isinstance(agent, AsyncAgent) else _Lockstep(agent)
 
 
 def requests_for(seeds: Sequence[int], group_size: int, *stream: int | str) -> list[RolloutRequest]:

@@ -80,7 +80,7 @@ def open_world(config: Config) -> Iterator[World | None]:
         yield world
         world.meet()
     except BaseException:
-        if not (world.leads or world.lost):
+        if not (world.leads or world.watch.lost):
             world.watch.wait_for_leader()
         raise
     finally:
@@ -168,13 +168,16 @@ class World:
     objects: Any
     """The gloo group, for what is not on a GPU."""
     watch: _Watch = field(repr=False)
-    lost: bool = False
-    """Whether another process has ended, so that nothing can be exchanged any more."""
 
     @property
     def leads(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
+
+    def sibling(self) -> World:
+        """The same processes, with a group of its own: for another thread."""
+        dist: Any = importlib.import_module("torch.distributed")
+        return replace(self, objects=dist.new_group(backend="gloo", timeout=LONGEST))
 
     def mine(self, items: Sequence[T]) -> Sequence[T]:
         """This process's share of some items."""
@@ -291,7 +294,7 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            self.lost = True
+            self.watch.lost = True
             raise WorldError(
                 f"process {self.rank} lost another one: see what that said. {error}"[:400]
             ) from error
@@ -315,6 +318,8 @@ class _Watch(threading.Thread):
         self._parent, self._done = os.getppid(), threading.Event()
         self._alone = False
         """Whether the store does not answer."""
+        self.lost = False
+        """Whether another process has ended, so that nothing can be exchanged any more."""
 
     def stop(self) -> None:
         """End the watch, and tell the others that this process is leaving."""

@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from math import nan
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from aem_gym.config import Config
+from aem_gym.episodes import has_episodes
 from aem_gym.errors import (
     BadCredit,
     ConfigError,
@@ -31,16 +33,13 @@ from aem_gym.errors import (
 from aem_gym.evaluation import EvalResult, play
 from aem_gym.io import atomic_folder, atomic_write
 from aem_gym.protocols import Logger
-from aem_gym.rollout.collector import RolloutRequest, grouped, requests_for
 from aem_gym.runs import (
     ADAPTER,
-    EPISODES,
     SUMMARY,
     Checkpoint,
     CheckpointStore,
     check_begun,
     check_resume,
-    claim_output,
     how_to_go_on,
     how_to_go_on_otherwise,
     is_finished,
@@ -50,13 +49,13 @@ from aem_gym.runs import (
 )
 from aem_gym.seeding import derive
 from aem_gym.settings import CONFIG_NAME, load_config, settle, to_yaml
+from aem_gym.training.ahead import open_source
 from aem_gym.training.breaker import Breaker, Rule, nothing_learned, nothing_usable
 from aem_gym.training.credit import (
     Credit,
     CreditRule,
     Rewards,
     TrainBatch,
-    equal_returns,
     make_batch,
 )
 from aem_gym.training.distributed import World, open_world
@@ -65,17 +64,13 @@ from aem_gym.training.records import (
     Recorder,
     episode_records,
     open_loggers,
+    open_recorder,
+    rise,
     step_metrics,
     with_scores,
 )
 from aem_gym.training.setup import RunComponents, check_run, open_components, prepare_torch
-from aem_gym.training.shared import (
-    SharedStore,
-    SharedUpdater,
-    SilentRecorder,
-    claim_together,
-    shard_base,
-)
+from aem_gym.training.shared import SilentRecorder, claim_run, open_updater, shard_base
 from aem_gym.training.state import (
     Progress,
     StopAfterStep,
@@ -84,14 +79,11 @@ from aem_gym.training.state import (
     restore_state,
     save_state,
 )
-from aem_gym.training.update import Updater
-from aem_gym.types import Episode, Group, StopReason
+from aem_gym.types import Episode, StopReason
 
 logger = logging.getLogger(__name__)
 
 Figures = dict[str, float]
-AFTER = 3
-"""Evaluations at the end whose mean is `success_after`."""
 _NOT_BEGUN = "stopped before the run began: give the same command"
 
 
@@ -139,13 +131,11 @@ def train(
 def _train(
     config: Config, world: World | None, loggers: Sequence[Logger], started: float
 ) -> dict[str, Any]:
-    run, resume = Path(config.run_folder), config.resume
-    if resume:
+    run = Path(config.run_folder)
+    if config.resume:
         check_begun(run)
     check_run(config)
-    claim = claim_output(run, resume) if world is None else claim_together(run, resume, world)
-    store = CheckpointStore(run, config.keep_checkpoints)
-    store = store if world is None else SharedStore(run, config.keep_checkpoints, world)
+    claim, store = claim_run(run, config, world)
     try:
         checkpoint = store.recover() if claim.resuming else None
         if (run / CONFIG_NAME).exists():
@@ -159,7 +149,7 @@ def _train(
         with interrupted_by_signals(), open_components(config, run, world) as parts:
             return Trainer(config, run, parts, store, checkpoint, started, loggers).run()
     except BaseException as error:
-        begun = (run / EPISODES).exists()
+        begun = has_episodes(run)
         if not begun:
             claim.withdraw()
         if isinstance(error, KeyboardInterrupt) and not (begun and error.args):
@@ -208,9 +198,7 @@ class Trainer:
         self.credit = CreditRule.of(config)
         self.world, exact = parts.world, self.policy.exact
         self.leads = self.world is None or self.world.leads
-        self.updater = Updater(self.learner, config, exact=exact)
-        if self.world is not None:
-            self.updater = SharedUpdater(self.learner, config, self.world, exact=exact)
+        self.updater = open_updater(self.learner, config, self.world, exact=exact)
         self.learner.freeze_reference()
         if config.shard_base:
             shard_base(self.learner, config)
@@ -223,7 +211,8 @@ class Trainer:
         self.recorder: Recorder = SilentRecorder()
         if self.leads:
             named = open_loggers(config, folder, self.progress.step)
-            self.recorder = Recorder(folder, offsets, [*named, *loggers])
+            self.recorder = open_recorder(config, folder, offsets, [*named, *loggers])
+        self.source = open_source(config, parts.collector, self.rewards, self.agent)
         self.rescores = not self.policy.exact or bool(config.importance_cap)
         given = config.importance_cap
         self.cap = (0.0 if self.policy.exact else IMPORTANCE_CAP) if given is None else given
@@ -245,7 +234,7 @@ class Trainer:
             saved = replace(self.config, resume=False, replan=False, out=None)
             atomic_write(self.folder / CONFIG_NAME, to_yaml(saved))
             remove_results(self.folder)
-        with self.recorder, StopAfterStep() as stop:
+        with self.recorder, closing(self.source), StopAfterStep() as stop:
             if progress.step == 0 and not progress.evaluations and self._evaluate():
                 self._save()
             try:
@@ -323,14 +312,13 @@ class Trainer:
         config, number = self.config, self.progress.step
         torch.manual_seed(derive(config.seed, "torch", number) % 2**63)
         clock = time.perf_counter()
-        groups, dropped = self._collect()
-        collected = time.perf_counter() - clock
-        if number + 1 < config.steps:  # the environments prepare while the learner works
-            self.parts.collector.prefetch(self._requests(config.groups))
+        collected = self.source.collect(self.progress.cursor, config.steps - number - 1)
+        self.progress.cursor, seconds = collected.cursor, time.perf_counter() - clock
+        groups, dropped = collected.groups, collected.dropped
         everything = [e for group in (*groups, *dropped) for e in group.episodes]
         if number == 0:
             self._check_begun(everything)
-        figures = {"seconds/rollout": collected, "groups_dropped": float(len(dropped))}
+        figures = {"seconds/rollout": seconds, "groups_dropped": float(len(dropped))}
         credit: Credit | None = None
         batch = make_batch(groups, self.rewards, mask_truncated=config.mask_truncated)
         if batch is not None:
@@ -360,28 +348,6 @@ class Trainer:
         self.progress.aem_seconds += credit.seconds
         return batch, credit, figures
 
-    def _collect(self) -> tuple[list[Group], list[Group]]:
-        """The groups of a step, and those dropped by dynamic sampling."""
-        config, kept, dropped = self.config, list[Group](), list[Group]()
-        drops, mask = config.drop_equal_groups, config.mask_truncated
-        for _ in range(config.max_rounds if drops else 1):
-            requests = self._requests(config.groups - len(kept), advance=True)
-            episodes = self.parts.collector.run(requests, temperature=config.temperature)
-            for group in grouped(episodes, config.group_size):
-                equal = drops and equal_returns(group, self.rewards, mask_truncated=mask)
-                (dropped if equal else kept).append(group)
-            if len(kept) == config.groups:
-                break
-        return kept, dropped
-
-    def _requests(self, groups: int, *, advance: bool = False) -> list[RolloutRequest]:
-        """The rollouts of the tasks that are next; `advance` counts the tasks as drawn."""
-        config, cursor = self.config, self.progress.cursor
-        seeds = [derive(config.seed, "task", cursor + i) >> 31 for i in range(groups)]
-        if advance:
-            self.progress.cursor += groups
-        return requests_for(seeds, config.group_size, config.seed, "rollout", cursor + groups)
-
     @staticmethod
     def _check_begun(episodes: Sequence[Episode]) -> None:
         """Stop if every episode of the first step failed; later failures may be transient.
@@ -408,7 +374,9 @@ class Trainer:
         Where the sampler is not exact, log-probabilities and entropies are replaced together, so
         that both are of one policy; its own are what the weights compare with.
         """
-        scores, figures = self.updater.compare(batch)
+        with self.source.weights():
+            scores, figures = self.updater.compare(batch)
+        figures |= self.source.figures()
         if self.credit.needs.needs_values and scores.values is None:
             raise ConfigError(
                 f"the estimator {self.config.estimator!r} needs values, which the learner "
@@ -451,6 +419,7 @@ class Trainer:
         if not self.config.eval_every:
             return False
         step, clock = self.progress.step, time.perf_counter()
+        self.source.pause()
         result = play(self.parts.evaluator, self.parts.eval_spec, f"evaluation {step}")
         chosen = self._selection(result)
         more = {f"selection_{name}": value for name, value in chosen.items()}
@@ -493,8 +462,8 @@ class Trainer:
         progress = self.progress
         share = progress.aem_seconds / progress.step_seconds if progress.step_seconds else 0.0
         summary: dict[str, Any] = {
-            **_rise("success", progress.evaluations),
-            **_rise("score", progress.evaluations),
+            **rise("success", progress.evaluations),
+            **rise("score", progress.evaluations),
             "steps": progress.step,
             "seconds": round(progress.seconds, 1),
             "aem_share": share,
@@ -511,15 +480,6 @@ class Trainer:
         logger.info("%s took %.3f%% of the step time", self.config.modulator, 100 * share)
         logger.info("look at it: aem-gym replay %s; aem-gym eval %s", self.folder, self.folder)
         return summary
-
-
-def _rise(name: str, evaluations: list[dict[str, float]]) -> dict[str, float | None]:
-    """A figure before training, after it (the mean of the last evaluations), and the gain."""
-    last = [evaluation[name] for evaluation in evaluations[1:] if name in evaluation][-AFTER:]
-    before = evaluations[0].get(name) if evaluations else None
-    after = sum(last) / len(last) if last else None
-    gain = None if before is None or after is None else after - before
-    return {f"{name}_before": before, f"{name}_after": after, f"{name}_gain": gain}
 
 
 def _shown(figures: Mapping[str, float], evaluations: list[dict[str, float]]) -> dict[str, str]:

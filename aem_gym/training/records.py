@@ -1,6 +1,6 @@
 """Records of a run: every episode, the metrics of every step, and its loggers.
 
-`episodes.jsonl` holds no clock times and no paths: two runs of the same seed give the same bytes.
+Those of episodes hold no clock times and no paths: two runs of the same seed give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,20 @@ import torch
 
 from aem_gym.config import Config
 from aem_gym.credit.batch import Segments, credit_metrics
+from aem_gym.episodes import EPISODES, FOLDER, EpisodeFolder
 from aem_gym.errors import ConfigError, describe
 from aem_gym.io import JsonLines
 from aem_gym.protocols import Logger
 from aem_gym.registry import LOGGERS
-from aem_gym.runs import EPISODES, EVALUATIONS, METRICS
+from aem_gym.runs import EVALUATIONS, METRICS
 from aem_gym.training.credit import Credit, Rewards, TrainBatch
+from aem_gym.training.disk import compresses, warn_if_short
 from aem_gym.types import Episode, Group, StopReason, Turn
 
 logger = logging.getLogger(__name__)
+
+AFTER = 3
+"""Evaluations at the end whose mean is `success_after`."""
 
 FILES = (EPISODES, METRICS, EVALUATIONS)
 
@@ -197,17 +202,28 @@ class Recorder:
         run: the run's folder.
         offsets: bytes of each file to keep, from `sync` at the checkpoint; missing: from 0.
         loggers: receive everything that is written.
+        folder: where episodes go in place of `episodes.jsonl`; what that has already stays.
     """
 
     def __init__(
-        self, run: Path, offsets: Mapping[str, int], loggers: Sequence[Logger] = ()
+        self,
+        run: Path,
+        offsets: Mapping[str, int],
+        loggers: Sequence[Logger] = (),
+        folder: EpisodeFolder | None = None,
     ) -> None:
-        self._files = {name: JsonLines(run / name, offsets.get(name, 0)) for name in FILES}
+        plain = folder is None or (run / EPISODES).exists()
+        names = [name for name in FILES if plain or name != EPISODES]
+        self._files: dict[str, JsonLines | EpisodeFolder]
+        self._files = {name: JsonLines(run / name, offsets.get(name, 0)) for name in names}
+        if folder is not None:
+            self._files[FOLDER] = folder
+        self._episodes = folder or self._files[EPISODES]
         self._loggers = list(loggers)
 
     def episodes(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
-        """Append lines to episodes.jsonl."""
-        self._files[EPISODES].write(*map(msgspec.json.encode, records))
+        """Append the episodes of a step."""
+        self._episodes.write(*map(msgspec.json.encode, records))
         self._call_loggers("episodes", step, records)
 
     def metrics(self, step: int, figures: Mapping[str, float]) -> None:
@@ -247,6 +263,22 @@ class Recorder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_recorder(
+    config: Config, run: Path, offsets: Mapping[str, int], loggers: Sequence[Logger]
+) -> Recorder:
+    """The recorder of a run, with its episodes in the form that the settings ask for.
+
+    A run that has a file for each step already goes on with it.
+    """
+    compress, folder = compresses(config), None
+    if not offsets:
+        warn_if_short(config, run)
+    if compress or config.keep_episodes or (run / FOLDER).exists():
+        kept = offsets.get(FOLDER, 0)
+        folder = EpisodeFolder(run, kept, compress=compress, keep=config.keep_episodes)
+    return Recorder(run, offsets, loggers, folder)
 
 
 # Loggers -----------------------------------------------------------------------------------------
@@ -311,3 +343,12 @@ def tensorboard(run: Path, config: Config, step: int) -> TensorBoardLogger | Non
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def rise(name: str, evaluations: list[dict[str, float]]) -> dict[str, float | None]:
+    """A figure before training, after it (the mean of the last evaluations), and the gain."""
+    last = [evaluation[name] for evaluation in evaluations[1:] if name in evaluation][-AFTER:]
+    before = evaluations[0].get(name) if evaluations else None
+    after = sum(last) / len(last) if last else None
+    gain = None if before is None or after is None else after - before
+    return {f"{name}_before": before, f"{name}_after": after, f"{name}_gain": gain}

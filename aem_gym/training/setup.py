@@ -86,11 +86,14 @@ def check_run(config: Config) -> None:
     if importlib.util.find_spec("torch") is None:
         logger.info("torch is not installed: estimator, loss and device were not tried")
         return
+    from aem_gym.training.ahead import no_versions
     from aem_gym.training.breaker import rules_of
     from aem_gym.training.credit import check_credit
     from aem_gym.training.update import check_loss
     from aem_gym.training.warmstart import check_warm_start
 
+    if config.max_staleness and not hasattr(SAMPLERS.load(config.sampler), "pin"):
+        raise no_versions(config)
     check_warm_start(config)
     check_credit(config)
     check_loss(config)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor
 
+from aem_gym.concurrency import in_thread
 from aem_gym.config import Config
 from aem_gym.errors import ConfigError
 from aem_gym.protocols import Learner, Scores
-from aem_gym.rollout.collector import Collector, OnEnd, RolloutRequest
+from aem_gym.rollout.collector import Collector, Follow, OnEnd, RolloutRequest
 from aem_gym.runs import LOCK_NAME, Checkpoint, CheckpointStore, Claim, claim_output
 from aem_gym.seeding import derive
 from aem_gym.training.credit import Credit, TrainBatch
@@ -30,19 +32,35 @@ class SharedCollector(Collector):
     """Runs a share of the episodes, and returns all of them."""
 
     def __init__(self, inner: Collector, world: World) -> None:
-        self.inner, self.world, self.quiet = inner, world, not world.leads
+        # A group of its own, as batches may be collected while the learner works.
+        self.inner, self.world, self.quiet = inner, world.sibling(), not world.leads
         self.pool, self.agent, self.settings = inner.pool, inner.agent, inner.settings
         self.description = inner.description
 
-    def run(
-        self, requests: Sequence[RolloutRequest], *, temperature: float = 1.0, on_end: OnEnd = None
+    async def collect(
+        self,
+        requests: Sequence[RolloutRequest],
+        *,
+        temperature: float = 1.0,
+        on_end: OnEnd = None,
+        follow: Follow = None,
     ) -> list[Episode]:
-        own = self.inner.run(self.world.mine(requests), temperature=temperature, on_end=on_end)
-        episodes = self.world.joined(own)
-        if on_end is not None:
-            others = (e for i, e in enumerate(episodes) if i % self.world.size != self.world.rank)
-            for episode in others:
-                on_end(episode)
+        """What follows is asked for once the episodes before it are there on all processes.
+
+        So all of them ask for the same, in the same order.
+        """
+        requests, episodes = list(requests), list[Episode]()
+        while len(episodes) < len(requests):
+            begun = len(episodes)
+            share = self.world.mine(requests[begun:])
+            own = await self.inner.collect(share, temperature=temperature, on_end=on_end)
+            episodes += await in_thread(partial(self.world.joined, own))
+            for place in range(begun, len(episodes)):
+                others = (place - begun) % self.world.size != self.world.rank
+                if on_end is not None and others:
+                    on_end(episodes[place])
+                if follow is not None:
+                    requests += follow(place, episodes[place])
         return episodes
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
@@ -157,6 +175,21 @@ class SilentRecorder(Recorder):
 
     def evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
         """Nothing."""
+
+
+def open_updater(learner: Learner, config: Config, world: World | None, *, exact: bool) -> Updater:
+    """The updater of a run."""
+    if world is None:
+        return Updater(learner, config, exact=exact)
+    return SharedUpdater(learner, config, world, exact=exact)
+
+
+def claim_run(run: Path, config: Config, world: World | None) -> tuple[Claim, CheckpointStore]:
+    """The folder of a run, claimed, and its checkpoints."""
+    keep = config.keep_checkpoints
+    if world is None:
+        return claim_output(run, config.resume), CheckpointStore(run, keep)
+    return claim_together(run, config.resume, world), SharedStore(run, keep, world)
 
 
 def claim_together(run: Path, resume: bool, world: World) -> Claim:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aem_gym.config import Config
+from aem_gym.episodes import read_episodes
 from aem_gym.errors import ConfigError, check_name
-from aem_gym.runs import EPISODES
 from aem_gym.types import Episode
 
 _TURNS = 50
@@ -137,13 +136,12 @@ def workload_of_run(folder: Path, config: Config) -> Workload:
     Raises:
         ConfigError: the folder is no run, or none of its episodes has tokens.
     """
-    path, lengths = folder / EPISODES, []
+    lengths = []
     try:
-        with path.open(encoding="utf-8") as lines:
-            for turns in (json.loads(line)["turns"] for line in lines):
-                if turns and all("prompt_ids" in turn for turn in turns):
-                    lengths.append([(len(t["prompt_ids"]), len(t["response_ids"])) for t in turns])
-    except (OSError, ValueError, KeyError) as error:
+        for turns in (record["turns"] for record in read_episodes(folder)):
+            if turns and all("prompt_ids" in turn for turn in turns):
+                lengths.append([(len(t["prompt_ids"]), len(t["response_ids"])) for t in turns])
+    except (ConfigError, KeyError) as error:
         raise ConfigError(f"--workload {folder}: expected a run's folder: {error}") from error
     if not lengths:
         raise ConfigError(f"--workload {folder}: no episode has its tokens; see token_samples")

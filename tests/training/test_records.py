@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 from aem_gym.config import Config
+from aem_gym.episodes import EPISODES
 from aem_gym.errors import ConfigError
 from aem_gym.protocols import Logger
-from aem_gym.runs import EPISODES, EVALUATIONS, METRICS
+from aem_gym.runs import EVALUATIONS, METRICS
 from aem_gym.settings import settle
 from aem_gym.training.credit import CreditRule, Rewards, make_batch
 from aem_gym.training.records import (
