@@ -136,6 +136,13 @@ class HFLearner:
         if self.peft_model is not None:
             freeze_reference(self.peft_model)
 
+    def shard_base(self) -> None:
+        """Spread the frozen layers over the processes of the run; all of them call this."""
+        from aem_gym.agents.sharding import shard_layers
+
+        self.compact = None  # it reads weights without calling their layers
+        shard_layers(self.model)
+
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
 
