@@ -49,11 +49,21 @@ def open_agent(
         UnknownNameError: no learner, sampler or response format of that name.
         ConfigError, ModelError: a component does not fit its role, a model cannot be loaded.
     """
-    name = template.response_format if config.response_format == "auto" else config.response_format
-    form = response_format(name)
     name = _base_name(config.model, base_name or base)
     settings = LearnerSettings(config, base, adapter, value_head, name)
     learner: Learner = _component(LEARNERS, config.learner, (settings,), Learner)
+    return agent_of(config, template, learner)
+
+
+def agent_of(config: Config, template: PromptTemplate, learner: Learner) -> TrainableAgent:
+    """An agent around a learner, whose weights are published to its sampler.
+
+    Raises:
+        UnknownNameError: no sampler or response format of that name.
+        ConfigError, ModelError: the sampler does not fit its role, or cannot sample the model.
+    """
+    name = template.response_format if config.response_format == "auto" else config.response_format
+    form = response_format(name)
     variables, thinks = config.chat_template_kwargs, writes_thoughts(form)
     tags = form.render("a thought", "an action")
     builder = PromptBuilder(learner.tokenizer, config.context, variables, thinks=thinks, tags=tags)
