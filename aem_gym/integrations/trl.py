@@ -26,8 +26,8 @@ from aem_gym.options import check_options
 from aem_gym.seeding import derive
 
 try:
-    from datasets import Dataset
-    from trl import GRPOTrainer
+    from datasets import Dataset  # type: ignore[import-not-found]
+    from trl import GRPOTrainer  # type: ignore[import-not-found]
 except ImportError as error:
     raise MissingDependencyError("trl", "trl", "aem_gym.integrations.trl") from error
 
@@ -100,14 +100,16 @@ class AEMGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # without TRL it is An
         mask = output["completion_mask"] * output.get("tool_mask", 1)
         logprobs, entropies = self._scores(inputs, output)
         spans = [row[SPANS] for row in inputs] if SPANS in inputs[0] else None
-        penalties = _padded([row.get(PENALTIES, ()) for row in inputs], entropies)
         numbers = number_responses(mask, spans)
-        parts = [numbers, entropies, logprobs, penalties]
-        parts = [self.accelerator.pad_across_processes(part, dim=1) for part in parts]
-        *parts, advantages = self.accelerator.gather([*parts, output["advantages"]])
-        groups = torch.arange(len(advantages), device=mask.device) // self.num_generations
+        parts = {"responses": numbers, "entropies": entropies, "logprobs": logprobs}
+        parts["penalties"] = _padded([row.get(PENALTIES, ()) for row in inputs], entropies)
+        across = self.accelerator.pad_across_processes
+        parts = {name: across(part, dim=1) for name, part in parts.items()}
+        parts = self.accelerator.gather({**parts, "advantages": output["advantages"]})
+        places = torch.arange(len(parts["advantages"]), device=mask.device)
         seed = derive(self.args.seed, "shuffle", self.state.global_step) % 2**31
-        credit = modulate(Completions(*parts, advantages, groups), self.aem_options, seed)
+        every = Completions(**parts, groups=places // self.num_generations)
+        credit = modulate(every, self.aem_options, seed)
         for name, value in credit.figures.items():
             self._metrics["train"][f"aem/{name}"].append(value)
         own = slice(self.accelerator.process_index * len(mask), None)

@@ -127,9 +127,12 @@ class EnvRollouts:
 
     def _open_agent(self, trainer: Any) -> TrainableAgent:
         check_trainer(trainer)
-        borrow: Callable[..., TrainableAgent] = import_object("aem_gym.agents.borrowed:borrow_agent")
+        borrow_agent = import_object("aem_gym.agents.borrowed:borrow_agent")
         model = trainer.accelerator.unwrap_model(trainer.model)
-        return borrow(self.config, self.template, model, trainer.processing_class)
+        agent: TrainableAgent = borrow_agent(
+            self.config, self.template, model, trainer.processing_class
+        )
+        return agent
 
     def _columns(self, episodes: Sequence[Episode], end: int, *, exact: bool) -> dict[str, Any]:
         rows = [self._row(episode, end) for episode in episodes]
