@@ -208,3 +208,43 @@ def test_the_wrong_number_of_processes_is_refused(tiny: Tiny, tmp_path: Path) ->
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     done = start(*launch, script, "job.json", folder=tmp_path)
     assert done.returncode != 0 and "torchrun --nproc_per_node 2" in done.stderr
+
+
+# The asynchronous trainer ------------------------------------------------------------------------
+
+
+def sample_of(batch: TrainBatch, number: int) -> dict[str, Any]:
+    """A training row as TRL's workers put it into their queue."""
+    row = batch.rows[number]
+    logprobs, mask = [0.0] * len(row.ids), [0] * len(row.ids)
+    for span in row.spans:
+        turn = batch.episodes[span.episode].turns[span.turn]
+        logprobs[span.start : span.end] = turn.logprobs
+        mask[span.start : span.end] = [1] * len(turn.logprobs)
+    # The advantage is the business of a worker: any number will do.
+    return {"ids": row.ids, "mask": mask, "logprobs": logprobs, "advantage": 1.0 + number}
+
+
+def test_the_asynchronous_trainer_modulates_whole_groups(tiny: Tiny, tmp_path: Path) -> None:
+    """TRL's own loop on recorded episodes of the same policy; its GPU kernel in plain torch."""
+    batch = make_batch(tiny.groups(tiny.agent(adapted=False), groups=3, size=4), Rewards())
+    assert batch is not None
+    alpha = CreditRule.of(tiny.config).assign(batch.batch, 0).modulated.alpha
+    samples = [sample_of(batch, number) for number in range(12)]
+    job: dict[str, Any] = {"model": str(tiny.folder), "out": str(tmp_path), "size": 4}
+    job |= {"groups": [samples[i : i + 4] for i in range(0, 12, 4)], "steps": 2}
+    job |= {"budget": 400, "accumulate": 2}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    done = start(str(Path(__file__).with_name("trl_async_job.py")), "job.json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads((tmp_path / "0.json").read_text())
+    assert close([a for group in found["alpha"][:3] for a in group], alpha, 1e-5)
+    # What the loss is given: of each token the advantage of its response.
+    scaled = (1 + batch.batch.trajectory_ids) * alpha
+    expected = scaled.repeat_interleave(batch.batch.lengths)
+    trained = torch.tensor(found["advantages"][0])
+    assert 0 < len(trained) < len(expected)
+    assert close(trained, expected[: len(trained)], 1e-4)
+    steps = [entry for entry in found["history"] if "loss" in entry]
+    assert len(steps) == 2 and all(step["grad_norm"] > 0 for step in steps)
+    assert steps[0]["aem/alpha_mean"] == pytest.approx(1, abs=1e-5)
