@@ -20,6 +20,7 @@ import torch
 from aem_gym.rollout.collector import grouped
 from aem_gym.training.credit import Credit, CreditRule, Rewards, TrainBatch, make_batch
 from aem_gym.types import Episode
+from tests.test_docs import blocks
 from tests.tiny import ENV, Tiny
 
 PYTHON = os.environ.get("AEM_TRL_PYTHON", "")
@@ -167,6 +168,8 @@ def test_it_trains(play: Play) -> None:
     assert [entry["loss"] for entry in history if "loss" in entry] and len(history) == 5
     assert all(entry["grad_norm"] > 0 for entry in history[:4])
     assert history[3]["aem/response_entropy_mean"] != history[0]["aem/response_entropy_mean"]
+    # The sampler follows the policy, step by step.
+    assert len(done.ranks[1]["mismatch"]) == 4 and max(done.ranks[1]["mismatch"]) < 1e-5
     assert history[0]["env/failed"] == 0 and history[0]["env/turns"] > 1
 
 
@@ -208,6 +211,25 @@ def test_the_wrong_number_of_processes_is_refused(tiny: Tiny, tmp_path: Path) ->
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     done = start(*launch, script, "job.json", folder=tmp_path)
     assert done.returncode != 0 and "torchrun --nproc_per_node 2" in done.stderr
+
+
+def test_the_page_runs_and_prints_what_is_shown(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "start").mkdir(parents=True)
+    (tmp_path / "runs" / "start" / "model").symlink_to(tiny.folder)
+    found = [b for b in blocks(ROOT / "docs" / "trl.md") if b.language == "python"]
+    done = start("-c", "\n".join(block.text for block in found), folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    expected = "".join(block.output or "" for block in found)
+    assert expected and done.stdout.endswith(expected)
+
+
+def test_the_example_trains_in_two_processes(tiny: Tiny, tmp_path: Path) -> None:
+    flags = ["--policy", str(tiny.folder), "--steps", "2", "--groups", "2", "--group-size", "4"]
+    script = str(ROOT / "examples" / "trl" / "train_trl.py")
+    done = start(*torchrun(2, script, *flags, "--out", "out"), folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads(done.stdout.splitlines()[-1])["steps"] == 2
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 
 # The asynchronous trainer ------------------------------------------------------------------------

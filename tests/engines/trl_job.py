@@ -28,6 +28,7 @@ class Recorder:
         self.episodes: list[list[Any]] = []
         self.alpha: list[list[float]] = []
         self.advantages: list[Any] = []
+        self.mismatch: list[float] = []
         self.modulate = trl.modulate
         trl.modulate = self.recorded
 
@@ -43,8 +44,21 @@ class Trainer(trl.AEMGRPOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         output = super()._generate_and_score_completions(inputs)
         self.recorder.advantages.append(output["advantages"].tolist())
+        self.recorder.mismatch.append(self.mismatch(output))
         self.all_train = all(module.training for module in self.model.modules())
         return output
+
+    def mismatch(self, output: Any) -> float:
+        """The largest difference of the sampler's log-probabilities to the trainer's own."""
+        ids, mask = (
+            torch.cat([output[f"prompt_{kind}"], output[f"completion_{kind}"]], dim=1)
+            for kind in ("ids", "mask")
+        )
+        width = output["completion_ids"].shape[1]
+        with torch.no_grad():
+            scores = self._get_per_token_logps_and_entropies(self.model, ids, mask, width)
+        found = (scores[0] - output["sampling_per_token_logps"]) * output["tool_mask"]
+        return float((found * output["completion_mask"]).abs().max())
 
 
 def moved(model: Any, seed: int = 7) -> None:
@@ -107,6 +121,7 @@ def main(job: dict[str, Any]) -> None:
         "episodes": recorder.episodes,
         "alpha": recorder.alpha,
         "advantages": recorder.advantages,
+        "mismatch": recorder.mismatch,
         "history": trainer.state.log_history,
         "trains": trainer.all_train,
     }
