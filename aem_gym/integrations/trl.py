@@ -31,6 +31,12 @@ try:
 except ImportError as error:
     raise MissingDependencyError("trl", "trl", "aem_gym.integrations.trl") from error
 
+for _name in ("_generate_and_score_completions", "_get_per_token_logps_and_entropies"):
+    if not hasattr(GRPOTrainer, _name):
+        raise ConfigError(
+            f"TRL's GRPOTrainer has no {_name}, which AEM changes: pip install trl==1.16.0"
+        )
+
 __all__ = ["AEMGRPOTrainer", "EnvRollouts", "episode_return", "rollout_func", "task_seeds"]
 
 

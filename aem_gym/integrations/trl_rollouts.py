@@ -206,12 +206,12 @@ def check_trainer(trainer: Any) -> None:
             "rollout_func cannot sample from a model that is sharded over processes. Start the "
             "script with torchrun and without FSDP or DeepSpeed"
         )
-    plain = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
-    for name, value in plain.items():
+    plain = {"top_p": (1, None), "top_k": (0, None), "min_p": (None, 0), "repetition_penalty": (1,)}
+    for name, off in plain.items():
         found = getattr(trainer, name)
-        if found not in (value, None, 0 if name == "min_p" else value):
+        if found not in off:
             raise ConfigError(
-                f"{name}: expected {value}, got {found!r}: entropies and log-probabilities are "
+                f"{name}: expected {off[0]}, got {found!r}: entropies and log-probabilities are "
                 "those of the whole distribution. Leave it out of the GRPOConfig"
             )
 

@@ -21,13 +21,15 @@ from aem_gym.integrations.trl import AEMGRPOTrainer, episode_return, rollout_fun
 def settings(given: argparse.Namespace, processes: int) -> GRPOConfig:
     return GRPOConfig(
         output_dir=given.out,
-        per_device_train_batch_size=given.groups * given.group_size // processes,
+        per_device_train_batch_size=given.groups * given.group_size // (2 * processes),
+        steps_per_generation=2,  # two updates with the episodes of a step, as our default job
+        gradient_accumulation_steps=1,
         num_generations=given.group_size,
         max_completion_length=2048,
         temperature=1.0,
         learning_rate=2e-3,
         lr_scheduler_type="constant",
-        max_steps=given.steps,
+        max_steps=2 * given.steps,
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
@@ -42,8 +44,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policy", default="runs/start/model", help="a cloned tiny policy")
     parser.add_argument("--out", default="runs/trl")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--groups", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--groups", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--lam", type=float, default=1.0, help="of AEM; 0 is TRL's own GRPO")
     given = parser.parse_args()
@@ -67,7 +69,8 @@ def main() -> None:
         )
         trainer.train()
         trainer.save_model()
-    won = [entry["env/success_rate"] for entry in trainer.state.log_history if "loss" in entry]
+    name = "env/success_rate"
+    won = [entry[name] for entry in trainer.state.log_history if name in entry]
     first, last = sum(won[:5]) / len(won[:5]), sum(won[-5:]) / len(won[-5:])
     if trainer.accelerator.is_main_process:
         print(json.dumps({"steps": len(won), "first": first, "last": last}))
