@@ -16,6 +16,7 @@ from aem_gym.protocols import (
     Learner,
     LearnerSettings,
     Policy,
+    ResponseFormat,
     SamplingSettings,
     TrainableAgent,
 )
@@ -49,22 +50,26 @@ def open_agent(
         UnknownNameError: no learner, sampler or response format of that name.
         ConfigError, ModelError: a component does not fit its role, a model cannot be loaded.
     """
-    name = template.response_format if config.response_format == "auto" else config.response_format
-    form = response_format(name)
     name = _base_name(config.model, base_name or base)
     settings = LearnerSettings(config, base, adapter, value_head, name)
     learner: Learner = _component(LEARNERS, config.learner, (settings,), Learner)
-    variables, thinks = config.chat_template_kwargs, writes_thoughts(form)
-    tags = form.render("a thought", "an action")
-    builder = PromptBuilder(learner.tokenizer, config.context, variables, thinks=thinks, tags=tags)
+    return agent_of(config, template, learner)
+
+
+def agent_of(config: Config, template: PromptTemplate, learner: Learner) -> TrainableAgent:
+    """An agent around a learner, whose weights are published to its sampler.
+
+    Raises:
+        UnknownNameError: no sampler or response format of that name.
+        ConfigError, ModelError: the sampler does not fit its role, or cannot sample the model.
+    """
+    builder, form = open_writing(config, template, learner.tokenizer)
     lengths = config.max_new_tokens, config.max_length
     options = _sampler_options(config)
     limits = SamplingSettings(*lengths, options, config.max_staleness, builder.stop_ids)
     roles = (BatchPolicy, AsyncPolicy)
     policy: Policy = _component(SAMPLERS, config.sampler, (learner, limits), *roles)
     policy.publish(learner)
-    if builder.pieces.opened or any(variables.get(name) for name in SWITCHES):
-        form = Thinking(form, builder.pieces.opened)
     return LanguageAgent(
         policy,
         learner,
@@ -74,6 +79,23 @@ def open_agent(
         max_new_tokens=config.max_new_tokens,
         template=template,
     )
+
+
+def open_writing(
+    config: Config, template: PromptTemplate, tokenizer: Any
+) -> tuple[PromptBuilder, ResponseFormat]:
+    """What renders the prompts of a model, and what reads its responses.
+
+    Raises:
+        UnknownNameError: no response format of that name.
+    """
+    name = template.response_format if config.response_format == "auto" else config.response_format
+    form, variables = response_format(name), config.chat_template_kwargs
+    thinks, tags = writes_thoughts(form), form.render("a thought", "an action")
+    builder = PromptBuilder(tokenizer, config.context, variables, thinks=thinks, tags=tags)
+    if builder.pieces.opened or any(variables.get(name) for name in SWITCHES):
+        form = Thinking(form, builder.pieces.opened)
+    return builder, form
 
 
 def _base_name(model: str, base: str) -> str:

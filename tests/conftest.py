@@ -45,7 +45,7 @@ _TRAIN = 'pip install "aem-gym[train]"'
 NEEDS = {
     "torch": (
         _TRAIN,
-        ("agents", "credit", "training", "test_bad_input.py", "test_docs.py")
+        ("agents", "credit", "integrations", "training", "test_bad_input.py", "test_docs.py")
         + ("test_evaluation.py", "test_logprobs.py", "test_presets.py", "test_public.py"),
     ),
 }

@@ -20,6 +20,7 @@ BELOW = {
     "evaluation": {"core", "settings", "rollout"},
     "training": {"core", "credit", "settings", "rollout", "evaluation"},
     "commands": {"core", "credit", "settings", "rollout", "evaluation", "training"},
+    "integrations": {"core", "credit", "settings", "rollout", "evaluation", "training"},
     "agents": {"core"},
     "envs": {"core"},
 }

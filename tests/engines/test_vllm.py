@@ -116,7 +116,7 @@ def test_a_draw_depends_on_its_key_and_ends_where_it_has_to(served: Any) -> None
 def test_only_the_newest_adapters_are_kept(served: Any) -> None:
     for _ in range(4):
         served.policy.publish(served.learner)
-    kept = [folder.name for folder in served.policy._published]
+    kept = [folder.name for folder in served.policy._published.values()]
     assert len(kept) == served.policy.options.versions
     assert sorted(p.name for p in served.policy._folder.iterdir() if p.is_dir()) == sorted(kept)
 
