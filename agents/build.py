@@ -98,6 +98,19 @@ def open_writing(
     return builder, form
 
 
+def check_sampler(config: Config) -> None:
+    """Check the sampler's options, as far as it can without a model.
+
+    Raises:
+        UnknownNameError, ConfigError: an option does not exist or is wrong, or the sampler is not
+            installed.
+    """
+    options = _sampler_options(config)
+    check = getattr(SAMPLERS.load(config.sampler), "check_options", None)
+    if check is not None:
+        check(options)
+
+
 def _base_name(model: str, base: str) -> str:
     """The name by which peft finds the base model of a saved adapter: a hub id, or a folder."""
     known = find_model(model)

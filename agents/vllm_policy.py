@@ -8,6 +8,7 @@ come from the learner: vLLM knows none of whole vocabularies.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import math
@@ -92,7 +93,7 @@ class VLLMPolicy:
     exact = False
 
     def __init__(self, learner: Learner, settings: SamplingSettings) -> None:
-        self.options, self.settings = _options(settings.options), settings
+        self.options, self.settings = self.check_options(settings.options), settings
         weights: Any = learner
         for need in ("peft_model", "model", "end_ids"):
             if not hasattr(weights, need):
@@ -101,7 +102,9 @@ class VLLMPolicy:
         self._own: VLLMServer | None = None
         self._keep = max(self.options.versions, settings.max_staleness + 2)
         self._arguments = _arguments(weights, settings, self.options, self._keep)
-        self._servers = [_Server(url, self._key(), self.options) for url in self.options.urls]
+        self._servers = [
+            _Server(url, _key(self.options), self.options) for url in self.options.urls
+        ]
         self._starting = threading.Lock()
         self._adapted = weights.peft_model is not None
         self._token, self.version = secrets.token_hex(4), 0
@@ -116,6 +119,21 @@ class VLLMPolicy:
             if gone := remove_abandoned(folder):
                 logger.info("%s: removed %d adapters of runs that were killed", folder, len(gone))
         self._ownership = Ownership(self._folder, f"aem-{self._token}")
+
+    @staticmethod
+    def check_options(given: Mapping[str, Any]) -> VLLMOptions:
+        """The options, as far as they can be checked before a model loads. Raises ConfigError."""
+        options = _options(given)
+        if options.urls:
+            _key(options)
+        elif options.python is None and importlib.util.find_spec("vllm") is None:
+            raise ConfigError(
+                "sampler vllm: vLLM is not installed here. Name an interpreter that has it (--set "
+                "sampler_options.python=PATH), or servers that run already (--sampler-url)"
+            )
+        elif options.python is not None and shutil.which(options.python) is None:
+            raise ConfigError(f"sampler_options.python: no interpreter at {options.python}")
+        return options
 
     def publish(self, learner: Learner) -> int:
         """Hand the learner's adapter to the servers under a new name; old ones are dropped."""
@@ -187,15 +205,6 @@ class VLLMPolicy:
         if self.options.adapters is None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._ownership.release()
-
-    def _key(self) -> str:
-        key = os.environ.get(self.options.key, "")
-        if not key and any(not _loopback(url) for url in self.options.urls):
-            raise ConfigError(
-                f"sampler vllm: set the environment variable {self.options.key} to the servers' "
-                "API key. Without one anybody who reaches them can change their weights"
-            )
-        return key
 
     def _start(self) -> None:
         """Start a server of our own, and give it the newest adapter."""
@@ -405,6 +414,17 @@ def _options(given: Mapping[str, Any]) -> VLLMOptions:
     if taken:
         raise ConfigError(f"sampler_options.server.{taken[0]}: cannot be set; the sampler sets it")
     return options
+
+
+def _key(options: VLLMOptions) -> str:
+    """The key of the servers; ConfigError where they may be reached by others without one."""
+    key = os.environ.get(options.key, "")
+    if not key and any(not _loopback(url) for url in options.urls):
+        raise ConfigError(
+            f"sampler vllm: set the environment variable {options.key} to the servers' "
+            "API key. Without one anybody who reaches them can change their weights"
+        )
+    return key
 
 
 def _loopback(url: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,20 @@ def test_without_an_engine_the_settings_are_printed(
     status, out, err = dry(capsys, "--config", preset)
     assert status == 2 and "SWE needs a sandbox engine" in err
     assert "model: Qwen/Qwen3-1.7B" in out and "of 24 GB" in out and "TOO LARGE" not in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sampler-url", "http://localhost:1"], "sampler_url.*--sampler vllm"),
+        (["--max-staleness", "1"], "max_staleness 1.*--sampler vllm"),
+        (["--sampler", "vllm", "--set", "sampler_options.python=/nope"], "no interpreter at /nope"),
+        (["--sampler", "vllm", "--sampler-url", "http://10.0.0.1:1"], "sampler_options.adapters"),
+        (["--sampler", "vllm", "--set", "sampler_options.pyhton=x"], "Did you mean 'python'"),
+    ],
+)
+def test_a_sampler_is_checked_before_a_model_loads(
+    capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    status, _, err = dry(capsys, *flags)
+    assert status == 2 and re.search(message, err), err

@@ -94,6 +94,7 @@ def check_run(config: Config) -> None:
 
     if config.max_staleness and not hasattr(SAMPLERS.load(config.sampler), "pin"):
         raise no_versions(config)
+    import_object("aem_gym.agents.build:check_sampler")(config)
     check_warm_start(config)
     check_credit(config)
     check_loss(config)
