@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from aem_gym.credit import aem_coefficients
 from aem_gym.rollout.collector import grouped
 from aem_gym.training.credit import Credit, CreditRule, Rewards, TrainBatch, make_batch
 from aem_gym.types import Episode
@@ -189,6 +190,15 @@ def test_without_recorded_entropies_they_come_from_a_pass_of_the_policy(
     check(tiny, play(groups=2, size=8, inexact=True, config=reused), 8, most=1e-5)
     reference = {"beta": 0.1}
     check(tiny, play(groups=2, size=8, inexact=True, config=reference), 8, most=1e-5)
+
+
+def test_aem_alone_takes_a_completion_for_a_response(play: Play) -> None:
+    """TRL's own generation; entropies from plain logits, in double, give the same alpha."""
+    done = play(2, groups=1, size=8, plain=True)
+    entropies = torch.tensor([value for rank in done.ranks for value in rank["entropies"][0]])
+    expected = aem_coefficients(entropies, torch.zeros(8, dtype=torch.long))
+    assert float(expected.max() - expected.min()) > 0.2
+    assert close(done.ranks[0]["alpha"][0], expected, 1e-5)
 
 
 def test_checkpointing_changes_no_token_and_training_goes_on(play: Play) -> None:

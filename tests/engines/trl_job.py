@@ -29,6 +29,7 @@ class Recorder:
         self.alpha: list[list[float]] = []
         self.advantages: list[Any] = []
         self.mismatch: list[float] = []
+        self.entropies: list[list[float]] = []
         self.modulate = trl.modulate
         trl.modulate = self.recorded
 
@@ -44,9 +45,24 @@ class Trainer(trl.AEMGRPOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         output = super()._generate_and_score_completions(inputs)
         self.recorder.advantages.append(output["advantages"].tolist())
-        self.recorder.mismatch.append(self.mismatch(output))
+        if "sampling_per_token_logps" in output:
+            self.recorder.mismatch.append(self.mismatch(output))
+        self.recorder.entropies.append(self.entropies(output))
         self.all_train = all(module.training for module in self.model.modules())
         return output
+
+    def entropies(self, output: Any) -> list[float]:
+        """The mean entropy of the policy's tokens in each completion, from plain logits."""
+        ids, attended = (
+            torch.cat([output[f"prompt_{kind}"], output[f"completion_{kind}"]], dim=1)
+            for kind in ("ids", "mask")
+        )
+        with torch.no_grad():
+            logits = self.model(input_ids=ids, attention_mask=attended).logits
+        width = output["completion_ids"].shape[1]
+        logp = logits[:, -width - 1 : -1].double().log_softmax(-1)
+        entropy, mask = -(logp.exp() * logp).sum(-1), output["completion_mask"]
+        return ((entropy * mask).sum(1) / mask.sum(1)).tolist()
 
     def mismatch(self, output: Any) -> float:
         """The largest difference of the sampler's log-probabilities to the trainer's own."""
@@ -69,6 +85,10 @@ def moved(model: Any, seed: int = 7) -> None:
             weight.data = 0.05 * torch.from_numpy(draws.standard_normal(weight.shape)).float()
 
 
+def length(completion_ids: Any, **_: Any) -> list[float]:
+    return [float(len(ids)) for ids in completion_ids]
+
+
 def main(job: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     recorder, processes = Recorder(), int(os.environ.get("WORLD_SIZE", 1))
@@ -77,7 +97,7 @@ def main(job: dict[str, Any]) -> None:
         output_dir=str(out / "trl"),
         per_device_train_batch_size=rows // processes,
         num_generations=job["size"],
-        max_completion_length=512,
+        max_completion_length=12 if job.get("plain") else 512,
         learning_rate=job.get("lr", 1e-3),
         lr_scheduler_type="constant",
         max_steps=job.get("steps", 1),
@@ -104,14 +124,14 @@ def main(job: dict[str, Any]) -> None:
         Trainer.recorder = recorder
         trainer = Trainer(
             model=AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32),
-            reward_funcs=trl.episode_return,
+            reward_funcs=length if job.get("plain") else trl.episode_return,
             args=config,
             train_dataset=trl.task_seeds(range(100)),
             processing_class=AutoTokenizer.from_pretrained(job["model"]),
             peft_config=LoraConfig(
                 r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"
             ),
-            rollout_func=inexact if job.get("inexact") else rollouts,
+            rollout_func=None if job.get("plain") else inexact if job.get("inexact") else rollouts,
             aem_options=job.get("aem", {}),
             processes=job.get("processes"),
         )
@@ -122,6 +142,7 @@ def main(job: dict[str, Any]) -> None:
         "alpha": recorder.alpha,
         "advantages": recorder.advantages,
         "mismatch": recorder.mismatch,
+        "entropies": recorder.entropies,
         "history": trainer.state.log_history,
         "trains": trainer.all_train,
     }
