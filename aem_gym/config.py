@@ -218,6 +218,9 @@ class Config:
     where the sampler is not exact (bfloat16, a server), else no weights."""
     gradient_checkpointing: Literal["auto", "on", "off"] = setting("auto")
     """Recompute activations to save memory; auto: on a GPU only."""
+    shard_base: bool = setting(False)
+    """Spread the layers of the frozen base model over the processes of torchrun (FSDP2), for models
+    that one GPU cannot hold. Needs a sampler with weights of its own, such as vllm."""
 
     # --- evaluation -------------------------------------------------------------------------
     eval_every: int = setting(15, at_least=0)

@@ -113,6 +113,10 @@ class NotLearningError(AemGymError, RuntimeError):
     """The run was ended because it was not learning; says why, and how to go on."""
 
 
+class WorldError(AemGymError, RuntimeError):
+    """A process of a run with several ended, or is not like the others."""
+
+
 class SamplerMismatchError(AemGymError, RuntimeError):
     """Sampler and learner disagree about the log-probabilities of the same tokens."""
 

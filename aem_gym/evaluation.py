@@ -347,7 +347,8 @@ def evaluate_agent(
 def play(collector: Collector, spec: EvalSpec, label: str) -> EvalResult:
     """Scores of the collector's agent on the tasks of `spec`; with a progress bar."""
     requests = requests_for(spec.task_seeds, 1, spec.seed, "evaluation")
-    with tqdm(total=len(requests), desc=label, unit="ep", leave=False) as bar:
+    how: dict[str, Any] = {"unit": "ep", "leave": False, "disable": collector.quiet}
+    with tqdm(total=len(requests), desc=label, **how) as bar:
 
         def count(_episode: Episode) -> None:
             bar.update()

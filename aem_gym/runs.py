@@ -95,12 +95,19 @@ def run_adapter(folder: Path) -> Path:
 _MAY_CHANGE = {
     *("out", "resume", "steps", "device", "threads", "workers", "step_timeout", "save_every"),
     *("keep_checkpoints", "loggers", "micro_batch", "micro_batch_tokens", "card"),
-    *("gradient_checkpointing", "reset_timeout", "max_concurrent_episodes", "sampler_url"),
+    *(
+        "gradient_checkpointing",
+        "shard_base",
+        "reset_timeout",
+        "max_concurrent_episodes",
+        "sampler_url",
+    ),
     *("replan", "breaker", "max_bad_steps", "breaker_wait", "patience"),
     *("compress_episodes", "keep_episodes"),
 }
 """Settings that may differ on resume. Some change results by rounding: `device`, `threads`,
-`micro_batch`, `micro_batch_tokens`, `gradient_checkpointing`, `max_concurrent_episodes`."""
+`micro_batch`, `micro_batch_tokens`, `gradient_checkpointing`, `max_concurrent_episodes`,
+`shard_base`."""
 _WHY_STEPS = (
     " The learning rate of a {schedule} schedule depends on the number of steps: it was to come "
     "down to its end with step {then}. Add --replan to plan it anew, as in a run of {now} steps, "

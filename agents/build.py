@@ -53,6 +53,16 @@ def open_agent(
     name = _base_name(config.model, base_name or base)
     settings = LearnerSettings(config, base, adapter, value_head, name)
     learner: Learner = _component(LEARNERS, config.learner, (settings,), Learner)
+    return agent_of(config, template, learner)
+
+
+def agent_of(config: Config, template: PromptTemplate, learner: Learner) -> TrainableAgent:
+    """An agent around a learner, whose weights are published to its sampler.
+
+    Raises:
+        UnknownNameError: no sampler or response format of that name.
+        ConfigError, ModelError: the sampler does not fit its role, or cannot sample the model.
+    """
     builder, form = open_writing(config, template, learner.tokenizer)
     lengths = config.max_new_tokens, config.max_length
     options = _sampler_options(config)

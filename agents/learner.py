@@ -97,7 +97,7 @@ class HFLearner:
         if compiled := config.model_options.get("compile"):
             self.decoder, self.compact = _compiled(self.decoder, compiled), None
         self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
-        self.end_ids = _end_tokens(self.model, self.tokenizer)
+        self.end_ids = end_tokens(self.model, self.tokenizer)
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)
 
@@ -135,6 +135,13 @@ class HFLearner:
         """Keep a frozen copy of the adapter as it is now; without an adapter nothing happens."""
         if self.peft_model is not None:
             freeze_reference(self.peft_model)
+
+    def shard_base(self) -> None:
+        """Spread the frozen layers over the processes of the run; all of them call this."""
+        from aem_gym.agents.sharding import shard_layers
+
+        self.compact = None  # it reads weights without calling their layers
+        shard_layers(self.model)
 
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
@@ -279,7 +286,7 @@ def _load_head(head: nn.Linear, file: Path) -> None:
         raise CheckpointError(f"{file} is damaged or of another model: {error}") from error
 
 
-def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end a response: the tokenizer's, and those of the generation config."""
     more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     end: Any = tokenizer.eos_token_id

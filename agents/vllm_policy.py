@@ -271,10 +271,12 @@ class _Server:
     def check(self) -> None:
         """Raise ConfigError where it is not there, refuses our key, or returns other scores."""
         try:
-            models = json.loads(self._refuse(self._call("GET", "/v1/models")).data)["data"]
-            self.base = next(each["id"] for each in models if not each.get("parent"))
+            answer = self._refuse(self._call("GET", "/v1/models"))
         except InfrastructureError as error:
             raise ConfigError(f"{error}. Start it, or check sampler_options.urls") from error
+        try:
+            models = json.loads(answer.data)["data"]
+            self.base = next(each["id"] for each in models if not each.get("parent"))
         except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise ConfigError(f"sampler vllm: {self.url} is no vLLM server") from error
         if not self.options.keyed:

@@ -88,7 +88,12 @@ def _no_engine() -> str:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests marked `docker` where no engine answers, unless AEM_REQUIRE_DOCKER=1 wants one."""
+    """Skip tests marked `docker` where no engine answers, unless AEM_REQUIRE_DOCKER=1 wants one.
+
+    Those marked `engines` are slow, and run where `-m engines` asks for them.
+    """
+    if item.get_closest_marker("engines") and "engines" not in item.config.option.markexpr:
+        pytest.skip("slow: make test-engines")
     if item.get_closest_marker("docker") and not os.environ.get("AEM_REQUIRE_DOCKER"):
         reason = _no_engine()
         if reason:

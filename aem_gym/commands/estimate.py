@@ -14,6 +14,7 @@ from aem_gym.commands.flags import parse_env_args
 from aem_gym.config import Config
 from aem_gym.errors import AemGymError, ConfigError
 from aem_gym.registry import import_object
+from aem_gym.training.distributed import process_count
 
 if TYPE_CHECKING:
     from aem_gym.training.duration import TimeEstimate
@@ -65,12 +66,15 @@ def _lines(config: Config, shape: Any, workload: Sequence[str]) -> Iterator[str]
     speed, constants = calibration()
     if gpu:
         speed, constants = GPU_80 if size > _LARGE else GPU_24, GPU
-    work = _workload(config, workload)
+    whole, processes = _workload(config, workload), process_count()
+    work = replace(whole, episodes=whole.episodes / processes)
     layout = MemoryLayout(config, shape, work, gpu)
     chunks = import_object("aem_gym.agents.shapes:chunks")()
     memory = estimate_memory(config, shape, work, gpu=gpu, constants=constants, chunks=chunks)
     time = estimate_time(config, shape, work, speed, layout)
-    yield from _head(config, shape, work, bool(workload))
+    yield from _head(config, shape, whole, bool(workload))
+    if processes > 1:
+        yield f"# memory and time of each of {processes} processes"
     yield from _memory_table(memory)
     yield f"#   {'at most at once':34}{memory.peak / 1e9:9.2f}  of {size:.0f} GB ({device})"
     if memory.peak > size * 1e9:
@@ -81,8 +85,8 @@ def _lines(config: Config, shape: Any, workload: Sequence[str]) -> Iterator[str]
     elif not gpu and _GIVES_BACK not in os.environ:
         yield f"#   glibc may keep twice this or more; not so with {_GIVES_BACK}=65536 (slower)"
     yield from _time_table(config, time, speed.source)
-    disk = sum(part.bytes for part in estimate_disk(config, shape, work))
-    yield from _disk_table(config, shape, work)
+    disk = sum(part.bytes for part in estimate_disk(config, shape, whole))
+    yield from _disk_table(config, shape, whole)
     numbers = _numbers(config, memory, time, size)
     yield "# " + json.dumps(numbers | {"disk_gb": round(disk / 1e9, 3)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import logging
 import sys
 from typing import Any
 
@@ -18,8 +19,11 @@ from aem_gym.commands.flags import (
     parted_settings,
 )
 from aem_gym.config import field_types
-from aem_gym.errors import MissingDependencyError, MissingEngineError
+from aem_gym.errors import AemGymError, MissingDependencyError, MissingEngineError
 from aem_gym.settings import Settled, settle, to_yaml
+from aem_gym.training.distributed import process_rank
+
+logger = logging.getLogger(__name__)
 
 _NEEDED = ("torch", "transformers", "peft")
 
@@ -48,8 +52,10 @@ def run_training(config_file: str | None, dry_run: bool, explain: bool, **given:
     env_args = parse_env_args(given.pop("env_arg"))
     flags = given_flags(given) | {f"env_args.{key}": value for key, value in env_args.items()}
     settled = settle(file=config_file, flags=flags, overrides=overrides)
+    rank = process_rank()
     if dry_run or explain:
-        _dry_run(settled, explain, **about)
+        if not rank:
+            _dry_run(settled, explain, **about)
         return
     for package in _NEEDED:
         if importlib.util.find_spec(package) is None:
@@ -57,8 +63,24 @@ def run_training(config_file: str | None, dry_run: bool, explain: bool, **given:
     from aem_gym.training.loop import train
 
     with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
-        summary = train(settled.config)
-    click.echo(json.dumps(summary))
+        summary = _as_follower(settled, rank) if rank else train(settled.config)
+    if not rank:
+        click.echo(json.dumps(summary))
+
+
+def _as_follower(settled: Settled, rank: int) -> dict[str, Any]:
+    """Train as one of several processes that is not the first: only what goes wrong is said."""
+    from aem_gym.training.loop import train
+
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("aem_gym.training").setLevel(logging.ERROR)  # the first says the same
+    try:
+        return train(settled.config)
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(130) from None
+    except AemGymError as error:
+        logger.error("process %d: error: %s", rank, error)
+        raise click.exceptions.Exit(2) from error
 
 
 def _dry_run(settled: Settled, explain: bool, **about: Any) -> None:

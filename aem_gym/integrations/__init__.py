@@ -1,1 +1,1 @@
-"""AEM and our environments inside the training systems of others."""
+"""AEM and our environments inside other libraries. Each module needs its own, and says which."""

@@ -88,7 +88,12 @@ class Collector:
         pool: the environments.
         agent: acts in them.
         settings: prompt template, context, limits.
+
+    Attributes:
+        quiet: whether it shows no progress bar.
     """
+
+    quiet = False
 
     def __init__(self, pool: EnvPool, agent: Agent, settings: CollectorSettings) -> None:
         self.pool, self.agent, self.settings = pool, agent, settings

@@ -43,6 +43,8 @@ class WorkerSettings:
 def serve(connection: Connection, settings: WorkerSettings) -> None:
     """The main function of a worker: answer requests until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes us
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun signals the groups of its processes
+        os.setpgid(0, 0)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     registered = settings.registered
     if isinstance(registered.entry_point, str):

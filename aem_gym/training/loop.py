@@ -40,7 +40,6 @@ from aem_gym.runs import (
     CheckpointStore,
     check_begun,
     check_resume,
-    claim_output,
     how_to_go_on,
     how_to_go_on_otherwise,
     is_finished,
@@ -59,15 +58,19 @@ from aem_gym.training.credit import (
     TrainBatch,
     make_batch,
 )
+from aem_gym.training.distributed import World, open_world
 from aem_gym.training.mismatch import IMPORTANCE_CAP, importance
 from aem_gym.training.records import (
+    Recorder,
     episode_records,
     open_loggers,
     open_recorder,
+    rise,
     step_metrics,
     with_scores,
 )
 from aem_gym.training.setup import RunComponents, check_run, open_components, prepare_torch
+from aem_gym.training.shared import SilentRecorder, claim_run, open_updater, shard_base
 from aem_gym.training.state import (
     Progress,
     StopAfterStep,
@@ -76,14 +79,11 @@ from aem_gym.training.state import (
     restore_state,
     save_state,
 )
-from aem_gym.training.update import Updater
 from aem_gym.types import Episode, StopReason
 
 logger = logging.getLogger(__name__)
 
 Figures = dict[str, float]
-AFTER = 3
-"""Evaluations at the end whose mean is `success_after`."""
 _NOT_BEGUN = "stopped before the run began: give the same command"
 
 
@@ -124,12 +124,18 @@ def train(
     if names or (loggers is not None and not objects):
         settings["loggers"] = names
     config = settle({**(config.given() if config else {}), **settings}).config
+    with open_world(config) as world:
+        return _train(config, world, objects, started)
+
+
+def _train(
+    config: Config, world: World | None, loggers: Sequence[Logger], started: float
+) -> dict[str, Any]:
     run = Path(config.run_folder)
     if config.resume:
         check_begun(run)
     check_run(config)
-    claim = claim_output(run, config.resume)
-    store = CheckpointStore(run, config.keep_checkpoints)
+    claim, store = claim_run(run, config, world)
     try:
         checkpoint = store.recover() if claim.resuming else None
         if (run / CONFIG_NAME).exists():
@@ -140,8 +146,8 @@ def train(
                 logger.warning("%s is finished: %d steps. Nothing to do", run, checkpoint.step)
                 return finished
         prepare_torch(config)
-        with interrupted_by_signals(), open_components(config, run) as parts:
-            return Trainer(config, run, parts, store, checkpoint, started, objects).run()
+        with interrupted_by_signals(), open_components(config, run, world) as parts:
+            return Trainer(config, run, parts, store, checkpoint, started, loggers).run()
     except BaseException as error:
         begun = has_episodes(run)
         if not begun:
@@ -190,16 +196,22 @@ class Trainer:
         self.agent, self.learner, self.policy = parts.agent, parts.agent.learner, parts.agent.policy
         self.rewards = Rewards.of(config, parts.template)
         self.credit = CreditRule.of(config)
-        self.updater = Updater(self.learner, config, exact=self.policy.exact)
+        self.world, exact = parts.world, self.policy.exact
+        self.leads = self.world is None or self.world.leads
+        self.updater = open_updater(self.learner, config, self.world, exact=exact)
         self.learner.freeze_reference()
+        if config.shard_base:
+            shard_base(self.learner, config)
         self.progress, offsets = Progress(), {}
         if checkpoint is not None:
             self.progress = restore_state(checkpoint, self.updater, self.policy)
             offsets = checkpoint.meta["offsets"]
         if started is not None:
             self.progress.started = started
-        named = open_loggers(config, folder, self.progress.step)
-        self.recorder = open_recorder(config, folder, offsets, [*named, *loggers])
+        self.recorder: Recorder = SilentRecorder()
+        if self.leads:
+            named = open_loggers(config, folder, self.progress.step)
+            self.recorder = open_recorder(config, folder, offsets, [*named, *loggers])
         self.source = open_source(config, parts.collector, self.rewards, self.agent)
         self.rescores = not self.policy.exact or bool(config.importance_cap)
         given = config.importance_cap
@@ -218,9 +230,10 @@ class Trainer:
         """Train to the last step and return the summary."""
         progress = self.progress
         # Only now: what has refused to go on before has left an earlier result as it was.
-        saved = replace(self.config, resume=False, replan=False, out=None)
-        atomic_write(self.folder / CONFIG_NAME, to_yaml(saved))
-        remove_results(self.folder)
+        if self.leads:
+            saved = replace(self.config, resume=False, replan=False, out=None)
+            atomic_write(self.folder / CONFIG_NAME, to_yaml(saved))
+            remove_results(self.folder)
         with self.recorder, closing(self.source), StopAfterStep() as stop:
             if progress.step == 0 and not progress.evaluations and self._evaluate():
                 self._save()
@@ -246,11 +259,15 @@ class Trainer:
     def _loop(self, stop: StopAfterStep) -> None:
         progress, config, breaker = self.progress, self.config, self.breaker
         save = False
-        bar = tqdm(
-            total=config.steps, initial=progress.step, desc="training", unit="step", smoothing=0.1
-        )
-        with bar:
-            while progress.step < config.steps and not stop.requested:
+        how: dict[str, Any] = {"unit": "step", "smoothing": 0.1, "disable": not self.leads}
+        with tqdm(total=config.steps, initial=progress.step, desc="training", **how) as bar:
+            while progress.step < config.steps:
+                asked = stop.requested
+                if self.world is not None:  # all stop after the same step
+                    asked = self.world.any(asked)
+                if asked:
+                    stop.requested = True
+                    break
                 if 0 < config.patience <= progress.stale:
                     self._say_ended()
                     break
@@ -416,11 +433,12 @@ class Trainer:
         self.progress.evaluations.append({"step": step, **figures})
         graded = "" if result.score == result.success else f", mean score {result.score:.3f},"
         compared = f"; {chosen['success']:.3f} on {self.config.keep_best}" if chosen else ""
-        tqdm.write(
+        text = (
             f"step {step}: held-out success {result.success:.3f} "
-            f"[{result.low:.3f}, {result.high:.3f}]{graded} on {result.episodes} tasks{compared}",
-            file=sys.stderr,
+            f"[{result.low:.3f}, {result.high:.3f}]{graded} on {result.episodes} tasks{compared}"
         )
+        if self.leads:
+            tqdm.write(text, file=sys.stderr)
         return keep and bool(chosen) and self.progress.note_best(step, chosen)
 
     def _selection(self, held_out: EvalResult) -> dict[str, float]:
@@ -441,13 +459,11 @@ class Trainer:
 
     def _finish(self) -> dict[str, Any]:
         check_finite(self.updater, self.progress.step)
-        with atomic_folder(self.folder / ADAPTER) as folder:
-            self.learner.save(folder)
         progress = self.progress
         share = progress.aem_seconds / progress.step_seconds if progress.step_seconds else 0.0
         summary: dict[str, Any] = {
-            **_rise("success", progress.evaluations),
-            **_rise("score", progress.evaluations),
+            **rise("success", progress.evaluations),
+            **rise("score", progress.evaluations),
             "steps": progress.step,
             "seconds": round(progress.seconds, 1),
             "aem_share": share,
@@ -456,19 +472,14 @@ class Trainer:
         if progress.best:
             step = int(progress.best["step"])
             summary["best"] = {**progress.best, "step": step, "split": self.config.keep_best}
+        if not self.leads:
+            return summary
+        with atomic_folder(self.folder / ADAPTER) as folder:
+            self.learner.save(folder)
         atomic_write(self.folder / SUMMARY, json.dumps(summary))
         logger.info("%s took %.3f%% of the step time", self.config.modulator, 100 * share)
         logger.info("look at it: aem-gym replay %s; aem-gym eval %s", self.folder, self.folder)
         return summary
-
-
-def _rise(name: str, evaluations: list[dict[str, float]]) -> dict[str, float | None]:
-    """A figure before training, after it (the mean of the last evaluations), and the gain."""
-    last = [evaluation[name] for evaluation in evaluations[1:] if name in evaluation][-AFTER:]
-    before = evaluations[0].get(name) if evaluations else None
-    after = sum(last) / len(last) if last else None
-    gain = None if before is None or after is None else after - before
-    return {f"{name}_before": before, f"{name}_after": after, f"{name}_gain": gain}
 
 
 def _shown(figures: Mapping[str, float], evaluations: list[dict[str, float]]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from aem_gym.config import Config
 from aem_gym.credit.estimators import needs_of
 from aem_gym.registry import ESTIMATORS
 from aem_gym.shape import Chunks, ModelShape
+from aem_gym.training.distributed import process_count
 from aem_gym.training.workload import Workload
 
 FIXED, ROLLOUT, UPDATE = "always", "rollout", "update"
@@ -140,7 +141,12 @@ class MemoryLayout:
     def weights(self) -> float:
         """Bytes of the base weights; embeddings, output layer and norms are not quantized."""
         kind = self.config.model_options.get("quantization")
-        linear = sum(each.inputs * each.outputs * each.count for each in self.shape.linears)
+        all_linear = sum(each.inputs * each.outputs * each.count for each in self.shape.linears)
+        linear = float(all_linear)
+        if self.config.shard_base:  # of the layers a share, and two that are at work whole
+            whole = 1 / process_count() + min(2, self.shape.layers) / self.shape.layers
+            linear *= min(1.0, whole)
+            return (self.shape.parameters - all_linear + linear) * self.width
         if kind not in _QUANTIZED:
             return float(self.shape.parameters * self.width)
         return linear * _QUANTIZED[kind] + (self.shape.parameters - linear) * self.width

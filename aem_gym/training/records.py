@@ -30,6 +30,9 @@ from aem_gym.types import Episode, Group, StopReason, Turn
 
 logger = logging.getLogger(__name__)
 
+AFTER = 3
+"""Evaluations at the end whose mean is `success_after`."""
+
 FILES = (EPISODES, METRICS, EVALUATIONS)
 
 
@@ -340,3 +343,12 @@ def tensorboard(run: Path, config: Config, step: int) -> TensorBoardLogger | Non
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def rise(name: str, evaluations: list[dict[str, float]]) -> dict[str, float | None]:
+    """A figure before training, after it (the mean of the last evaluations), and the gain."""
+    last = [evaluation[name] for evaluation in evaluations[1:] if name in evaluation][-AFTER:]
+    before = evaluations[0].get(name) if evaluations else None
+    after = sum(last) / len(last) if last else None
+    gain = None if before is None or after is None else after - before
+    return {f"{name}_before": before, f"{name}_after": after, f"{name}_gain": gain}

@@ -10,8 +10,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -40,6 +41,9 @@ from aem_gym.rollout.pool import env_kwargs, env_parameters, open_pool
 from aem_gym.runs import BASE, START, TEMPLATE, check_base
 from aem_gym.training.adapter import check_adapter, keep_start, open_adapter
 from aem_gym.types import PromptTemplate
+
+if TYPE_CHECKING:
+    from aem_gym.training.distributed import World
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +121,16 @@ def _check_relations(config: Config) -> None:
         raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {config.device!r}")
     if not config.lora_targets:
         raise ConfigError("lora_targets: expected all-linear or names of layers, got none")
+    if config.shard_base and config.sampler == "hf":
+        raise ConfigError(
+            "shard_base: sampling through a base model that is spread over processes would fetch "
+            "all of it for every token. Give --sampler vllm (docs/cluster.md)"
+        )
+    if config.shard_base and (config.model_options.keys() & {"quantization", "compile"}):
+        raise ConfigError(
+            "shard_base: a quantized or compiled base model cannot be spread. Leave "
+            "model_options.quantization and model_options.compile out, or --shard-base"
+        )
     if config.out is not None and not config.out.strip():
         raise ConfigError("out: expected a folder, got an empty text")
 
@@ -197,6 +211,8 @@ class RunComponents:
     eval_spec: EvalSpec
     selector: Selector | None = None
     """Of the split by which the best checkpoint is chosen, where that is another."""
+    world: World | None = None
+    """The other processes of the run, if there are any."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +238,9 @@ def prepare_torch(config: Config) -> None:
 
 
 @contextmanager
-def open_components(config: Config, run: Path) -> Iterator[RunComponents]:
+def open_components(
+    config: Config, run: Path, world: World | None = None
+) -> Iterator[RunComponents]:
     """Make the components, warm start included; environments are closed at the end."""
     best = config.keep_best if config.keep_best != config.eval_split else None
     with (
@@ -232,10 +250,10 @@ def open_components(config: Config, run: Path) -> Iterator[RunComponents]:
     ):
         description = pool.describe()
         template = choose_template(config, description)
-        atomic_write(run / TEMPLATE, msgspec.json.encode(template))
+        start = partial(_start, config, description, template, run)
         with quiet_loading():
-            base, adapter = _start(config, description, template, run)
-            agent = _make_agent(config, template, base, adapter, run)
+            begun = start() if world is None else world.first(start)
+            agent = _make_agent(config, template, begun)
         if not find_model(config.model).from_scratch:
             check_base(run, fingerprint(config))
         settings = CollectorSettings(
@@ -245,23 +263,58 @@ def open_components(config: Config, run: Path) -> Iterator[RunComponents]:
         if best and best_pool is not None:
             chosen = eval_spec(replace(config, eval_split=best), template, best_pool.describe())
             selector = Selector(Collector(best_pool, agent, settings), chosen)
+        parts = RunComponents(
+            agent=agent,
+            template=template,
+            collector=Collector(pool, agent, settings),
+            evaluator=Collector(eval_pool, agent, settings),
+            eval_spec=eval_spec(config, template, eval_pool.describe()),
+            selector=selector,
+        )
         try:
-            yield RunComponents(
-                agent=agent,
-                template=template,
-                collector=Collector(pool, agent, settings),
-                evaluator=Collector(eval_pool, agent, settings),
-                eval_spec=eval_spec(config, template, eval_pool.describe()),
-                selector=selector,
-            )
+            yield parts if world is None else _shared(parts, world)
         finally:
             agent.policy.close()
 
 
+def _shared(parts: RunComponents, world: World) -> RunComponents:
+    """The components of one of several processes."""
+    from aem_gym.training.shared import SharedCollector, check_alike
+
+    check_alike(parts.agent.learner, world)
+    selector = parts.selector
+    if selector is not None:
+        selector = replace(selector, collector=SharedCollector(selector.collector, world))
+    return replace(
+        parts,
+        collector=SharedCollector(parts.collector, world),
+        evaluator=SharedCollector(parts.evaluator, world),
+        selector=selector,
+        world=world,
+    )
+
+
 def _start(
     config: Config, description: EnvDescription, template: PromptTemplate, run: Path
+) -> tuple[str, str | None, Path | None]:
+    """The base model that RL starts from, the name it is saved by, and the adapter.
+
+    The run keeps copies: of the adapter, and of a base made from scratch.
+    """
+    atomic_write(run / TEMPLATE, msgspec.json.encode(template))
+    base, adapter = _beginning(config, description, template, run)
+    if not find_model(config.model).from_scratch:
+        return base, None, adapter
+    if not (run / BASE).exists():
+        with atomic_folder(run / BASE) as folder:
+            shutil.copytree(base, folder, dirs_exist_ok=True)
+    # Equal runs give equal bytes, so adapters name the clone they share, not the run's copy.
+    return str(run / BASE), base, adapter
+
+
+def _beginning(
+    config: Config, description: EnvDescription, template: PromptTemplate, run: Path
 ) -> tuple[str, Path | None]:
-    """The base model and the adapter that RL starts from, of which the run keeps a copy."""
     from aem_gym.training.warmstart import warm_start
 
     if config.adapter is not None:
@@ -295,18 +348,12 @@ def choose_template(config: Config, description: EnvDescription) -> PromptTempla
 
 
 def _make_agent(
-    config: Config, template: PromptTemplate, base: str, adapter: Path | None, run: Path
+    config: Config, template: PromptTemplate, begun: tuple[str, str | None, Path | None]
 ) -> TrainableAgent:
-    """The agent RL starts from. A base made from scratch is copied into the run."""
+    """The agent RL starts from, of what `_start` found."""
     from aem_gym.credit.estimators import needs_of
 
-    name = None
-    if find_model(config.model).from_scratch:
-        if not (run / BASE).exists():
-            with atomic_folder(run / BASE) as folder:
-                shutil.copytree(base, folder, dirs_exist_ok=True)
-        # Equal runs give equal bytes, so adapters name the clone they share, not the run's copy.
-        base, name = str(run / BASE), base
+    base, name, adapter = begun
     needs_values = needs_of(ESTIMATORS.load(config.estimator)).needs_values
     open_agent = import_object("aem_gym.agents.build:open_agent")
     agent: TrainableAgent = open_agent(

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from aem_gym.seeding import derive, generator
 from aem_gym.training.credit import Credit, TrainBatch
 from aem_gym.training.mismatch import EXACT_LIMIT, GROSS_LIMIT, refuse_mismatch
 from aem_gym.types import TrainingRow
+
+if TYPE_CHECKING:
+    from aem_gym.training.distributed import World
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +175,7 @@ def _is_number(value: object) -> bool:
 
 
 @dataclass(frozen=True)
-class _Targets:
+class Targets:
     """The quantities that a step's tokens are compared with."""
 
     credit: Credit
@@ -197,6 +200,7 @@ class Updater:
 
     def __init__(self, learner: Learner, config: Config, *, exact: bool = True) -> None:
         self.learner, self.config, self.exact = learner, config, exact
+        self.world: World | None = None  # `SharedUpdater` has one
         self.limit = EXACT_LIMIT if exact else GROSS_LIMIT
         self.loss = LossSettings.of(config)
         self.parameters = list(learner.parameters().values())
@@ -234,9 +238,9 @@ class Updater:
         width = step.batch.mask.shape[1]
         values = [part.values for part in parts if part.values is not None]
         return Scores(
-            torch.cat([_widen(p.logprobs, width) for p in parts]).cpu(),
-            torch.cat([_widen(p.entropies, width) for p in parts]).cpu(),
-            torch.cat([_widen(p.mask, width) for p in parts]).cpu(),
+            torch.cat([widen(p.logprobs, width) for p in parts]).cpu(),
+            torch.cat([widen(p.entropies, width) for p in parts]).cpu(),
+            torch.cat([widen(p.mask, width) for p in parts]).cpu(),
             torch.cat(values).cpu() if values else None,
         )
 
@@ -288,7 +292,7 @@ class Updater:
         rate = self.learning_rate(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
-        targets = _Targets(credit, step.batch.logprobs, weights)
+        targets = Targets(credit, step.batch.logprobs, weights)
         sums, counts, seed = Counter[str](), Counter[str](), self.config.seed
         for epoch in range(self.config.epochs):
             rows = generator(seed, "order", number, epoch).permutation(step.learned).tolist()
@@ -306,7 +310,7 @@ class Updater:
         return figures | {"updates": done, "grad_norm": counts["grad_norm"] / max(1.0, done)}
 
     def _optimizer_step(
-        self, step: TrainBatch, targets: _Targets, mini: list[int]
+        self, step: TrainBatch, targets: Targets, mini: list[int]
     ) -> tuple[dict[str, float], Counter[str]]:
         """One update on the training rows `mini`: its counts, and sums over its tokens."""
         responses = step.responses(mini)
@@ -322,6 +326,8 @@ class Updater:
             loss, more = self._loss(step, targets, micro, tokens, rows)
             loss.backward()  # type: ignore[no-untyped-call]
             sums.update(more)
+        if self.world is not None:
+            self.world.add_up(self.parameters, sums)
         clip = self.config.grad_clip or float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
         if not math.isfinite(norm + sums["loss"]):
@@ -344,7 +350,7 @@ class Updater:
                 logger.warning(form, number + 1, times, total, text, what)
 
     def _loss(
-        self, step: TrainBatch, targets: _Targets, micro: list[int], tokens: float, rows: float
+        self, step: TrainBatch, targets: Targets, micro: list[int], tokens: float, rows: float
     ) -> tuple[Tensor, dict[str, float]]:
         """The part of some training rows in a mini-batch's loss, and sums over their tokens."""
         numbers = step.responses(micro)
@@ -401,18 +407,23 @@ class Updater:
         return self.loss.value_coef * errors.sum()
 
     @torch.no_grad()
-    def _selected(self, step: TrainBatch, targets: _Targets, mini: list[int]) -> Tensor:
+    def _selected(self, step: TrainBatch, targets: Targets, mini: list[int]) -> Tensor:
         """(N, T) bool: the tokens that the loss picks from the whole mini-batch, read once more."""
-        numbers, width = step.responses(mini), step.batch.mask.shape[1]
-        parts = [self._score(step, rows) for rows in self._micro_batches(step, mini)]
-        logprobs = torch.cat([_widen(part.logprobs, width) for part in parts]).cpu()
+        numbers = step.responses(mini)
+        logprobs = self._policy_logprobs(step, mini)
         advantages = targets.credit.modulated.advantages[numbers]
         tokens = (logprobs, targets.old[numbers], advantages, step.batch.mask[numbers])
         selected = torch.zeros_like(step.batch.mask)
         selected[numbers] = self.loss.choose(*tokens, targets.seed)
         return selected
 
-    def _given(self, targets: _Targets, numbers: Tensor, mask: Tensor) -> dict[str, Any]:
+    def _policy_logprobs(self, step: TrainBatch, rows: list[int]) -> Tensor:
+        """Log-probabilities (n, T) of the responses of some training rows, in their order."""
+        parts = [self._score(step, micro) for micro in self._micro_batches(step, rows)]
+        width = step.batch.mask.shape[1]
+        return torch.cat([widen(part.logprobs, width) for part in parts]).cpu()
+
+    def _given(self, targets: Targets, numbers: Tensor, mask: Tensor) -> dict[str, Any]:
         """What the loss takes besides its options: the tokens it picked, or a seed for draws."""
         if targets.selected is not None:
             return {"selected": targets.selected[numbers, : mask.shape[1]].to(mask.device)}
@@ -471,5 +482,5 @@ def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
         yield list(items[first : first + size])
 
 
-def _widen(x: Tensor, width: int) -> Tensor:
+def widen(x: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, width - x.shape[1]))

@@ -49,7 +49,7 @@ done
 # Trainers: a process a GPU.
 srun --nodes="${#trainers[@]}" --ntasks="${#trainers[@]}" -w "$list" \
     "$TRAIN_PYTHON" -m torch.distributed.run --nnodes "${#trainers[@]}" --nproc_per_node "$gpus" \
-    --rdzv_backend c10d --rdzv_id "$SLURM_JOB_ID" --rdzv_endpoint "${trainers[0]}:29500" \
-    train.py --model "$model" --max-length "$max_length" --max-staleness "$staleness" \
+    --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "${trainers[0]}:29400" \
+    --shutdown-timeout 900 train.py --model "$model" --max-length "$max_length" --max-staleness "$staleness" \
     --sampler vllm "${flags[@]}" --set sampler_options.adapters="$shared/adapters" \
     --out "$shared/${RUN:-cluster}" "$@"
