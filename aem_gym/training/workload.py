@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Workload:
         whole = longest if window else longest / turns
         rounds = config.max_rounds if config.drop_equal_groups else 1
         return Workload(
-            episodes=float(config.groups * config.group_size * rounds),
+            episodes=float(ceil(config.groups * config.oversample) * config.group_size * rounds),
             turns=turns,
             most_turns=turns,
             prompt=whole - response,

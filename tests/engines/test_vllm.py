@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +194,28 @@ def test_servers_elsewhere(
     monkeypatch.setenv("VLLM_API_KEY", raw.key)
     with pytest.raises(ConfigError, match="does not answer"):
         on(tiny, raw, tmp_path)
+
+
+def test_the_models_own_generation_config_changes_nothing(
+    tiny: Tiny,
+    elsewhere: Callable[..., VLLMServer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server elsewhere obeys it unless each request says otherwise, as ours do."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny.folder, model)
+    narrow = {"top_k": 2, "top_p": 0.5, "repetition_penalty": 1.5, "temperature": 0.3}
+    (model / "generation_config.json").write_text(json.dumps(narrow))
+    server = elsewhere(model=str(model), logprobs_mode="processed_logprobs")
+    monkeypatch.setenv("VLLM_API_KEY", server.key)
+    agent = on(tiny, server, tmp_path / "adapters")
+    batch = make_batch(tiny.groups(agent), Rewards.of(tiny.config, tiny.template))
+    assert batch is not None
+    _, figures = Updater(agent.learner, tiny.config, exact=False).compare(batch)
+    assert figures["mismatch/max"] < 1e-5
+    agent.policy.close()
+    assert not list((tmp_path / "adapters").iterdir())
 
 
 def test_a_server_that_dies_is_infrastructure_and_leaves_nothing(
