@@ -18,6 +18,11 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
+    return _run_beside_a_loop(work)
+
+
+def _run_beside_a_loop(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine from a thread of its own: this thread's loop runs already."""
     loop = asyncio.new_event_loop()
     task = loop.create_task(work)
     with ThreadPoolExecutor(1) as thread, contextlib.closing(loop):

@@ -81,9 +81,7 @@ def linear_logprob_and_entropy(
     The log-probabilities (M,) are differentiable in hidden, weight and bias; the entropies are not.
     Raises ValueError where temperature or chunk is not above 0, or shapes do not fit.
     """
-    _check(hidden, targets, temperature)
-    if chunk <= 0:
-        raise ValueError(f"chunk: expected a number of rows > 0, got {chunk}")
+    _check(hidden, targets, temperature, chunk)
     head_trains = weight.requires_grad or (bias is not None and bias.requires_grad)
     early = torch.is_grad_enabled() and hidden.requires_grad and not head_trains
     weight = weight.to(hidden.dtype)
@@ -95,14 +93,21 @@ def linear_logprob_and_entropy(
     return logp, entropy
 
 
-def _check(rows: Tensor, targets: Tensor, temperature: float) -> None:
+def _check(rows: Tensor, targets: Tensor, temperature: float, chunk: int = 1) -> None:
+    fits = rows.dim() == 2 and targets.shape == rows.shape[:1]
+    if not (fits and temperature > 0 and chunk > 0):
+        raise _misfit(rows, targets, temperature, chunk)
+
+
+def _misfit(rows: Tensor, targets: Tensor, temperature: float, chunk: int) -> ValueError:
     if not temperature > 0:
-        raise ValueError(f"temperature: expected a number > 0, got {temperature}")
-    if rows.dim() != 2 or targets.shape != rows.shape[:1]:
-        raise ValueError(
-            "expected logits (M, V) or hidden states (M, D) with targets (M,), "
-            f"got {tuple(rows.shape)} and {tuple(targets.shape)}"
-        )
+        return ValueError(f"temperature: expected a number > 0, got {temperature}")
+    if rows.dim() == 2 and targets.shape == rows.shape[:1]:
+        return ValueError(f"chunk: expected a number of rows > 0, got {chunk}")
+    return ValueError(
+        "expected logits (M, V) or hidden states (M, D) with targets (M,), "
+        f"got {tuple(rows.shape)} and {tuple(targets.shape)}"
+    )
 
 
 def _block_rows(logits: Tensor) -> int:

@@ -70,8 +70,7 @@ class CompactDecoder:
             if number == final:  # what follows is for each token by itself
                 seen, x = seen[rows, columns], x[rows, columns]
             x = self._finish(x, seen, layer)
-        last: Tensor = _normalize(x, self.eps) * self.decoder.norm.weight
-        return last
+        return torch.mul(_normalize(x, self.eps), self.decoder.norm.weight)
 
     def append(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
         """Read (R, W) tokens behind the cached ones: the last column's hidden state (R, D)."""
@@ -84,8 +83,7 @@ class CompactDecoder:
             if number == len(self._packed) - 1:
                 q, x, mask = q[:, :, -1:], x[:, -1:], mask[:, :, -1:]
             x = self._finish(x, self._attend(q, k, v, mask), layer)
-        last: Tensor = _normalize(x[:, -1], self.eps) * self.decoder.norm.weight
-        return last
+        return torch.mul(_normalize(x[:, -1], self.eps), self.decoder.norm.weight)
 
     def _rotation(self, x: Tensor, positions: Tensor) -> Tensor:
         """By what each pair of a query, key or value is multiplied: (R, W, heads, d / 2)."""

@@ -178,14 +178,12 @@ def _sample(
     """One generation per request, from either kind of policy."""
     if not requests:
         return []
-    made: Any
     if isinstance(policy, BatchPolicy):
-        made = policy.generate(requests)
+        made: Any = policy.generate(requests)
     else:
         made = run_async(_gather(policy, requests))
     if not isinstance(made, list | tuple) or len(made) != len(requests):
-        wanted = f"expected {len(requests)} Generations in a list"
-        raise ComponentError(f"sampler {type(policy).__name__}: {wanted}, got {made!r:.200}")
+        raise _wrong_number(made, len(requests), policy)
     limits = [request.max_new_tokens or math.inf for request in requests]
     return [_plain(*pair, policy, vocabulary) for pair in zip(made, limits, strict=True)]
 
@@ -201,6 +199,11 @@ def _plain(made: Any, limit: float, policy: Policy, vocabulary: float) -> Genera
         if known and whole and all(map(math.isfinite, scores[0] + scores[1])):
             return Generation(ids, scores[0], scores[1], bool(made.cut))
     raise _not_whole(made, limit, policy, vocabulary)
+
+
+def _wrong_number(made: object, wanted: int, policy: Policy) -> ComponentError:
+    expected = f"expected {wanted} Generations in a list"
+    return ComponentError(f"sampler {type(policy).__name__}: {expected}, got {made!r:.200}")
 
 
 def _not_whole(made: object, limit: float, policy: Policy, vocabulary: float) -> ComponentError:

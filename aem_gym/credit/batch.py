@@ -63,13 +63,11 @@ class ResponseBatch:
     def __post_init__(self) -> None:
         rows, tokens = self.returns.shape, self.mask.shape
         if len(rows) != 1 or len(tokens) != 2 or tokens[0] != rows[0]:
-            got = f"{tuple(rows)} and {tuple(tokens)}"
-            raise ValueError(f"ResponseBatch expects returns (N,) and mask (N, T), got {got}")
+            raise _misfit(rows, tokens)
         for name in (*_PER_ROW, *_PER_TOKEN):
             value, shape = getattr(self, name), rows if name in _PER_ROW else tokens
             if value is not None and value.shape != shape:
-                found = f"expected shape {tuple(shape)}, got {tuple(value.shape)}"
-                raise ValueError(f"ResponseBatch.{name}: {found}")
+                raise _wrong_shape(name, shape, value)
         if self.mask.dtype != torch.bool:
             raise ValueError(f"ResponseBatch.mask: expected torch.bool, got {self.mask.dtype}")
 
@@ -259,3 +257,13 @@ def _correlation(x: Tensor, y: Tensor) -> Tensor:
         return x.new_tensor(float("nan"))
     x, y = x - x.mean(), y - y.mean()
     return (x * y).sum() / (x.square().sum() * y.square().sum()).sqrt()
+
+
+def _misfit(rows: torch.Size, tokens: torch.Size) -> ValueError:
+    got = f"{tuple(rows)} and {tuple(tokens)}"
+    return ValueError(f"ResponseBatch expects returns (N,) and mask (N, T), got {got}")
+
+
+def _wrong_shape(name: str, shape: torch.Size, value: Tensor) -> ValueError:
+    found = f"expected shape {tuple(shape)}, got {tuple(value.shape)}"
+    return ValueError(f"ResponseBatch.{name}: {found}")

@@ -30,7 +30,7 @@ from aem_gym.seeding import derive
 from aem_gym.types import Episode, Group, PromptTemplate, StopReason, Turn
 
 logger = logging.getLogger(__name__)
-OnEnd = Callable[[Episode], None] | None
+OnEnd = Callable[[Episode], object]
 """What is called with each episode as it ends."""
 Follow = Callable[[int, Episode], "Sequence[RolloutRequest]"] | None
 """Called with the place of a request and its episode as that ends: what has to run as well."""
@@ -100,31 +100,29 @@ class Collector:
         self.description = pool.describe()
 
     def run(
-        self, requests: Sequence[RolloutRequest], *, temperature: float = 1.0, on_end: OnEnd = None
+        self,
+        requests: Sequence[RolloutRequest],
+        *,
+        temperature: float = 1.0,
+        on_end: OnEnd | None = None,
     ) -> list[Episode]:
         """One episode per request, in their order. `on_end` is called with each as it ends."""
-        return run_async(self.collect(requests, temperature=temperature, on_end=on_end))
+        follow = None if on_end is None else partial(_tell, on_end)
+        return run_async(self.collect(requests, temperature=temperature, follow=follow))
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
         """Let the environments prepare what will be run next, while something else works."""
         self.pool.prefetch([(request.seed, request.options) for request in requests])
 
     async def collect(
-        self,
-        requests: Sequence[RolloutRequest],
-        *,
-        temperature: float = 1.0,
-        on_end: OnEnd = None,
-        follow: Follow = None,
+        self, requests: Sequence[RolloutRequest], *, temperature: float = 1.0, follow: Follow = None
     ) -> list[Episode]:
         """The same as a coroutine. What `follow` returns, given a place and its episode, runs too.
 
         Places number all requests in the order in which they were given.
         """
         requests, waiting = list(requests), list(range(len(requests)))
-        free = list(
-            range(min(self.settings.max_concurrent_episodes or len(requests), len(waiting)))
-        )
+        free = waiting[: self.settings.max_concurrent_episodes or None]
         running, episodes = dict[asyncio.Task[Episode], _Live](), dict[int, Episode]()
         asked = _asked_of(self.agent)
         self.prefetch(requests)
@@ -139,8 +137,6 @@ class Collector:
             for task in sorted(done, key=lambda task: running[task].place):
                 row, episode = running.pop(task), task.result()
                 free, episodes[row.place] = sorted((*free, row.slot)), episode
-                if on_end is not None:
-                    on_end(episode)
                 if follow is not None:
                     more = follow(row.place, episode)
                     waiting += range(len(requests), len(requests) + len(more))
@@ -274,6 +270,12 @@ def _asked_of(agent: Agent) -> _Asked:
     return _Apart(agent) if apart and isinstance(agent, AsyncAgent) else _Lockstep(agent)
 
 
+def _tell(on_end: OnEnd, place: int, episode: Episode) -> Sequence[RolloutRequest]:
+    """A `Follow` after which nothing more has to run."""
+    on_end(episode)
+    return ()
+
+
 def requests_for(seeds: Sequence[int], group_size: int, *stream: int | str) -> list[RolloutRequest]:
     """`group_size` requests per task seed; `stream` is the seed of the agent's randomness."""
     each = [(place, seed, r) for place, seed in enumerate(seeds) for r in range(group_size)]
@@ -324,16 +326,14 @@ def _wrong_number(given: object, wanted: int) -> list[Response]:
 
 def _checked_response(given: Any) -> Response:
     """The response as it can be written down; an error in its place if it is none."""
-    texts: list[Any] = [getattr(given, name, None) for name in _TEXTS]
-    sound = isinstance(given, Response) and all(isinstance(text, str) for text in texts)
-    if not (sound and given.stop_reason in _REASONS and isinstance(given.error, str | None)):
+    texts = {name: getattr(given, name, None) for name in _TEXTS}
+    if not isinstance(given, Response) or not all(isinstance(x, str) for x in texts.values()):
         return _refused(given)
-    action, text, thought = map(well_formed, texts)
+    if given.stop_reason not in _REASONS or not isinstance(given.error, str | None):
+        return _refused(given)
     reason = StopReason.AGENT_ERROR if given.error and not given.stop else given.stop_reason
-    checked: Response = replace(
-        given, action=action, text=text, thought=thought, stop_reason=reason
-    )
-    return checked
+    plain: Any = {name: well_formed(text) for name, text in texts.items()}
+    return replace(given, stop_reason=reason, **plain)
 
 
 def _refused(given: object) -> Response:

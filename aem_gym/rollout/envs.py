@@ -241,15 +241,17 @@ class LiveEnvs:
 
     def _env(self, slot: int) -> TextGym:
         env = self._envs.get(slot)
-        if env is None:
-            with self._lock:
-                times, spare, self._spare = self._abandoned[slot], self._spare, None
-            env = spare or self.spec.make()
-            with self._lock:
-                if times != self._abandoned[slot]:
-                    self._condemned.append(env)
-                    raise EnvironmentTimeout("it was made too late")
-                self._envs[slot] = env
+        return self._new_env(slot) if env is None else env
+
+    def _new_env(self, slot: int) -> TextGym:
+        with self._lock:
+            times, spare, self._spare = self._abandoned[slot], self._spare, None
+        env = spare or self.spec.make()
+        with self._lock:
+            if times != self._abandoned[slot]:
+                self._condemned.append(env)
+                raise EnvironmentTimeout("it was made too late")
+            self._envs[slot] = env
         return env
 
     def _guarded(
@@ -259,10 +261,11 @@ class LiveEnvs:
         try:
             return bounded(call, seconds, what)
         except (Exception, SystemExit) as error:
-            late = times != self._abandoned[slot]  # nobody listens any more
-            return CheckedStep.failed(error) if late else self._failed(slot, error)
+            return self._failed(slot, error, times)
 
-    def _failed(self, slot: int, error: BaseException) -> CheckedStep:
+    def _failed(self, slot: int, error: BaseException, times: int) -> CheckedStep:
+        if times != self._abandoned[slot]:  # nobody listens any more
+            return CheckedStep.failed(error)
         logger.warning("%s, slot %d: %s", self.spec.env_id, slot, describe(error))
         logger.debug("where it failed:", exc_info=error)
         if slot in self._envs:
@@ -369,8 +372,7 @@ def checked_reset(answer: Any) -> CheckedStep:
 def checked_step(answer: Any) -> CheckedStep:
     """Read what `env.step` returned. Raises TypeError or ValueError on a broken contract."""
     if not isinstance(answer, tuple) or len(answer) != 5:
-        wanted = "(observation, reward, terminated, truncated, info)"
-        raise TypeError(f"step: expected {wanted}, got {_short(answer)}")
+        raise _no_step(answer)
     observation, reward, terminated, truncated, info = answer
     value = float(reward)
     if not abs(value) <= LARGEST_REWARD:
@@ -380,6 +382,11 @@ def checked_step(answer: Any) -> CheckedStep:
     if error and isinstance(error, str):
         return CheckedStep.lost(error, filled)
     return CheckedStep(_text(observation), value, bool(terminated), bool(truncated), filled)
+
+
+def _no_step(answer: Any) -> TypeError:
+    wanted = "(observation, reward, terminated, truncated, info)"
+    return TypeError(f"step: expected {wanted}, got {_short(answer)}")
 
 
 def _text(observation: Any) -> str:
@@ -394,12 +401,17 @@ def _info(info: Any, *, won: bool) -> dict[str, Any]:
         raise TypeError(f"expected info to be a dict, got {_short(info)}")
     filled: dict[str, Any] = dict(info)
     for key, default in INFO_DEFAULTS.items():
-        if filled.get(key) is not None:
-            filled[key] = _coerced(key, filled[key], default)
-        else:
-            other = float(filled["won"]) if key == "score" else copy.copy(default)
-            filled[key] = won if key == "won" else other
+        value = filled.get(key)
+        filled[key] = (
+            _coerced(key, value, default) if value is not None else _absent(key, won, filled)
+        )
     return filled
+
+
+def _absent(key: str, won: bool, filled: Mapping[str, Any]) -> Any:
+    """What stands for a key that `info` lacks; `filled` has all that come before it."""
+    other = float(filled["won"]) if key == "score" else copy.copy(INFO_DEFAULTS[key])
+    return won if key == "won" else other
 
 
 def _coerced(key: str, value: Any, default: Any) -> Any:
@@ -413,8 +425,12 @@ def _coerced(key: str, value: Any, default: Any) -> Any:
             raise ValueError("NaN or inf")
         return found
     except (TypeError, ValueError) as error:
-        wanted = type(default).__name__
-        raise TypeError(f"info[{key!r}]: expected {wanted}, got {_short(value)}") from error
+        raise _wrong_info(key, value, default) from error
+
+
+def _wrong_info(key: str, value: Any, default: Any) -> TypeError:
+    wanted = type(default).__name__
+    return TypeError(f"info[{key!r}]: expected {wanted}, got {_short(value)}")
 
 
 def _short(value: Any) -> str:

@@ -144,25 +144,31 @@ class EnvPool:
         if len(set(slots)) != len(slots):
             raise ValueError(f"{method}: expected distinct slots, got {slots}")
         if self._local is None:
-            with contextlib.ExitStack() as busy:  # a worker does one thing at a time
-                for number in sorted({slot % self.processes for slot in slots}):
-                    busy.enter_context(self._workers[number].busy)
-                return _Round(self._workers, method, requests, self._limits[method]).run()
+            return self._call_workers(method, requests)
         try:
             return [getattr(self._local, method)(*request) for request in requests]
         finally:
             self._local.sweep()
 
+    def _call_workers(self, method: str, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
+        with contextlib.ExitStack() as busy:  # a worker does one thing at a time
+            for number in sorted({slot % self.processes for slot, *_ in requests}):
+                busy.enter_context(self._workers[number].busy)
+            return _Round(self._workers, method, requests, self._limits[method]).run()
+
     async def _call_one(self, method: str, slot: int, *args: Any) -> Any:
         """One call that others need not wait for: in a thread where it waits for something else."""
-        request = (slot, *args)
+        if self._local is not None and not self._description.waits:
+            return self._call(method, [(slot, *args)])[0]
+        return await self._call_in_thread(method, slot, *args)
+
+    async def _call_in_thread(self, method: str, slot: int, *args: Any) -> Any:
+        call = partial(self._call, method, [(slot, *args)])
         if self._local is None:  # a worker has limits of its own
-            return (await in_thread(partial(self._call, method, [request])))[0]
-        if not self._description.waits:
-            return self._call(method, [request])[0]
+            return (await in_thread(call))[0]
         limit = self._limits[method]
         try:
-            return (await in_thread(partial(self._call, method, [request]), limit))[0]
+            return (await in_thread(call, limit))[0]
         except TimeoutError:
             return self._local.abandon(slot, f"{method} took longer than {limit:g} s")
 

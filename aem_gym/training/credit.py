@@ -274,31 +274,44 @@ class CreditRule:
         seconds = time.perf_counter() - clock
         self._check_modulated(modulated, batch)
         if unmodulated is not None:
-            more = unmodulated[:, None].expand(batch.mask.shape).masked_fill(~batch.mask, 0)
-            modulated = replace(modulated, advantages=modulated.advantages + more)
+            modulated = _with_unmodulated(modulated, unmodulated, batch.mask)
         targets = None if batch.values is None else gae(batch, **self.value_options)[1]
         return Credit(base, modulated, targets, seconds)
 
     def _estimate(self, batch: ResponseBatch) -> tuple[Tensor, Tensor | None]:
         name = f"estimator {self.config.estimator!r}"
         base: Any = self.estimator(batch, **self.estimator_options)
-        if not isinstance(base, SplitAdvantages):
-            _check_tensor(name, base, batch, "(N,)")
-            return base, None
-        _check_tensor(f"{name}, unmodulated", base.unmodulated, batch, "(N,)")
-        _check_tensor(f"{name}, modulated", base.modulated, batch, "(N,)")
-        return base.modulated, base.unmodulated
+        if isinstance(base, SplitAdvantages):
+            return _parts_of(base, name, batch)
+        _check_tensor(name, base, batch, "(N,)")
+        return base, None
 
     def _check_modulated(self, found: object, batch: ResponseBatch) -> None:
         name = f"modulator {self.config.modulator!r}"
         if not isinstance(found, Modulated):
-            got = describe_value(found)
-            raise ComponentError(f"{name}: expected a Modulated (aem_gym.credit), got {got}")
+            raise _not_modulated(name, found)
         _check_tensor(f"{name}, advantages", found.advantages, batch, "(N, T)")
         _check_tensor(f"{name}, alpha", found.alpha, batch, "(N,)")
         info: object = found.info
         if not isinstance(info, dict) or any(type(v) not in (int, float) for v in info.values()):
             raise ComponentError(f"{name}: expected numbers by name in info, got {info!r:.80}")
+
+
+def _parts_of(base: SplitAdvantages, name: str, batch: ResponseBatch) -> tuple[Tensor, Tensor]:
+    """(what is modulated, what is added after that)."""
+    _check_tensor(f"{name}, unmodulated", base.unmodulated, batch, "(N,)")
+    _check_tensor(f"{name}, modulated", base.modulated, batch, "(N,)")
+    return base.modulated, base.unmodulated
+
+
+def _with_unmodulated(modulated: Modulated, unmodulated: Tensor, mask: Tensor) -> Modulated:
+    more = unmodulated[:, None].expand(mask.shape).masked_fill(~mask, 0)
+    return replace(modulated, advantages=modulated.advantages + more)
+
+
+def _not_modulated(name: str, found: object) -> ComponentError:
+    got = describe_value(found)
+    return ComponentError(f"{name}: expected a Modulated (aem_gym.credit), got {got}")
 
 
 def _value_options(estimator: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,12 +96,9 @@ def turn_credits(step: TrainBatch | None, credit: Credit | None) -> TurnCredits:
         return {}
     batch, modulated = step.batch, credit.modulated
     advantages = modulated.advantages.sum(-1) / batch.lengths.clamp(min=1)
-    places, figures = (
-        (batch.trajectory_ids, batch.turns),
-        (modulated.alpha, credit.base, advantages),
-    )
+    columns = (batch.trajectory_ids, batch.turns, modulated.alpha, credit.base, advantages)
     found: TurnCredits = {}
-    for trajectory, turn, *of_turn in zip(*(x.tolist() for x in (*places, *figures)), strict=True):
+    for trajectory, turn, *of_turn in zip(*(x.tolist() for x in columns), strict=True):
         if trajectory not in step.masked:
             found.setdefault(step.place[trajectory], {})[turn] = TurnCredit(*of_turn)
     return found
@@ -254,9 +251,12 @@ class Recorder:
             try:
                 getattr(each, method)(*arguments)
             except Exception as error:
-                name = type(each).__name__
-                logger.warning("logger %s failed in %s: %s", name, method, describe(error))
-                self._loggers.remove(each)
+                self._leave_out(each, method, error)
+
+    def _leave_out(self, failed: Any, method: str, error: Exception) -> None:
+        name = type(failed).__name__
+        logger.warning("logger %s failed in %s: %s", name, method, describe(error))
+        self._loggers.remove(failed)
 
     def __enter__(self) -> Recorder:
         return self

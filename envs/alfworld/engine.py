@@ -7,7 +7,7 @@ one of them, exactly as in the original, where they are the applicable planning 
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -247,6 +247,9 @@ class Engine:
         if not here:  # only the first look lists the room; later ones from here see nothing
             around = listing(self._room.names if seen else ())
             return f"You are in the middle of a room. Looking quickly around you, you see {around}."
+        return self._facing(here)
+
+    def _facing(self, here: Sequence[int]) -> str:
         facing = enumeration([self._room.names[receptacle] for receptacle in here])
         near = [i for i, location in sorted(self.object_locations) if location == self.location]
         beside = [self._name(i) for i in near for place in here if (i, place) in self._left]

@@ -147,8 +147,7 @@ class ALFWorldEnv(TextEnv):
         """Draw a game; `options`: one `task_type`, a `task_id` of any split, or a `game` file."""
         draws = self.np_random
         expert_seed = int(draws.integers(2**31))
-        asked = bool(options)
-        loaded = self._load(options) if asked else self._source.draw_game(draws, self.task_types)
+        loaded = self._load(options) if options else self._source.draw_game(draws, self.task_types)
         game = shuffle_numbers(loaded.game, draws) if self._shuffle else loaded.game
         native = self.backend == "native"
         self._engine = Engine(game) if native else self._start_textworld(game, loaded.path)
