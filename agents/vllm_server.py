@@ -25,6 +25,10 @@ START_SECONDS = 600.0
 """How long a server may take until it answers: it loads the model, and may compile it."""
 _GRACE = 10.0
 """Seconds for a server to end by itself."""
+_TORCHRUN = frozenset(
+    ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+)
+"""What would make the server join the processes that train."""
 _TAIL = 15
 """Lines of the server's log in an error."""
 INSTALL = (
@@ -39,7 +43,8 @@ class VLLMServer:
     Args:
         python: the interpreter that has vLLM.
         arguments: of the server (`vllm serve --help`), without dashes; true is a bare flag.
-        environment: further environment variables, `CUDA_VISIBLE_DEVICES` say.
+        environment: further environment variables, `CUDA_VISIBLE_DEVICES` say. Under torchrun
+            that is the GPU of this process unless given.
         log: the file that gets what it prints.
 
     Attributes:
@@ -69,7 +74,7 @@ class VLLMServer:
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "VLLM_NO_USAGE_STATS": "1", **environment, **own},
+                env={**_inherited(), "VLLM_NO_USAGE_STATS": "1", **environment, **own},
                 start_new_session=True,  # Ctrl-C is for us: the server ends when we close it
             )
 
@@ -99,6 +104,16 @@ class VLLMServer:
                 return f" It is not installed: {INSTALL}"
             return f" The end of {self.log}:\n  " + "\n  ".join(lines)
         return ""
+
+
+def _inherited() -> dict[str, str]:
+    """Our environment, without torchrun's. Each of its processes has its own GPU for its server."""
+    kept = {k: v for k, v in os.environ.items() if k not in _TORCHRUN}
+    kept = {k: v for k, v in kept.items() if not k.startswith(("TORCHELASTIC_", "ROLE_", "GROUP_"))}
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        place, visible = os.environ["LOCAL_RANK"], os.environ.get("CUDA_VISIBLE_DEVICES")
+        kept["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(place)] if visible else place
+    return kept
 
 
 def _flags(arguments: Mapping[str, object]) -> list[str]:

@@ -15,7 +15,7 @@ from aem_gym.concurrency import in_thread
 from aem_gym.config import Config
 from aem_gym.errors import ConfigError
 from aem_gym.protocols import Learner, Scores
-from aem_gym.rollout.collector import Collector, Follow, OnEnd, RolloutRequest
+from aem_gym.rollout.collector import Collector, Follow, RolloutRequest
 from aem_gym.runs import LOCK_NAME, Checkpoint, CheckpointStore, Claim, claim_output
 from aem_gym.seeding import derive
 from aem_gym.training.credit import Credit, TrainBatch
@@ -42,7 +42,6 @@ class SharedCollector(Collector):
         requests: Sequence[RolloutRequest],
         *,
         temperature: float = 1.0,
-        on_end: OnEnd = None,
         follow: Follow = None,
     ) -> list[Episode]:
         """What follows is asked for once the episodes before it are there on all processes.
@@ -53,13 +52,10 @@ class SharedCollector(Collector):
         while len(episodes) < len(requests):
             begun = len(episodes)
             share = self.world.mine(requests[begun:])
-            own = await self.inner.collect(share, temperature=temperature, on_end=on_end)
+            own = await self.inner.collect(share, temperature=temperature)
             episodes += await in_thread(partial(self.world.joined, own))
-            for place in range(begun, len(episodes)):
-                others = (place - begun) % self.world.size != self.world.rank
-                if on_end is not None and others:
-                    on_end(episodes[place])
-                if follow is not None:
+            if follow is not None:
+                for place in range(begun, len(episodes)):
                     requests += follow(place, episodes[place])
         return episodes
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from aem_gym.agents.vllm_server import _inherited
 from aem_gym.concurrency import run_async
 from aem_gym.errors import ConfigError
 from aem_gym.protocols import GenerationRequest
@@ -43,3 +44,19 @@ def test_without_vllm_the_error_says_how_to_get_it(tiny: Tiny, tmp_path: Path) -
     with pytest.raises(ConfigError, match="not installed: pip install vllm"):
         run_async(policy.sample(request))
     policy.close()
+
+
+def test_a_server_does_not_join_torchruns_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets the GPU of the process that starts it."""
+    for name, value in {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = _inherited()
+    assert found["CUDA_VISIBLE_DEVICES"] == "1"
+    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"} & found.keys()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert _inherited()["CUDA_VISIBLE_DEVICES"] == "6"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert _inherited()["CUDA_VISIBLE_DEVICES"] == "4,6"
