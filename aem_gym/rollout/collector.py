@@ -326,13 +326,13 @@ def _wrong_number(given: object, wanted: int) -> list[Response]:
 
 def _checked_response(given: Any) -> Response:
     """The response as it can be written down; an error in its place if it is none."""
-    texts = {name: getattr(given, name, None) for name in _TEXTS}
+    texts: dict[str, Any] = {name: getattr(given, name, None) for name in _TEXTS}
     if not isinstance(given, Response) or not all(isinstance(x, str) for x in texts.values()):
         return _refused(given)
     if given.stop_reason not in _REASONS or not isinstance(given.error, str | None):
         return _refused(given)
     reason = StopReason.AGENT_ERROR if given.error and not given.stop else given.stop_reason
-    plain: Any = {name: well_formed(text) for name, text in texts.items()}
+    plain = {name: well_formed(text) for name, text in texts.items()}
     return replace(given, stop_reason=reason, **plain)
 
 
