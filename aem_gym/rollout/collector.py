@@ -321,7 +321,7 @@ def _wrong_number(given: object, wanted: int) -> list[Response]:
 
 def _checked_response(given: Any) -> Response:
     """The response as it can be written down; an error in its place if it is none."""
-    texts = {name: getattr(given, name, None) for name in _TEXTS}
+    texts: dict[str, Any] = {name: getattr(given, name, None) for name in _TEXTS}
     if not isinstance(given, Response) or not all(isinstance(x, str) for x in texts.values()):
         return _refused(given)
     if given.stop_reason not in _REASONS or not isinstance(given.error, str | None):
