@@ -171,10 +171,7 @@ class HFLearner:
         if self.model.training or self._switched:
             self.model.eval()
         for module in self._switched if training else ():
-            if getattr(module, "gradient_checkpointing", False):  # asks whether this layer trains
-                module.training = True
-            if hasattr(module, "lora_dropout"):
-                module.lora_dropout.train()
+            _switch_to_training(module)
 
     def _score(self, sequences: Sequence[TrainingRow], temperature: float) -> Scores:
         ids = self._pad(sequences)
@@ -233,6 +230,13 @@ def _asks(module: nn.Module, dropout: float) -> bool:
     """Whether it matters to a layer that it trains."""
     checkpointing = bool(getattr(module, "gradient_checkpointing", False))
     return checkpointing or (dropout > 0 and hasattr(module, "lora_dropout"))
+
+
+def _switch_to_training(module: nn.Module) -> None:
+    if getattr(module, "gradient_checkpointing", False):  # asks whether this layer trains
+        module.training = True
+    if hasattr(module, "lora_dropout"):
+        module.lora_dropout.train()
 
 
 def _load_options(config: Config) -> dict[str, Any]:

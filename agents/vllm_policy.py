@@ -136,18 +136,34 @@ class VLLMPolicy:
         return options
 
     def publish(self, learner: Learner) -> int:
-        """Hand the learner's adapter to the servers under a new name; old ones are dropped."""
+        """Hand the learner's adapter to the servers under a new name; old ones are dropped.
+
+        Raises:
+            InfrastructureError: no server answers.
+        """
         version = self.version + 1
         if self._adapted:
             folder = self._folder_of(version)
             learner.save(folder)
-            for server in self._servers:
-                server.load(folder)
+            self._load(folder)
             self._published = {**self._published, version: folder}
             for old in list(self._published)[: -self._keep]:
                 self._drop(old)
         self.version = version
         return version
+
+    def _load(self, folder: Path) -> None:
+        """Give an adapter to the servers. One that is away gets it when it is back (`complete`)."""
+        error, loaded = InfrastructureError(""), not self._servers
+        for server in self._servers:
+            try:
+                server.load(folder)
+                loaded = True
+            except InfrastructureError as failure:
+                logger.warning("%s", failure)
+                error, server.alive = failure, False
+        if not loaded:
+            raise error
 
     def pin(self, version: int | None) -> None:
         """Sample under `version`; None: under the newest. Raises ValueError if it was dropped."""

@@ -332,7 +332,7 @@ def _checked_response(given: Any) -> Response:
     if given.stop_reason not in _REASONS or not isinstance(given.error, str | None):
         return _refused(given)
     reason = StopReason.AGENT_ERROR if given.error and not given.stop else given.stop_reason
-    plain = {name: well_formed(text) for name, text in texts.items()}
+    plain: Any = {name: well_formed(text) for name, text in texts.items()}
     return replace(given, stop_reason=reason, **plain)
 
 

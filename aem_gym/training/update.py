@@ -367,11 +367,8 @@ class Updater:
             per_token = per_token * targets.weights[numbers, :width].to(device)
         sums = {name: float(total) for name, total in output.metrics.items()}
         if reference is not None:
-            kl = self._divergence(scores, old, reference)
-            sums["kl_reference"] = float(kl.detach().sum())
-            if not bool(torch.isfinite(reference[mask]).all()):
-                sums["bad_reference"] = 1.0
-            per_token = per_token + self.loss.kl_coef * kl
+            kl, of_kl = self._divergence(scores, old, reference)
+            per_token, sums = per_token + self.loss.kl_coef * kl, sums | of_kl
         sums |= {"loss": float(per_token.detach().sum()), "tokens": float(mask.sum())}
         loss = self.loss.total(per_token, mask, tokens, rows)
         if scores.values is not None and targets.credit.value_targets is not None:
@@ -390,12 +387,16 @@ class Updater:
             scores = self.learner.score(rows, temperature=temperature, reference=True)
         return scores.logprobs.detach()
 
-    def _divergence(self, scores: Scores, old: Tensor, reference: Tensor) -> Tensor:
-        """k3 from the reference policy (n, T); with `kl_weighted` times the ratio."""
+    def _divergence(
+        self, scores: Scores, old: Tensor, reference: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """k3 from the reference policy (n, T), with `kl_weighted` times the ratio; and sums."""
         kl = kl_k3(scores.logprobs, reference).masked_fill(~scores.mask, 0)
         if self.loss.kl_weighted:
             kl = kl * log_ratio_of(scores.logprobs, old, scores.mask).exp()
-        return kl
+        sums = {"kl_reference": float(kl.detach().sum())}
+        finite = bool(torch.isfinite(reference[scores.mask]).all())
+        return kl, sums if finite else sums | {"bad_reference": 1.0}
 
     def _value_error(
         self, step: TrainBatch, values: Tensor, wanted: Tensor, numbers: Tensor

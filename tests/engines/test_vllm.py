@@ -30,6 +30,7 @@ from aem_gym.training.credit import Rewards, make_batch
 from aem_gym.training.update import Updater
 from aem_gym.types import Episode
 from tests.tiny import ENV, Tiny
+from tests.training.runs import flags, lines, train_process
 
 PYTHON = os.environ.get("AEM_VLLM_PYTHON", "")
 pytestmark = [
@@ -241,6 +242,36 @@ def children(pid: int) -> list[str]:
         for child in each.read_text().split():
             found += [child, *children(int(child))]
     return found
+
+
+def test_a_run_whose_server_dies_can_be_resumed(tmp_path: Path) -> None:
+    """It says so and ends, saved and with nothing left running; the same command goes on."""
+    changes = {"sampler": "vllm", "sampler_options": options(tmp_path), "eval_every": 0}
+    changes |= {"max_staleness": 1, "steps": 6, "breaker_wait": 0.1}
+    out = tmp_path / "run"
+    process = train_process(flags(out, **changes))
+    for _ in range(6000):
+        if (out / "checkpoints" / "step-000002").exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    below = [int(pid) for pid in children(process.pid)]
+    served = [
+        pid for pid in below if b"api_server" in command(pid) and b"vllm_server" not in command(pid)
+    ]
+    os.kill(served[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and "--resume" in err and "vLLM server has ended" in err, err
+    assert not [pid for pid in below if Path(f"/proc/{pid}").exists()]
+    process = train_process([*flags(out, **changes), "--resume"])
+    stdout, err = process.communicate(timeout=600)
+    assert process.returncode == 0 and '"steps": 6' in stdout, err
+    metrics = lines(out / "metrics.jsonl")
+    assert [m["step"] for m in metrics] == [1, 2, 3, 4, 5, 6]
+    assert max(m["mismatch/max"] for m in metrics) < 1e-4
+
+
+def command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_nothing_runs_on_when_the_trainer_is_killed(tiny: Tiny, tmp_path: Path) -> None:
