@@ -232,7 +232,7 @@ def _asks(module: nn.Module, dropout: float) -> bool:
     return checkpointing or (dropout > 0 and hasattr(module, "lora_dropout"))
 
 
-def _switch_to_training(module: nn.Module) -> None:
+def _switch_to_training(module: Any) -> None:
     if getattr(module, "gradient_checkpointing", False):  # asks whether this layer trains
         module.training = True
     if hasattr(module, "lora_dropout"):
