@@ -92,8 +92,8 @@ def serve(
 
     limits = (workers, step_timeout, reset_timeout)
     served = HostSettings(env, parse_env_args(env_arg), allow, *limits)
-    settings = server.ServerSettings(
-        host, port, sessions, idle_seconds, largest_message, token_env
+    settings = server.ServerSettings(host, port, sessions, idle_seconds, largest_message, token_env)
+    server.serve(
+        served, settings, lambda url: click.echo(f"{env} is served at {url} (Ctrl-C stops it)")
     )
-    server.serve(served, settings, lambda url: click.echo(f"{env} is served at {url} (Ctrl-C stops it)"))
     click.echo("stopped")

@@ -86,12 +86,12 @@ class Guard:
 
     async def _body(self, receive: Receive) -> bytes | tuple[int, str]:
         """The whole body of a request, or why it is refused."""
-        body = b""
+        body: bytes = b""
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 while True:
                     message = await receive()
-                    body += message.get("body", b"")
+                    body += bytes(message.get("body", b""))
                     if len(body) > self._largest:
                         return _LARGE, f"expected at most {self._largest:,} bytes"
                     if not message.get("more_body", False):
@@ -139,9 +139,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _refuse(
-    scope: MutableMapping[str, Any], send: Send, status: int, reason: str
-) -> None:
+async def _refuse(scope: MutableMapping[str, Any], send: Send, status: int, reason: str) -> None:
     """Answer with a status and a line of text; a WebSocket is refused before it is opened."""
     kind = "http.response"
     if scope["type"] == "websocket":

@@ -82,10 +82,10 @@ class ServedSession(Environment):  # type: ignore[misc]
 
     def __init__(self, host: EnvHost) -> None:
         super().__init__()
-        self._host, self._seat = host, None
+        self._host = host
+        self._seat: Seat | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._state = State(episode_id=None, step_count=0, protocol=PROTOCOL, seed=None)
-        self._seat: Seat | None
 
     async def reset_async(
         self,
@@ -229,9 +229,7 @@ def make_app(host: EnvHost, settings: ServerSettings) -> App:
     return Guard(app, token=token, idle_seconds=idle, largest_body=largest)
 
 
-def serve(
-    served: HostSettings, settings: ServerSettings, announce: Callable[[str], None]
-) -> None:
+def serve(served: HostSettings, settings: ServerSettings, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM. `announce` gets the address once it can be used.
 
     Raises:
@@ -309,5 +307,5 @@ def _check_installation() -> None:
         older = version("openenv-core")
         raise ConfigError(
             f"openenv-core {older} is installed beside openenv, and both are the same module: pip "
-            "uninstall -y openenv-core openenv, then pip install \"aem-gym[openenv-server]\""
+            'uninstall -y openenv-core openenv, then pip install "aem-gym[openenv-server]"'
         )
