@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aem_gym.concurrency import in_thread
+from aem_gym.concurrency import Turns
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.openenv_protocol import ServedEnv, settable
 from aem_gym.registry import env_factory
-from aem_gym.rollout.envs import EnvSpec
+from aem_gym.rollout.envs import CheckedStep, EnvSpec
 from aem_gym.rollout.pool import EnvPool, env_parameters
 
 ALWAYS_SETTABLE = ("split", "max_turns")
@@ -51,6 +51,10 @@ class Seat:
 class EnvHost:
     """Makes pools as they are asked for. Its coroutines belong to one event loop.
 
+    Environments that neither wait nor live in workers are called in the thread that calls `work`,
+    one after the other: time limits work in the main thread only, and an event loop that
+    answers nobody for a while loses its clients.
+
     Raises:
         UnknownNameError: the environment has no such argument.
         ConfigError: it cannot be made.
@@ -66,6 +70,7 @@ class EnvHost:
         self.arguments = tuple(dict.fromkeys(wanted))
         self._pools: dict[str, EnvPool] = {"{}": self._make({})}
         self._making = asyncio.Lock()
+        self._turns = Turns()
         self._slots = itertools.count()
         self._free: list[int] = []
         self._leaving: set[asyncio.Task[None]] = set()
@@ -89,7 +94,7 @@ class EnvHost:
                         f"expected at most {MOST_POOLS} different sets of arguments, got another: "
                         f"{key}. Start a second server for it"
                     )
-                self._pools[key] = await in_thread(lambda: self._make(args))
+                self._pools[key] = await self._turns.call(lambda: self._make(args))
             return self._pools[key]
 
     def _make(self, args: Mapping[str, Any]) -> EnvPool:
@@ -119,6 +124,35 @@ class EnvHost:
             model_defaults={name: settable(v, self.arguments) for name, v in by_model},
         )
 
+    async def reset(self, seat: Seat, seed: int, options: dict[str, Any] | None) -> CheckedStep:
+        """Begin an episode."""
+        pool, slot = seat.pool, seat.slot
+        if pool.concurrent:
+            return await pool.reset_one(slot, seed, options)
+        return await self._turns.call(lambda: pool.reset([(slot, seed, options)])[0])
+
+    async def step(self, seat: Seat, action: str) -> CheckedStep:
+        """Act."""
+        pool, slot = seat.pool, seat.slot
+        if pool.concurrent:
+            return await pool.step_one(slot, action)
+        return await self._turns.call(lambda: pool.step([(slot, action)])[0])
+
+    async def ask_expert(self, seat: Seat) -> tuple[str, str] | None:
+        """(thought, action) of the expert; None without one, or if it fails (which is logged)."""
+        pool, slot = seat.pool, seat.slot
+        if pool.concurrent:
+            return await pool.ask_expert_one(slot)
+        return await self._turns.call(lambda: pool.ask_expert(slot))
+
+    def work(self) -> None:
+        """Call environments, until `stop`."""
+        self._turns.work()
+
+    def stop(self) -> None:
+        """Make `work` return. Any thread may call it."""
+        self._turns.stop()
+
     def seat(self, pool: EnvPool) -> Seat:
         """A place for a session."""
         return Seat(pool, self._free.pop() if self._free else next(self._slots))
@@ -130,7 +164,10 @@ class EnvHost:
         task.add_done_callback(self._leaving.discard)
 
     async def _leave(self, seat: Seat) -> None:
-        await seat.pool.release_one(seat.slot)
+        if seat.pool.concurrent:
+            await seat.pool.release_one(seat.slot)
+        else:
+            await self._turns.call(lambda: seat.pool.release(seat.slot))
         self._free.append(seat.slot)
 
     def close(self) -> None:

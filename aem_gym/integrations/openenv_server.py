@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -115,9 +116,8 @@ class ServedSession(Environment):  # type: ignore[misc]
             self._stand_up()
             self._loop, self._seat = asyncio.get_running_loop(), self._host.seat(pool)
         self._state = State(episode_id=episode_id, step_count=0, protocol=PROTOCOL, seed=seed)
-        return _observation(
-            await pool.reset_one(self._seat.slot, seed, {**(options or {}), **more} or None)
-        )
+        asked = {**(options or {}), **more} or None
+        return _observation(await self._host.reset(self._seat, seed, asked))
 
     async def step_async(
         self, action: TextAction, timeout_s: float | None = None, **_: Any
@@ -127,11 +127,10 @@ class ServedSession(Environment):  # type: ignore[misc]
             return await self._describe(action.env_args)
         if self._seat is None:
             raise EnvironmentFailure("there is no episode: send a reset first")
-        pool, slot = self._seat.pool, self._seat.slot
         if action.ask == "expert":
-            return TextObservation(info={"expert": await pool.ask_expert_one(slot)})
+            return TextObservation(info={"expert": await self._host.ask_expert(self._seat)})
         self._state.step_count += 1
-        return _observation(await pool.step_one(slot, action.text))
+        return _observation(await self._host.step(self._seat, action.text))
 
     async def _describe(self, args: dict[str, Any]) -> TextObservation:
         try:
@@ -253,21 +252,33 @@ def serve(served: HostSettings, settings: ServerSettings, announce: Callable[[st
             log_config=None,
             log_level="warning",
         )
-        # After its own shutdown the server raises the signal again, which would end us before
-        # worker processes and sandboxes are closed.
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _serve_beside(uvicorn.Server(config), host, listening, announce)
+
+
+def _serve_beside(
+    server: Any, host: EnvHost, listening: socket.socket, announce: Callable[[str], None]
+) -> None:
+    """Run the server in a thread, and the environments in this one."""
+
+    def run() -> None:
         try:
-            asyncio.run(_run(uvicorn.Server(config), listening, announce))
-        except KeyboardInterrupt:
-            pass
+            asyncio.run(server.serve(sockets=[listening]))
         finally:
-            signal.signal(signal.SIGTERM, before)
+            host.stop()
 
-
-async def _run(server: Any, listening: socket.socket, announce: Callable[[str], None]) -> None:
-    host, port = listening.getsockname()[:2]
-    announce(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-    await server.serve(sockets=[listening])
+    thread = threading.Thread(target=run, name="aem-gym-serve", daemon=True)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        thread.start()
+        name, port = listening.getsockname()[:2]
+        announce(f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}")
+        host.work()
+        raise ConfigError("the server has ended by itself: see its log, or AEM_GYM_DEBUG=1")
+    except KeyboardInterrupt:
+        server.should_exit = True
+        host.work()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _listen(settings: ServerSettings) -> socket.socket:

@@ -96,6 +96,11 @@ class EnvPool:
         """In how many processes the environments live: slot n in number n modulo this."""
         return max(1, len(self._workers))
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether calls of several slots go on beside each other: in workers, or in threads."""
+        return self._local is None or self._description.waits
+
     def describe(self) -> EnvDescription:
         """The environment's declarations (read once, when the pool was made)."""
         return self._description
@@ -122,8 +127,12 @@ class EnvPool:
         """Act, given (slot, action) of each; slots are distinct, and others stay as they are."""
         return [_checked(answer) for answer in self._call("step", actions)]
 
+    def release(self, slot: int) -> None:
+        """Close the environment of a slot; its next reset makes a new one."""
+        self._call("release", [(slot,)])
+
     async def release_one(self, slot: int) -> None:
-        """Close the environment of one slot while others go on; its next reset makes a new one."""
+        """`release` while others go on."""
         await self._call_one("release", slot)
 
     def ask_expert(self, slot: int) -> tuple[str, str] | None:
