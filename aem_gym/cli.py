@@ -21,6 +21,7 @@ from aem_gym.commands.evaluate import evaluate
 from aem_gym.commands.export import export
 from aem_gym.commands.play import play
 from aem_gym.commands.replay import replay
+from aem_gym.commands.serve import serve
 from aem_gym.commands.train import train
 from aem_gym.console import REPEATS, ConsoleHandler
 from aem_gym.errors import AemGymError, ConfigError
@@ -74,7 +75,7 @@ def app() -> None:
     """
 
 
-for _command in (train, evaluate, play, replay, envs, data, export, doctor):
+for _command in (train, evaluate, play, replay, envs, serve, data, export, doctor):
     app.add_command(_command)
 
 

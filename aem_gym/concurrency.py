@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor, wait
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -44,6 +45,37 @@ async def in_thread(call: Callable[[], T], seconds: float | None = None) -> T:
     Raises:
         TimeoutError: it took longer.
     """
+
+    def start(run: Callable[[], None]) -> None:
+        threading.Thread(target=run, name="aem-gym-call", daemon=True).start()
+
+    return await asyncio.wait_for(_elsewhere(call, start), seconds)
+
+
+class Turns:
+    """Calls of coroutines, one after the other, in the thread that does the `work`."""
+
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+
+    async def call(self, call: Callable[[], T]) -> T:
+        """`call()`, when its turn comes."""
+        return await _elsewhere(call, self._waiting.put)
+
+    def work(self) -> None:
+        """Do what is asked for until `stop`."""
+        while run := self._waiting.get():
+            run()
+
+    def stop(self) -> None:
+        """Make `work` return. Any thread may call it."""
+        self._waiting.put(None)
+
+
+def _elsewhere(
+    call: Callable[[], T], start: Callable[[Callable[[], None]], None]
+) -> asyncio.Future[T]:
+    """The result of `call()`, which `start` lets run in another thread."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
 
@@ -52,6 +84,8 @@ async def in_thread(call: Callable[[], T], seconds: float | None = None) -> T:
             result = call()
         except BaseException as error:
             report(answer.set_exception, error)
+            if isinstance(error, KeyboardInterrupt):
+                raise  # it is for the thread
         else:
             report(answer.set_result, result)
 
@@ -59,8 +93,8 @@ async def in_thread(call: Callable[[], T], seconds: float | None = None) -> T:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_unless_done, answer, settle, value)
 
-    threading.Thread(target=run, name="aem-gym-call", daemon=True).start()
-    return await asyncio.wait_for(answer, seconds)
+    start(run)
+    return answer
 
 
 def _unless_done(answer: asyncio.Future[Any], settle: Callable[[Any], None], value: object) -> None:

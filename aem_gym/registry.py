@@ -6,6 +6,7 @@ strings, so registering costs nothing and imports nothing.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -152,6 +153,8 @@ FORMATS = Registry("response format", "aem_gym.formats")
 AGENTS = Registry("agent", "aem_gym.agents")
 COMMANDS = Registry("command", "aem_gym.commands")
 ENVS = Registry("environment", "aem_gym.envs")
+_SCHEMES = "aem_gym.env_schemes"
+"""Environments by address, `scheme:URL`: scheme -> class, which takes the address as `url`."""
 
 
 # Environments ------------------------------------------------------------------------------------
@@ -190,7 +193,7 @@ def find_env(name: str) -> str:
 
     Args:
         name: an id, an id without its namespace or version, `module:Id` (imports the module,
-            which registers it), or `module:Class`.
+            which registers it), `module:Class`, or `openenv:URL`.
 
     Raises:
         UnknownNameError: nothing is called that; lists the text environments that exist.
@@ -199,6 +202,9 @@ def find_env(name: str) -> str:
     import gymnasium as gym
 
     register_envs()
+    scheme, _, address = name.partition(":")
+    if address and scheme in _builtin(_SCHEMES):
+        return _register_address(scheme, address)
     module, _, bare = name.rpartition(":")
     if module:
         found = getattr(_import_env_module(name, module), bare, None)
@@ -226,11 +232,21 @@ def env_ids() -> list[str]:
 
 
 def env_factory(env: str) -> Any:
-    """The class or function that makes the environment."""
+    """The class or function that makes the environment.
+
+    A class that is registered for an address, and whose classmethod `described` takes it, is the
+    one that this gives: what it declares then depends on the address.
+
+    Raises:
+        InfrastructureError: nothing answers at the address.
+    """
     import gymnasium as gym
 
-    entry = gym.registry[find_env(env)].entry_point
-    return import_object(entry, "environment") if isinstance(entry, str) else entry
+    spec = gym.registry[find_env(env)]
+    entry = spec.entry_point
+    factory = import_object(entry, "environment") if isinstance(entry, str) else entry
+    described = getattr(factory, "described", None) if "url" in spec.kwargs else None
+    return factory if described is None else described(spec.kwargs["url"])
 
 
 def env_tool(factory: Any, name: str) -> Callable[..., Any] | None:
@@ -268,6 +284,18 @@ def _register_class(name: str, cls: Callable[..., Any]) -> None:
     if env_id not in gym.registry or gym.registry[env_id].entry_point is not cls:
         gym.registry.pop(env_id, None)
         gym.register(env_id, entry_point=cls, disable_env_checker=True)
+
+
+def _register_address(scheme: str, address: str) -> str:
+    """Register the environment at an address; its id."""
+    import gymnasium as gym
+
+    short = hashlib.blake2b(address.encode(), digest_size=4).hexdigest()
+    env_id = f"{scheme}/{re.sub(r'[^a-zA-Z0-9.]+', '-', address).strip('-')}-{short}-v0"
+    if env_id not in gym.registry:
+        target, kwargs = _builtin(_SCHEMES)[scheme], {"url": address}
+        gym.register(env_id, entry_point=target, kwargs=kwargs, disable_env_checker=True)
+    return env_id
 
 
 def _import_env_module(name: str, module: str) -> Any:

@@ -25,7 +25,7 @@ from aem_gym.config import (
     is_options,
     type_text,
 )
-from aem_gym.errors import ConfigError, UnknownNameError
+from aem_gym.errors import ConfigError, InfrastructureError, UnknownNameError
 from aem_gym.models import find_model
 from aem_gym.registry import ENVS, ESTIMATORS, MODELS, env_factory, env_name, find_env
 from aem_gym.yaml_io import dump_yaml, load_yaml
@@ -148,7 +148,7 @@ def _suggested(env: Any, given: Mapping[str, Any]) -> list[Layer]:
     """The layers of environment, model, both, and estimator."""
     model = given.get("model")
     model = MODELS.default() if model is None else model
-    factory = env_factory(env) if isinstance(env, str) else None
+    factory = _declaring(env) if isinstance(env, str) else None
     by_model = _settings_of(factory, "model_defaults")
     layers: list[Layer] = [("environment", _settings_of(factory, "defaults"))]
     if isinstance(model, str):
@@ -157,6 +157,18 @@ def _suggested(env: Any, given: Mapping[str, Any]) -> list[Layer]:
     layers = [(name, _renamed(values, f"the {name}")) for name, values in layers]
     estimator = given.get("estimator", merge(layers)[0].get("estimator", built_in()["estimator"]))
     return [*layers, ("estimator", _estimator_settings(estimator))]
+
+
+def _declaring(env: str) -> Any:
+    """The environment's class; None where it is elsewhere and does not answer.
+
+    What a run has saved can be read then; a new one is refused when its environment is made.
+    """
+    try:
+        return env_factory(env)
+    except InfrastructureError as error:
+        logger.warning("%s: the settings that it suggests are not known: %s", env, error)
+        return None
 
 
 def _settings_of(factory: Any, attribute: str) -> Mapping[str, Any]:

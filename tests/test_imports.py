@@ -19,7 +19,9 @@ BELOW = {
     "rollout": {"core"},
     "evaluation": {"core", "settings", "rollout"},
     "training": {"core", "credit", "settings", "rollout", "evaluation"},
-    "commands": {"core", "credit", "settings", "rollout", "evaluation", "training"},
+    "commands": {
+        *("core", "credit", "settings", "rollout", "evaluation", "training", "integrations")
+    },
     "integrations": {"core", "credit", "settings", "rollout", "evaluation", "training"},
     "agents": {"core"},
     "envs": {"core"},

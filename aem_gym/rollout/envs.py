@@ -272,6 +272,13 @@ class LiveEnvs:
             self._condemned.append(self._envs.pop(slot))
         return CheckedStep.failed(error)
 
+    def release(self, slot: int) -> None:
+        """Close the environment of a slot that nobody needs any more."""
+        with self._lock:
+            env = self._envs.pop(slot, None)
+        if env is not None:
+            self._close(env)
+
     def abandon(self, slot: int, why: str) -> CheckedStep:
         """Give up an environment that hangs in a thread: the slot gets a new one.
 

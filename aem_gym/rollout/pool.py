@@ -23,7 +23,14 @@ from aem_gym.concurrency import in_thread
 from aem_gym.config import Config
 from aem_gym.errors import ConfigError, EnvironmentFailure
 from aem_gym.registry import env_factory, find_env
-from aem_gym.rollout.envs import CheckedStep, EnvDescription, EnvSpec, LiveEnvs, Reset
+from aem_gym.rollout.envs import (
+    CLOSE_SECONDS,
+    CheckedStep,
+    EnvDescription,
+    EnvSpec,
+    LiveEnvs,
+    Reset,
+)
 from aem_gym.rollout.workers import Worker, WorkerSettings
 
 __all__ = ["EnvDescription", "EnvPool", "EnvSpec", "CheckedStep"]
@@ -70,6 +77,7 @@ class EnvPool:
             raise ConfigError(f"workers: expected 0 (this process) or more, got {workers}")
         self._limits = {"reset": reset_timeout}
         self._limits |= dict.fromkeys(("step", "ask_expert", "prefetch"), step_timeout)
+        self._limits["release"] = CLOSE_SECONDS
         self._workers: list[Worker] = []
         self._local: LiveEnvs | None = None
         if spec.instance is None:
@@ -87,6 +95,11 @@ class EnvPool:
     def processes(self) -> int:
         """In how many processes the environments live: slot n in number n modulo this."""
         return max(1, len(self._workers))
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether calls of several slots go on beside each other: in workers, or in threads."""
+        return self._local is None or self._description.waits
 
     def describe(self) -> EnvDescription:
         """The environment's declarations (read once, when the pool was made)."""
@@ -114,14 +127,25 @@ class EnvPool:
         """Act, given (slot, action) of each; slots are distinct, and others stay as they are."""
         return [_checked(answer) for answer in self._call("step", actions)]
 
+    def release(self, slot: int) -> None:
+        """Close the environment of a slot; its next reset makes a new one."""
+        self._call("release", [(slot,)])
+
+    async def release_one(self, slot: int) -> None:
+        """`release` while others go on."""
+        await self._call_one("release", slot)
+
     def ask_expert(self, slot: int) -> tuple[str, str] | None:
         """(thought, action) of the environment's expert for the state that `slot` is in.
 
         None where there is no expert, and where it fails (which is logged): the episode itself
         goes on, with whatever the caller does instead.
         """
-        answer = self._call("ask_expert", [(slot,)])[0]
-        return None if isinstance(answer, CheckedStep) else cast(tuple[str, str] | None, answer)
+        return _advice(self._call("ask_expert", [(slot,)])[0])
+
+    async def ask_expert_one(self, slot: int) -> tuple[str, str] | None:
+        """`ask_expert` of one slot while others go on."""
+        return _advice(await self._call_one("ask_expert", slot))
 
     def close(self) -> None:
         """Close all environments and end all workers. May be called twice."""
@@ -327,6 +351,10 @@ class _Round:
         worker.kill()
         for index in self.due.pop(worker):
             self.answers[index] = CheckedStep.failed(EnvironmentFailure(reason))
+
+
+def _advice(answer: Any) -> tuple[str, str] | None:
+    return None if isinstance(answer, CheckedStep) else cast(tuple[str, str] | None, answer)
 
 
 def _checked(answer: Any) -> CheckedStep:

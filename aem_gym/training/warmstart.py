@@ -285,9 +285,10 @@ def _component_digests(registry: Registry, name: str) -> list[str]:
 
 
 def _class_digest(env: str) -> str:
-    """Digest of an environment's code and texts."""
+    """Digest of an environment's code and texts; of one elsewhere also of what it declares."""
     factory = env_factory(env)
-    return _code_digest(factory, getattr(factory, "__module__", ""))
+    served = getattr(factory, "served_digest", "")
+    return _code_digest(factory, getattr(factory, "__module__", "")) + str(served)
 
 
 def _code_digest(factory: Any, module: str) -> str:

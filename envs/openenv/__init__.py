@@ -1,0 +1,1 @@
+"""Environments of OpenEnv servers, as environments of ours: `openenv:URL`."""
