@@ -58,7 +58,7 @@ NEED_DATA = (
     "configs/swe",
 )
 MISSING = "no OpenEnv server|data_dir: expected|got no such file|pip install|sandbox engine"
-"""What commands on what this machine may not have (data, a server, an engine) may be refused with."""
+"""What commands on data, a server or an engine that may not be here may be refused with."""
 FOREIGN_FLAGS = {"--logdir", "--trl", "--only", "--rounds"}
 """Of programs that are not ours, and of benchmarks."""
 
