@@ -98,8 +98,10 @@ def open_writing(
     return builder, form
 
 
-def check_sampler(config: Config) -> None:
+def check_sampler(config: Config, starts: bool) -> None:
     """Check the sampler's options, as far as it can without a model.
+
+    Unless the run `starts` here, what is missing on this machine is only warned about.
 
     Raises:
         UnknownNameError, ConfigError: an option does not exist or is wrong, or the sampler is not
@@ -108,7 +110,7 @@ def check_sampler(config: Config) -> None:
     options = _sampler_options(config)
     check = getattr(SAMPLERS.load(config.sampler), "check_options", None)
     if check is not None:
-        check(options)
+        check(options, starts)
 
 
 def _base_name(model: str, base: str) -> str:

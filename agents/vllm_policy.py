@@ -121,18 +121,20 @@ class VLLMPolicy:
         self._ownership = Ownership(self._folder, f"aem-{self._token}")
 
     @staticmethod
-    def check_options(given: Mapping[str, Any]) -> VLLMOptions:
-        """The options, as far as they can be checked before a model loads. Raises ConfigError."""
+    def check_options(given: Mapping[str, Any], starts: bool = True) -> VLLMOptions:
+        """The options, checked before a model loads.
+
+        Raises:
+            UnknownNameError, ConfigError: an option does not exist or is wrong; where a run
+                `starts`, also a key, a package or an interpreter that is missing here.
+        """
         options = _options(given)
-        if options.urls:
-            _key(options)
-        elif options.python is None and importlib.util.find_spec("vllm") is None:
-            raise ConfigError(
-                "sampler vllm: vLLM is not installed here. Name an interpreter that has it (--set "
-                "sampler_options.python=PATH), or servers that run already (--sampler-url)"
-            )
-        elif options.python is not None and shutil.which(options.python) is None:
-            raise ConfigError(f"sampler_options.python: no interpreter at {options.python}")
+        try:
+            _check_here(options)
+        except ConfigError as error:
+            if starts:
+                raise
+            logger.warning("%s", error)
         return options
 
     def publish(self, learner: Learner) -> int:
@@ -430,6 +432,19 @@ def _options(given: Mapping[str, Any]) -> VLLMOptions:
     if taken:
         raise ConfigError(f"sampler_options.server.{taken[0]}: cannot be set; the sampler sets it")
     return options
+
+
+def _check_here(options: VLLMOptions) -> None:
+    """Raise ConfigError where a key, a package or an interpreter is missing on this machine."""
+    if options.urls:
+        _key(options)
+    elif options.python is None and importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "sampler vllm: vLLM is not installed here. Name an interpreter that has it (--set "
+            "sampler_options.python=PATH), or servers that run already (--sampler-url)"
+        )
+    elif options.python is not None and shutil.which(options.python) is None:
+        raise ConfigError(f"sampler_options.python: no interpreter at {options.python}")
 
 
 def _key(options: VLLMOptions) -> str:

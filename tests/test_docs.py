@@ -44,14 +44,21 @@ SMALL = (
     *("steps=1", "groups=2", "group_size=2", "max_turns=3", "eval_episodes=2", "threads=1"),
     *("warmstart_episodes=20", "warmstart_steps=2", "kl_coef=0.01", "token_samples=1"),
 )
-ELSEWHERE = (DOCS / "trl.md",)
+ELSEWHERE = (DOCS / "trl.md", DOCS / "openenv.md")
 """Pages whose Python runs in another environment: tests/engines runs it there."""
 EXAMPLES = {path.parent.name for path in (ROOT / "examples").glob("*/pyproject.toml")}
 FENCE = re.compile(r"^```(\w*)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = ("make", "python", "aem-gym", "pip", "tensorboard", ".ci/run")
-NEED_DATA = ("source=official", "data_dir=", "SWE-bench", "aem_gym/SWE-v0", "configs/swe")
-MISSING = "data_dir: expected|got no such file|pip install|sandbox engine"
-"""What commands on data or an engine, which this machine may not have, may be refused with."""
+NEED_DATA = (
+    "openenv:",
+    "source=official",
+    "data_dir=",
+    "SWE-bench",
+    "aem_gym/SWE-v0",
+    "configs/swe",
+)
+MISSING = "no OpenEnv server|data_dir: expected|got no such file|pip install|sandbox engine"
+"""What commands on data, a server or an engine that may not be here may be refused with."""
 FOREIGN_FLAGS = {"--logdir", "--trl", "--only", "--rounds", "--shutdown-timeout"}
 """Of programs that are not ours, and of benchmarks."""
 

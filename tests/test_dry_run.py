@@ -10,7 +10,9 @@ import pytest
 
 from aem_gym import cli
 from aem_gym.commands.train import train
+from aem_gym.errors import ConfigError
 from aem_gym.settings import settle
+from aem_gym.training.setup import check_run
 from aem_gym.yaml_io import load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +82,6 @@ def test_without_an_engine_the_settings_are_printed(
     [
         (["--sampler-url", "http://localhost:1"], "sampler_url.*--sampler vllm"),
         (["--max-staleness", "1"], "max_staleness 1.*--sampler vllm"),
-        (["--sampler", "vllm", "--set", "sampler_options.python=/nope"], "no interpreter at /nope"),
         (["--sampler", "vllm", "--sampler-url", "http://10.0.0.1:1"], "sampler_options.adapters"),
         (["--sampler", "vllm", "--set", "sampler_options.pyhton=x"], "Did you mean 'python'"),
     ],
@@ -90,3 +91,14 @@ def test_a_sampler_is_checked_before_a_model_loads(
 ) -> None:
     status, _, err = dry(capsys, *flags)
     assert status == 2 and re.search(message, err), err
+
+
+def test_what_this_machine_lacks_for_a_sampler(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A dry run for another machine says so and goes on; a run that starts here does not."""
+    given = {"sampler": "vllm", "sampler_options": {"python": "/nope"}}
+    status, out, _ = dry(capsys, *(f"--set={k}={json.dumps(v)}" for k, v in given.items()))
+    assert status == 0 and "sampler: vllm" in out and "no interpreter at /nope" in caplog.text
+    with pytest.raises(ConfigError, match="no interpreter at /nope"):
+        check_run(settle(given).config)

@@ -88,10 +88,10 @@ def serve(
     "aem-gym[openenv-server]".
     """
     from aem_gym.integrations import openenv_server as server
-    from aem_gym.integrations.openenv_host import HostSettings
+    from aem_gym.integrations.openenv_host import ServedSettings
 
     limits = (workers, step_timeout, reset_timeout)
-    served = HostSettings(env, parse_env_args(env_arg), allow, *limits)
+    served = ServedSettings(env, parse_env_args(env_arg), allow, *limits)
     settings = server.ServerSettings(host, port, sessions, idle_seconds, largest_message, token_env)
     server.serve(
         served, settings, lambda url: click.echo(f"{env} is served at {url} (Ctrl-C stops it)")

@@ -90,7 +90,7 @@ def _dry_run(settled: Settled, explain: bool, **about: Any) -> None:
 
     missing: MissingEngineError | None = None
     try:
-        check_run(settled.config)
+        check_run(settled.config, starts=False)
     except MissingEngineError as error:
         missing = error
     lines = list(estimate_lines(settled.config, **about))

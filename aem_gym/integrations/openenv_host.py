@@ -27,7 +27,7 @@ MOST_POOLS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class HostSettings:
+class ServedSettings:
     """What is served, and how."""
 
     env: str
@@ -60,7 +60,7 @@ class EnvHost:
         ConfigError: it cannot be made.
     """
 
-    def __init__(self, settings: HostSettings) -> None:
+    def __init__(self, settings: ServedSettings) -> None:
         self.settings = settings
         names, takes_any = env_parameters(settings.env)
         for key in (*settings.env_args, *settings.allowed):

@@ -25,7 +25,7 @@ import aem_gym
 from aem_gym.concurrency import run_async
 from aem_gym.errors import ConfigError, EnvironmentFailure, MissingDependencyError, describe
 from aem_gym.integrations.openenv_guard import App, Guard, is_loopback
-from aem_gym.integrations.openenv_host import EnvHost, HostSettings, Seat, plain
+from aem_gym.integrations.openenv_host import EnvHost, Seat, ServedSettings, plain
 from aem_gym.openenv_protocol import PROTOCOL, TOKEN_ENV
 from aem_gym.rollout.envs import CheckedStep
 
@@ -228,7 +228,9 @@ def make_app(host: EnvHost, settings: ServerSettings) -> App:
     return Guard(app, token=token, idle_seconds=idle, largest_body=largest)
 
 
-def serve(served: HostSettings, settings: ServerSettings, announce: Callable[[str], None]) -> None:
+def serve(
+    served: ServedSettings, settings: ServerSettings, announce: Callable[[str], None]
+) -> None:
     """Serve until SIGINT or SIGTERM. `announce` gets the address once it can be used.
 
     Raises:

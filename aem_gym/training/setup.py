@@ -58,11 +58,12 @@ _DEVICE = re.compile(r"^(auto|cpu|mps|cuda(:\d+)?)$")
 # Checks ------------------------------------------------------------------------------------------
 
 
-def check_run(config: Config) -> None:
+def check_run(config: Config, *, starts: bool = True) -> None:
     """Everything that can be checked before a model loads; `--dry-run` does the same.
 
     Makes the environments of both splits once. Estimator, modulator, loss and device are tried
-    where torch is installed.
+    where torch is installed. Unless the run `starts` here, what it needs of this machine for its
+    sampler is only warned about.
 
     Raises:
         UnknownNameError: a component, argument or option that does not exist; lists what does.
@@ -94,7 +95,7 @@ def check_run(config: Config) -> None:
 
     if config.max_staleness and not hasattr(SAMPLERS.load(config.sampler), "pin"):
         raise no_versions(config)
-    import_object("aem_gym.agents.build:check_sampler")(config)
+    import_object("aem_gym.agents.build:check_sampler")(config, starts)
     check_warm_start(config)
     check_credit(config)
     check_loss(config)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from aem_gym.envs.openenv.foreign import Dialect, dialect_of
+from aem_gym.envs.openenv.foreign import TextFields, text_fields_of
 from aem_gym.envs.openenv.session import Address, OpenEnvSession
 from aem_gym.errors import ConfigError, EnvironmentFailure, InfrastructureError
 from aem_gym.openenv_protocol import PROTOCOL, ServedEnv
@@ -73,7 +73,7 @@ class OpenEnv(TextEnv):
         self._session = OpenEnvSession(address, connect_timeout, call_timeout, largest_message)
         self._env_args = env_args
         self._truncated = False
-        self._dialect: Dialect | None = None
+        self._fields: TextFields | None = None
         about = ServedEnv("")
         self._session.open()
         try:
@@ -83,7 +83,7 @@ class OpenEnv(TextEnv):
                 about = _described(self._session, env_args)
                 max_turns = about.max_turns
             else:
-                self._dialect = dialect_of(address, action_key, observation_key, env_args)
+                self._fields = text_fields_of(address, action_key, observation_key, env_args)
             super().__init__(max_turns=max_turns, render_mode=render_mode)
         except BaseException:
             self._session.close()
@@ -123,10 +123,10 @@ class OpenEnv(TextEnv):
         return type(cls.__name__, (cls,), values)
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
-        if self._dialect is not None:
+        if self._fields is not None:
             answer = self._session.begin({**self._seeded(), **options})
             task_id = str(options.get("task_id") or f"seed-{self._seed}")
-            return Task(task_id), self._dialect.read(answer)
+            return Task(task_id), self._fields.read(answer)
         data = {**self._seeded(), "env_args": self._env_args, "options": dict(options)}
         observation, result = self._read(self._session.begin(data))
         info = observation["info"]
@@ -143,8 +143,8 @@ class OpenEnv(TextEnv):
 
     def act(self, action: str) -> StepResult:
         action = action.encode(errors="replace").decode()  # JSON in UTF-8 holds no lone surrogates
-        if self._dialect is not None:
-            return self._dialect.read(self._session.ask("step", self._dialect.action(action)))
+        if self._fields is not None:
+            return self._fields.read(self._session.ask("step", self._fields.action(action)))
         return self._read(self._session.ask("step", {"text": action}))[1]
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:

@@ -22,7 +22,7 @@ _NO_TEXT = ("metadata", "done", "reward")
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class TextFields:
     """How text travels in the messages of a server."""
 
     action_key: str
@@ -49,12 +49,12 @@ class Dialect:
         return StepResult(text, reward, done, won=done and reward > 0)
 
 
-def dialect_of(
+def text_fields_of(
     address: Address,
     action_key: str | None,
     observation_key: str | None,
     env_args: Mapping[str, Any],
-) -> Dialect:
+) -> TextFields:
     """The fields for text of the server at `address`.
 
     Raises:
@@ -68,7 +68,7 @@ def dialect_of(
             f"leave out {', '.join(env_args)}"
         )
     schema = _schema(address) if not (action_key and observation_key) else {}
-    return Dialect(
+    return TextFields(
         action_key or _only_text(address, schema, "action", "action_key"),
         observation_key or _only_text(address, schema, "observation", "observation_key"),
     )

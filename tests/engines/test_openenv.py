@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from aem_gym.rollout.envs import EnvSpec
 from aem_gym.rollout.pool import EnvPool, env_kwargs, env_parameters
 from aem_gym.settings import settle
 from aem_gym.types import Episode, StopReason
+from tests.test_docs import blocks
 from tests.training.runs import SMALL, lines, train_process
 
 PYTHON = os.environ.get("AEM_OPENENV_PYTHON", "")
@@ -252,6 +254,37 @@ def test_openenvs_own_client_plays_the_same(servers: dict[str, Server], name: st
         assert there["won"] and there["reward"] == 1.0 and there["steps"] == len(here.turns)
         assert there["actions"] == [turn.action for turn in here.turns]
         assert there["texts"][:-1] == [turn.observation for turn in here.turns]
+
+
+def test_the_blocks_of_the_page_run(start: Start, tmp_path: Path) -> None:
+    """As they are, but for the port; the one with OpenEnv's client in its environment."""
+    page = ROOT / "docs" / "openenv.md"
+    found = [block for block in blocks(page) if block.language in ("bash", "python")]
+    bash = [line for block in found if block.language == "bash" for line in block.text.splitlines()]
+    serve, served = (shlex.split(line) for line in bash if line.startswith("aem-gym serve"))
+    (export,) = (line for line in bash if line.startswith("export "))
+    made = subprocess.run(
+        ["bash", "-c", f'{export.replace("python", sys.executable)}; echo "$AEM_OPENENV_TOKEN"'],
+        capture_output=True,
+        text=True,
+    )
+    here = start(*serve[2:])
+    elsewhere = start(*served[2:], AEM_OPENENV_TOKEN=made.stdout.strip())
+    assert elsewhere.url().startswith("http://0.0.0.0:")
+    code = [b.text.replace("http://127.0.0.1:8000", here.url()) for b in found]
+    ours, theirs = (text for text, b in zip(code, found, strict=True) if b.language == "python")
+    for program, text, printed in (
+        (sys.executable, ours, "won "),
+        (PYTHON, theirs, "1.0 True"),
+    ):
+        done = subprocess.run([program, "-c", text], capture_output=True, text=True, cwd=ROOT)
+        assert done.stdout.startswith(printed), done.stderr
+    (train,) = (shlex.split(line) for line in bash if line.startswith("python train.py"))
+    env = train[-1].replace("http://127.0.0.1:8000", here.url())
+    few = ["steps=1", "groups=2", "group_size=2", "warmstart_episodes=20", "warmstart_steps=2"]
+    few += ["eval_episodes=2", "threads=1", f"out={tmp_path / 'run'}"]
+    process = train_process([*few, train[-2], env], cwd=tmp_path)
+    assert process.wait(300) == 0
 
 
 # Who is let in -----------------------------------------------------------------------------------
