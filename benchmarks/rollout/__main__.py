@@ -52,7 +52,8 @@ def interpreter(given: str | None) -> str:
         command = ["make", "-C", str(ROOT), f"PYTHON={sys.executable}", ".venv-vllm/.done"]
         subprocess.run(command, check=True, stdout=sys.stderr)
     python = given or str(made / "bin" / "python")
-    asked = [python, "-c", "import importlib.metadata as m; m.version('vllm')"]
+    code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    asked = [python, "-c", code]
     if not Path(python).is_file() or subprocess.run(asked, capture_output=True).returncode:
         raise SystemExit(f"--vllm: expected a Python that has vLLM, got {python}")
     return python
@@ -106,7 +107,7 @@ def measure(given: argparse.Namespace, folder: Path) -> Figures:
         policy.make(model, demos=60, steps=given.cloning_steps)
     parts: Mapping[str, Callable[[Path], Figures]] = {
         "slow": lambda at: slow.measure(
-            model, python, episodes=given.episodes, turns=16, rounds=given.rounds, folder=at
+            model, python, episodes=given.episodes, rounds=given.rounds, folder=at
         ),
         "alfworld": lambda at: alfworld(model, at, 3 * given.rounds, 64),
         "sandbox": lambda at: sandbox(at, given.resets, given.sandboxes, given.commands),
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--vllm", metavar="PYTHON", help="an interpreter that has vLLM")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=7, help="turns that count: %(default)s")
-    parser.add_argument("--episodes", type=int, default=16, help="of slow: %(default)s")
+    parser.add_argument("--episodes", type=int, default=48, help="of slow: %(default)s")
     parser.add_argument("--resets", type=int, default=100, help="first resets: %(default)s")
     parser.add_argument("--sandboxes", type=int, default=32, help="at once: %(default)s")
     parser.add_argument("--commands", type=int, default=3, help="in each: %(default)s")

@@ -24,8 +24,11 @@ from benchmarks.rollout import policy
 
 FAST, SLOW, SHARE = (0.010, 0.060), 0.300, 0.1
 """Seconds of a step: drawn between the first two, and one in ten the third."""
-NEW_TOKENS = 4
-"""Most of a response: `go to shelf 3`. On a CPU, each takes the server as long as a step."""
+NEW_TOKENS = 2
+"""Most of a response: on a CPU, each token takes the server as long as a fast step."""
+LIVE = 16
+"""Most episodes at once. The others wait for a slot."""
+TURNS = 12
 
 
 class SlowEnv(TextEnv):
@@ -37,7 +40,7 @@ class SlowEnv(TextEnv):
             name="compact", first="{observation}", later="{observation}", response_format="short"
         )
     }
-    max_turns = 16
+    max_turns = TURNS
 
     def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
         return Task(str(self.np_random_seed)), self._shown()
@@ -52,7 +55,7 @@ class SlowEnv(TextEnv):
         return StepResult(f"On the {place} {self.np_random.integers(1, 9)}, you see nothing.")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lockstep:
     """The same agent without what lets it be asked about each episode by itself."""
 
@@ -70,7 +73,7 @@ class Lockstep:
 
 
 def measure(
-    model: Path, python: str, *, episodes: int, turns: int, rounds: int, folder: Path
+    model: Path, python: str, *, episodes: int, rounds: int, folder: Path
 ) -> dict[str, float]:
     """Seconds of the same episodes both ways, in turn. RuntimeError if their tokens differ."""
     template = SlowEnv.prompt_templates["compact"]
@@ -80,7 +83,7 @@ def measure(
     agent: Any = policy.load(
         model, template, sampler="vllm", sampler_options=options, max_new_tokens=NEW_TOKENS
     )
-    settings = CollectorSettings(template, "transcript", turns)
+    settings = CollectorSettings(template, max_concurrent_episodes=LIVE)
     seconds: dict[str, list[float]] = {"asynchronous": [], "lockstep": []}
     try:
         with EnvPool(EnvSpec.of(SlowEnv)) as pool:
@@ -117,4 +120,4 @@ def check_same(first: Sequence[Episode], second: Sequence[Episode]) -> None:
 
 def _said(episode: Episode) -> list[tuple[Any, ...]]:
     """All but log-probabilities, whose last digit depends on what was computed together."""
-    return [(turn.observation, turn.text, turn.response_ids) for turn in episode.turns]
+    return [(turn.observation, turn.response, turn.response_ids) for turn in episode.turns]
