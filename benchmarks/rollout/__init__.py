@@ -1,0 +1,1 @@
+"""What the asynchronous collector gains where something waits, and costs where nothing does."""
