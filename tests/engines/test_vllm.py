@@ -30,7 +30,7 @@ from aem_gym.training.credit import Rewards, make_batch
 from aem_gym.training.update import Updater
 from aem_gym.types import Episode
 from tests.tiny import ENV, Tiny
-from tests.training.runs import flags, lines, train_process
+from tests.training.runs import GUESS, flags, lines, run, train_process
 
 PYTHON = os.environ.get("AEM_VLLM_PYTHON", "")
 pytestmark = [
@@ -78,6 +78,23 @@ def test_with_the_plug_in_the_tokens_are_those_of_this_process(
         for first, second in zip(one.turns, other.turns, strict=True):
             assert np.allclose(first.logprobs, second.logprobs, rtol=0, atol=1e-5)
             assert first.cut == second.cut
+
+
+def test_dapo_keeps_the_same_groups(tmp_path: Path) -> None:
+    """With the plug-in, a whole first step: the same tasks, tokens, fates and figures."""
+    changes = {**GUESS, "estimator": "dapo", "max_rounds": 5, "eval_every": 0, "steps": 1}
+    run(tmp_path / "here", **changes)
+    there = options(tmp_path, keyed=True)
+    run(tmp_path / "there", sampler="vllm", sampler_options=there, **changes)
+    ours, theirs = (lines(tmp_path / name / "episodes.jsonl") for name in ("here", "there"))
+    assert len({e["dropped"] for e in ours}) == 2
+    for key in ("task_id", "reward", "dropped", "group"):
+        assert [e[key] for e in ours] == [e[key] for e in theirs]
+    texts = ([t["response"] for e in each for t in e["turns"]] for each in (ours, theirs))
+    assert next(texts) == next(texts)
+    figures = [lines(tmp_path / name / "metrics.jsonl")[0] for name in ("here", "there")]
+    for key in ("loss", "grad_norm", "alpha_mean", "alpha_min", "alpha_max"):
+        assert figures[0][key] == pytest.approx(figures[1][key], rel=1e-4, abs=1e-5), key
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
