@@ -50,7 +50,7 @@ COMMANDS = ("make", "python", "aem-gym", "pip", "tensorboard", ".ci/run")
 NEED_DATA = ("source=official", "data_dir=", "SWE-bench", "aem_gym/SWE-v0", "configs/swe")
 MISSING = "data_dir: expected|got no such file|pip install|sandbox engine"
 """What commands on data or an engine, which this machine may not have, may be refused with."""
-FOREIGN_FLAGS = {"--logdir", "--trl", "--only", "--rounds"}
+FOREIGN_FLAGS = {"--logdir", "--trl", "--only", "--rounds", "--vllm"}
 """Of programs that are not ours, and of benchmarks."""
 
 
