@@ -57,6 +57,6 @@ def load(folder: Path, template: PromptTemplate, **changes: Any) -> TrainableAge
     with torch.no_grad():
         for name, weight in agent.learner.parameters().items():
             if "lora_B" in name:
-                weight += 0.02 * torch.randn(weight.shape, generator=draws)
+                weight.add_(0.02 * torch.randn(weight.shape, generator=draws))
     agent.policy.publish(agent.learner)
     return agent
