@@ -25,7 +25,7 @@ import aem_gym
 from aem_gym.concurrency import run_async
 from aem_gym.errors import ConfigError, EnvironmentFailure, MissingDependencyError, describe
 from aem_gym.integrations.openenv_guard import App, Guard, is_loopback
-from aem_gym.integrations.openenv_host import EnvHost, ServedSettings, Seat, plain
+from aem_gym.integrations.openenv_host import EnvHost, Seat, ServedSettings, plain
 from aem_gym.openenv_protocol import PROTOCOL, TOKEN_ENV
 from aem_gym.rollout.envs import CheckedStep
 
