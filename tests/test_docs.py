@@ -49,6 +49,16 @@ ELSEWHERE = (DOCS / "trl.md", DOCS / "openenv.md")
 EXAMPLES = {path.parent.name for path in (ROOT / "examples").glob("*/pyproject.toml")}
 FENCE = re.compile(r"^```(\w*)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = ("make", "python", "aem-gym", "pip", "tensorboard", ".ci/run")
+NEED_DATA = (
+    "openenv:",
+    "source=official",
+    "data_dir=",
+    "SWE-bench",
+    "aem_gym/SWE-v0",
+    "configs/swe",
+)
+MISSING = "no OpenEnv server|data_dir: expected|got no such file|pip install|sandbox engine"
+"""What commands on data, a server or an engine that may not be here may be refused with."""
 FOREIGN_FLAGS = {"--logdir", "--trl", "--only", "--rounds", "--shutdown-timeout", "--vllm"}
 """Of programs that are not ours, and of benchmarks."""
 
