@@ -105,7 +105,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_step(together: Path, alone: Path) -> None:
-    """The same tokens, and the same figures to 1e-6."""
+    """The same tokens, and the same figures to 1e-6.
+
+    The alpha of a single response may differ a little more: each process samples with fewer rows
+    beside it, which rounds its entropies otherwise.
+    """
     ours, theirs = lines(together / "metrics.jsonl")[0], lines(alone / "metrics.jsonl")[0]
     names = [name for name in theirs if not name.startswith("seconds/")]
     assert {"loss", "grad_norm", "alpha_mean", "alpha_min", "alpha_max"} <= set(names)
@@ -117,7 +121,7 @@ def check_step(together: Path, alone: Path) -> None:
         tokens = [[turn["response_ids"] for turn in each["turns"]] for each in (one, other)]
         assert tokens[0] == tokens[1] and one["rollout"] == other["rollout"]
         for turn, wanted in zip(one["turns"], other["turns"], strict=True):
-            assert turn["alpha"] == pytest.approx(wanted["alpha"], abs=1e-6)
+            assert turn["alpha"] == pytest.approx(wanted["alpha"], abs=5e-6)
 
 
 def test_two_processes_make_the_step_of_one(alone: Path, tmp_path: Path) -> None:
