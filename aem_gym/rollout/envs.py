@@ -379,7 +379,8 @@ def checked_reset(answer: Any) -> CheckedStep:
 def checked_step(answer: Any) -> CheckedStep:
     """Read what `env.step` returned. Raises TypeError or ValueError on a broken contract."""
     if not isinstance(answer, tuple) or len(answer) != 5:
-        raise _no_step(answer)
+        wanted = "(observation, reward, terminated, truncated, info)"
+        raise TypeError(f"step: expected {wanted}, got {_short(answer)}")
     observation, reward, terminated, truncated, info = answer
     value = float(reward)
     if not abs(value) <= LARGEST_REWARD:
@@ -389,11 +390,6 @@ def checked_step(answer: Any) -> CheckedStep:
     if error and isinstance(error, str):
         return CheckedStep.lost(error, filled)
     return CheckedStep(_text(observation), value, bool(terminated), bool(truncated), filled)
-
-
-def _no_step(answer: Any) -> TypeError:
-    wanted = "(observation, reward, terminated, truncated, info)"
-    return TypeError(f"step: expected {wanted}, got {_short(answer)}")
 
 
 def _text(observation: Any) -> str:
@@ -432,12 +428,8 @@ def _coerced(key: str, value: Any, default: Any) -> Any:
             raise ValueError("NaN or inf")
         return found
     except (TypeError, ValueError) as error:
-        raise _wrong_info(key, value, default) from error
-
-
-def _wrong_info(key: str, value: Any, default: Any) -> TypeError:
-    wanted = type(default).__name__
-    return TypeError(f"info[{key!r}]: expected {wanted}, got {_short(value)}")
+        wanted = type(default).__name__
+        raise TypeError(f"info[{key!r}]: expected {wanted}, got {_short(value)}") from error
 
 
 def _short(value: Any) -> str:

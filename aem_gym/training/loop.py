@@ -26,6 +26,7 @@ from aem_gym.errors import (
     BadCredit,
     ConfigError,
     EnvironmentFailure,
+    InfrastructureError,
     NotFiniteError,
     NotLearningError,
     SamplerMismatchError,
@@ -241,7 +242,7 @@ class Trainer:
                 self._loop(stop)
                 if progress.step not in self.store.steps():
                     self._save()
-            except (NotLearningError, SamplerMismatchError) as error:
+            except (InfrastructureError, NotLearningError, SamplerMismatchError) as error:
                 raise type(error)(f"{error}. {how_to_go_on_otherwise(self.store)}") from error
             if stop.requested and progress.step < self.config.steps:
                 raise KeyboardInterrupt(

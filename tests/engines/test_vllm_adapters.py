@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import pytest
 import urllib3
 
 from aem_gym.concurrency import run_async
 from aem_gym.protocols import GenerationRequest
+from tests.engines.test_vllm import options, pytestmark
 from tests.tiny import Tiny
 
-PYTHON = os.environ.get("AEM_VLLM_PYTHON", "")
-pytestmark = [
-    pytest.mark.engines,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(not PYTHON, reason="needs vLLM: make test-engines"),
-]
-ENVIRON = {"VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+__all__ = ["pytestmark"]
 
 
 def served(policy: Any) -> set[str]:
@@ -38,10 +31,8 @@ def version(name: str) -> int:
 
 def test_old_versions_leave_the_server_and_the_folder(tiny: Tiny, tmp_path: Path) -> None:
     folder = tmp_path / "adapters"
-    given = {"python": PYTHON, "env": ENVIRON, "adapters": str(folder)}
-    agent: Any = tiny.agent(
-        sampler="vllm", sampler_options={**given, "log": str(tmp_path / "server.log")}
-    )
+    given = options(tmp_path, adapters=str(folder))
+    agent: Any = tiny.agent(sampler="vllm", sampler_options=given)
     policy, most = agent.policy, 0
     first = max(version(path.name) for path in folder.glob("aem-*-v*"))
     try:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from aem_gym.agents.sampler import HFPolicy
-from aem_gym.errors import ConfigError
+from aem_gym.errors import ConfigError, InfrastructureError
 from aem_gym.protocols import Generation, GenerationRequest, Learner, SamplingSettings
 from tests.training.runs import GUESS, lines, run
 
@@ -158,3 +158,23 @@ def test_a_failure_ahead_ends_the_run(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(RuntimeError, match="of the third batch"):
         run(tmp_path / "x", sampler=HERE, max_staleness=1, **{**SHORT, "steps": 5})
     assert len(lines(tmp_path / "x" / "metrics.jsonl")) == 2
+
+
+def test_a_server_that_is_away_when_weights_come_leaves_a_run_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Apart.publish
+
+    def publish(self: Apart, learner: Learner) -> int:
+        if self.version == 3:
+            raise InfrastructureError("no server answers")
+        return whole(self, learner)
+
+    changes = {**SHORT, "sampler": HERE, "save_every": 1, "steps": 4}
+    with monkeypatch.context() as patch:
+        patch.setattr(Apart, "publish", publish)
+        with pytest.raises(InfrastructureError, match=r"no server answers.*--resume"):
+            run(tmp_path / "run", **changes)
+    assert 0 < len(lines(tmp_path / "run" / "metrics.jsonl")) < 4
+    run(tmp_path / "run", resume=True, **changes)
+    assert [m["step"] for m in lines(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4]
