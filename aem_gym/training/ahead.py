@@ -94,6 +94,8 @@ class Ahead:
         while len(self._queue) < min(self.staleness, left):
             before = self._queue[-1].rollouts if self._queue else before
             self._begin(rollouts.cursor, before)
+        if not self._queue:
+            self.policy.rest()
         self._taken = _Taken(batch.version, self.policy.version, rollouts.seconds)
         kept = {batch.version, *(each.version for each in self._queue)}
         self._weights = {v: weights for v, weights in self._weights.items() if v in kept}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aem_gym.config import Config
 from aem_gym.models import find_model
-from aem_gym.shape import ModelShape
+from aem_gym.shape import Chunks, ModelShape
 from aem_gym.training.workload import Workload
 
 logger = logging.getLogger(__name__)
@@ -102,10 +102,17 @@ def estimate_disk(config: Config, shape: ModelShape, work: Workload) -> list[Dis
 
 
 def published_bytes(config: Config, shape: ModelShape) -> float:
-    """Bytes of adapters on their way to servers, in a folder of their own; 0 without servers."""
+    """Bytes of weights on their way to servers, in a folder of their own; 0 without servers.
+
+    Adapters, or merged weights: where `merge` leaves that open, what takes more.
+    """
     if config.sampler == "hf":
         return 0.0
-    versions = max(float(config.sampler_options.get("versions", _SERVED)), config.max_staleness + 2)
+    options = config.sampler_options
+    versions = max(float(options.get("versions", _SERVED)), config.max_staleness + 2)
+    small = shape.parameters < Chunks().merge_below and not config.sampler_url
+    if small if options.get("merge") is None else options["merge"]:
+        return (versions + 1) * 4.0 * shape.parameters
     return (versions + 1) * 4.0 * shape.adapter(config.lora_rank, config.lora_targets)
 
 

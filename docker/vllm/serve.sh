@@ -4,7 +4,7 @@
 # VLLM_API_KEY   the key that it asks for, and that the trainer has to have; needed
 # HOST, PORT     where it listens: 127.0.0.1 and 8000
 # LORA_RANK      rank of the adapters it serves: 64 (1, 8, 16, 32, 64, 128, 256, 320 or 512)
-# VERSIONS       how many it keeps: (max_staleness + 2) x processes that train; 2
+# VERSIONS       how many it keeps: max_staleness + 2; 2
 # VLLM_PYTHON    the interpreter that has vLLM: python3
 set -eu
 : "${1:?expected a model: a hub id or a folder}"

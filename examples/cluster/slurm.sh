@@ -24,10 +24,10 @@ mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 engine=${nodes[-1]} trainers=("${nodes[@]:0:${#nodes[@]}-1}")
 list=$(IFS=,; echo "${trainers[*]}")
 
-# Servers: each holds the adapters of all processes, as each process publishes its own.
+# Servers: the first process that trains gives each of them every version of the adapter.
 VLLM_API_KEY=$(openssl rand -hex 24)
 export VLLM_API_KEY HOST=0.0.0.0 LORA_RANK=${LORA_RANK:-64}
-export VERSIONS=$((gpus * ${#trainers[@]} * (staleness + 2)))
+export VERSIONS=$((staleness + 2))
 srun --nodes=1 --ntasks=1 -w "$engine" bash -c '
     for gpu in $(seq 0 $(($1 - 1))); do
         CUDA_VISIBLE_DEVICES=$gpu PORT=$((8000 + gpu)) docker/vllm/serve.sh "$2" --max-model-len "$3" &

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,8 +20,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import urllib3
 
+from aem_gym.agents.vllm_client import VLLMClient
 from aem_gym.agents.vllm_server import VLLMServer
 from aem_gym.concurrency import run_async
 from aem_gym.errors import ConfigError, InfrastructureError, SamplerMismatchError
@@ -30,6 +34,7 @@ from aem_gym.training.credit import Rewards, make_batch
 from aem_gym.training.update import Updater
 from aem_gym.types import Episode
 from tests.tiny import ENV, Tiny
+from tests.training.processes import finish, torchrun
 from tests.training.runs import GUESS, flags, lines, run, train_process
 
 PYTHON = os.environ.get("AEM_VLLM_PYTHON", "")
@@ -54,11 +59,14 @@ def options(log: Path, **more: Any) -> dict[str, Any]:
     return {"python": PYTHON, "env": ENVIRON, "log": str(log / "server.log"), **more}
 
 
-@pytest.fixture(scope="module")
-def served(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """An agent on a server of its own, as a run has it."""
+@pytest.fixture(scope="module", params=[True, False], ids=["merged", "adapters"])
+def served(
+    request: pytest.FixtureRequest, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    """An agent on a server of its own, as a run has it: with merged weights, and with adapters."""
     folder = tmp_path_factory.mktemp("vllm")
-    agent = tiny.agent(sampler="vllm", sampler_options=options(folder))
+    given = options(folder, merge=request.param)
+    agent = tiny.agent(sampler="vllm", sampler_options=given)
     yield agent
     agent.policy.close()
 
@@ -133,19 +141,57 @@ def test_a_draw_depends_on_its_key_and_ends_where_it_has_to(served: Any) -> None
         assert each.cut == (each.ids[-1] not in ends) and not each.entropies
 
 
-def test_only_the_newest_adapters_are_kept(served: Any) -> None:
-    for _ in range(4):
-        served.policy.publish(served.learner)
-    kept = [folder.name for folder in served.policy._published.values()]
-    assert len(kept) == served.policy.options.versions
-    assert sorted(p.name for p in served.policy._folder.iterdir() if p.is_dir()) == sorted(kept)
+def test_earlier_versions_are_sampled_while_newer_ones_come(tiny: Tiny, served: Any) -> None:
+    """Each response is wholly of one version, also where two are wanted at the same time."""
+    first = served.policy.publish(served.learner)
+    at = {first: scores(served)}
+    moved(served, -2.0)
+    at[served.policy.version] = scores(served)
+
+    async def both() -> list[tuple[int, Any]]:
+        async def one(version: int, slot: int) -> tuple[int, Any]:
+            served.policy.pin(version)
+            return version, await served.policy.sample(GenerationRequest(slot, IDS, slot, 1.0, 9))
+
+        return await asyncio.gather(*(one(v, n) for n in range(8) for v in at))
+
+    apart = 0.0
+    for version, made in run_async(both()):
+        apart = max(apart, abs(made.logprobs[0] - at[version][made.ids[0]]))
+    served.policy.pin(None)
+    assert apart < 1e-5
+    assert float((at[first] - at[served.policy.version]).abs().max()) > 1e-2
+    moved(served, -0.5)
+
+
+IDS = tuple(range(5, 45))
+
+
+def scores(agent: Any) -> torch.Tensor:
+    """Log-probabilities of all tokens after IDS, by the learner as it is now."""
+    with torch.no_grad():
+        logits = agent.learner.peft_model(input_ids=torch.tensor([IDS])).logits[0, -1]
+    return torch.log_softmax(logits.float(), -1)
+
+
+def test_many_long_prompts_at_once(served: Any) -> None:
+    """More than a server reads at a time: prompts in parts would end it, as they have a seed."""
+    policy = served.policy
+    assert policy.settings.max_length >= 900
+    prompts = [tuple(5 + (n + i) % 90 for i in range(880)) for n in range(24)]
+
+    async def all_of_them() -> list[Any]:
+        wanted = (GenerationRequest(n, ids, n + 1, 1.0, 3) for n, ids in enumerate(prompts))
+        return await asyncio.gather(*map(policy.sample, wanted))
+
+    assert all(made.ids for made in run_async(all_of_them()))
 
 
 # What must be caught -----------------------------------------------------------------------------
 
 
-def test_an_adapters_name_that_is_used_again_is_caught(tiny: Tiny, served: Any) -> None:
-    """The server goes on with the old one: the comparison of a step stops the run."""
+def test_a_version_that_is_used_again_is_caught(tiny: Tiny, served: Any) -> None:
+    """The server goes on with the old weights: the comparison of a step stops the run."""
     served.policy.publish(served.learner)
     groups = tiny.groups(served)
     served.policy.publish = lambda learner: 0  # what a lost or repeated name comes to
@@ -159,6 +205,28 @@ def test_an_adapters_name_that_is_used_again_is_caught(tiny: Tiny, served: Any) 
     with pytest.raises(SamplerMismatchError, match="disagree"):
         Updater(served.learner, tiny.config, exact=False).compare(batch)
     moved(served, -0.25)
+
+
+def test_prefixes_that_are_not_kept_apart_are_caught(tiny: Tiny, tmp_path: Path) -> None:
+    """Merged weights have no name, so that only the salt tells whose prefix it is."""
+    agent: Any = tiny.agent(sampler="vllm", sampler_options=options(tmp_path, merge=True))
+    ask = VLLMClient.complete
+
+    def unsalted(client: Any, body: dict[str, Any], adapter: Path | None = None) -> Any:
+        return ask(client, {k: v for k, v in body.items() if k != "cache_salt"}, adapter)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(VLLMClient, "complete", unsalted)
+            tiny.groups(agent)
+            moved(agent, -4.0)
+            groups = tiny.groups(agent)
+    finally:
+        agent.policy.close()
+    batch = make_batch(groups, Rewards.of(tiny.config, tiny.template))
+    assert batch is not None
+    with pytest.raises(SamplerMismatchError, match="disagree"):
+        Updater(agent.learner, tiny.config, exact=False).compare(batch)
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +301,26 @@ def test_the_models_own_generation_config_changes_nothing(
     _, figures = Updater(agent.learner, tiny.config, exact=False).compare(batch)
     assert figures["mismatch/max"] < 1e-5
     agent.policy.close()
+    assert not list((tmp_path / "adapters").iterdir())
+
+
+def test_processes_that_share_a_server_publish_once(
+    elsewhere: Callable[..., VLLMServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"adapters": str(tmp_path / "adapters")}
+    changes: dict[str, Any] = {**GUESS, "steps": 2, "eval_every": 0, "sampler": "vllm"}
+    run(tmp_path / "one", **{**changes, "sampler": "hf", "steps": 0})  # makes the model
+    model = tmp_path / "one" / "model"
+    server = elsewhere(model=str(model), logprobs_mode="processed_logprobs")
+    monkeypatch.setenv("VLLM_API_KEY", server.key)
+    given["urls"] = server.url
+    finish(torchrun(2, "train.py", *flags(tmp_path / "run", **changes, sampler_options=given)))
+    figures = lines(tmp_path / "run" / "metrics.jsonl")
+    assert [m["step"] for m in figures] == [1, 2]
+    assert max(m["mismatch/max"] for m in figures) < 1e-4
+    log = server.log.read_text()
+    loaded = re.findall(r"Loaded new LoRA adapter: name '([^']+)'", log)
+    assert len(loaded) == len(set(loaded)) == 3 and len({n.rpartition("-")[0] for n in loaded}) == 1
     assert not list((tmp_path / "adapters").iterdir())
 
 

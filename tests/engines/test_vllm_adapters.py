@@ -31,7 +31,7 @@ def version(name: str) -> int:
 
 def test_old_versions_leave_the_server_and_the_folder(tiny: Tiny, tmp_path: Path) -> None:
     folder = tmp_path / "adapters"
-    given = options(tmp_path, adapters=str(folder))
+    given = options(tmp_path, adapters=str(folder), merge=False)
     agent: Any = tiny.agent(sampler="vllm", sampler_options=given)
     policy, most = agent.policy, 0
     first = max(version(path.name) for path in folder.glob("aem-*-v*"))

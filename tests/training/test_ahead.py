@@ -41,6 +41,9 @@ class Apart:
             self.pin(None)
         return self.version
 
+    def rest(self) -> None:
+        pass
+
     def pin(self, version: int | None) -> None:
         self.pinned = version
         weights = self.kept[self.version if version is None else version]
