@@ -15,7 +15,8 @@ import torch
 from aem_gym.agents.sampler import HFPolicy
 from aem_gym.errors import ConfigError, InfrastructureError
 from aem_gym.protocols import Generation, GenerationRequest, Learner, SamplingSettings
-from tests.training.runs import GUESS, lines, run
+from tests.training.processes import finish, torchrun
+from tests.training.runs import GUESS, flags, lines, run
 
 HERE = "tests.training.test_ahead:Apart"
 SHORT = {"eval_every": 0, "steps": 3}
@@ -140,6 +141,25 @@ def test_sampling_ahead_needs_versions(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="max_staleness 1.*--sampler vllm"):
         run(tmp_path / "x", max_staleness=1, **SHORT)
     assert not (tmp_path / "x").exists()
+
+
+def test_two_processes_sample_ahead_as_one_does(tmp_path: Path) -> None:
+    """Groups straddle them. The first two batches are of the same weights: of the same tokens."""
+    changes = {"sampler": HERE, "max_staleness": 1, "steps": 4, "eval_every": 3}
+    run(tmp_path / "one", **changes)
+    finish(torchrun(2, "train.py", *flags(tmp_path / "two", **changes)))
+    one, two = (lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    for step in (1, 2):
+        assert drawn(tmp_path / "two", step) == drawn(tmp_path / "one", step)
+    for name in ("loss", "grad_norm", "alpha_mean", "alpha_min", "alpha_max"):
+        assert two[0][name] == pytest.approx(one[0][name], rel=1e-6, abs=1e-6), name
+        assert two[1][name] == pytest.approx(one[1][name], rel=1e-4, abs=1e-5), name
+    assert [m["policy/staleness"] for m in two] == [0, 1, 1, 1]
+    assert [m["policy/version"] for m in two] == [m["policy/version"] for m in one]
+    assert max(m["mismatch/max"] for m in two) < 1e-4
+    assert all(m["grad_norm"] > 0 for m in two)
+    tasks = [[each[0] for each in drawn(tmp_path / n, 4)] for n in ("one", "two")]
+    assert tasks[0] == tasks[1]
 
 
 def test_a_failure_ahead_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
