@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from aem_gym.agents.sampler import HFPolicy
 from aem_gym.errors import ConfigError, InfrastructureError
 from aem_gym.protocols import Generation, GenerationRequest, Learner, SamplingSettings
 from tests.training.processes import finish, torchrun
-from tests.training.runs import GUESS, flags, lines, run
+from tests.training.runs import GUESS, flags, lines, result_files, run
 
 HERE = "tests.training.test_ahead:Apart"
 SHORT = {"eval_every": 0, "steps": 3}
@@ -135,6 +136,27 @@ def test_a_resumed_run_goes_on_with_the_next_ticket(tmp_path: Path) -> None:
         assert tasks[0] == tasks[1]
     ages = [m["policy/staleness"] for m in lines(tmp_path / "twice" / "metrics.jsonl")]
     assert ages == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("staleness, at", [(1, 3), (2, 2), (3, 1)])
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, staleness: int, at: int
+) -> None:
+    """Batches in flight are sampled again under the versions that they were begun with."""
+    changes = {"sampler": HERE, "max_staleness": staleness, "lr": 0.005, "eval_every": 2}
+    changes |= {"steps": 5, "save_every": 1, "keep_checkpoints": 9}
+    run(tmp_path / "once", **changes)
+    run(tmp_path / "twice", **changes)
+    for folder in (tmp_path / "twice" / "checkpoints").glob("step-*"):
+        if int(folder.name.removeprefix("step-")) > at:
+            shutil.rmtree(folder)
+    (tmp_path / "twice" / "summary.json").unlink()
+    run(tmp_path / "twice", resume=True, **changes)
+    assert result_files(tmp_path / "twice") == result_files(tmp_path / "once")
+    once, twice = (lines(tmp_path / name / "metrics.jsonl") for name in ("once", "twice"))
+    ages = [[m["policy/staleness"] for m in each] for each in (once, twice)]
+    assert ages[0] == ages[1] == [min(n, staleness) for n in range(5)]
+    assert max(m["mismatch/max"] for m in twice) < 1e-4
 
 
 def test_sampling_ahead_needs_versions(tmp_path: Path) -> None:
