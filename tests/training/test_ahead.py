@@ -138,6 +138,14 @@ def test_a_resumed_run_goes_on_with_the_next_ticket(tmp_path: Path) -> None:
     assert ages == [0, 1, 0, 1]
 
 
+def as_killed_after(step: int, run: Path) -> None:
+    """Leave of a run what it had when it was killed behind a step."""
+    for folder in (run / "checkpoints").glob("step-*"):
+        if int(folder.name.removeprefix("step-")) > step:
+            shutil.rmtree(folder)
+    (run / "summary.json").unlink()
+
+
 @pytest.mark.parametrize("staleness, at", [(1, 3), (2, 2), (3, 1)])
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     tmp_path: Path, staleness: int, at: int
@@ -147,10 +155,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     changes |= {"steps": 5, "save_every": 1, "keep_checkpoints": 9}
     run(tmp_path / "once", **changes)
     run(tmp_path / "twice", **changes)
-    for folder in (tmp_path / "twice" / "checkpoints").glob("step-*"):
-        if int(folder.name.removeprefix("step-")) > at:
-            shutil.rmtree(folder)
-    (tmp_path / "twice" / "summary.json").unlink()
+    as_killed_after(at, tmp_path / "twice")
     run(tmp_path / "twice", resume=True, **changes)
     assert result_files(tmp_path / "twice") == result_files(tmp_path / "once")
     once, twice = (lines(tmp_path / name / "metrics.jsonl") for name in ("once", "twice"))
@@ -168,6 +173,7 @@ def test_sampling_ahead_needs_versions(tmp_path: Path) -> None:
 def test_two_processes_sample_ahead_as_one_does(tmp_path: Path) -> None:
     """Groups straddle them. The first two batches are of the same weights: of the same tokens."""
     changes = {"sampler": HERE, "max_staleness": 1, "steps": 4, "eval_every": 3}
+    changes |= {"keep_checkpoints": 9}
     run(tmp_path / "one", **changes)
     finish(torchrun(2, "train.py", *flags(tmp_path / "two", **changes)))
     one, two = (lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
@@ -182,6 +188,10 @@ def test_two_processes_sample_ahead_as_one_does(tmp_path: Path) -> None:
     assert all(m["grad_norm"] > 0 for m in two)
     tasks = [[each[0] for each in drawn(tmp_path / n, 4)] for n in ("one", "two")]
     assert tasks[0] == tasks[1]
+    whole = result_files(tmp_path / "two")
+    as_killed_after(2, tmp_path / "two")
+    finish(torchrun(2, "train.py", *flags(tmp_path / "two", **changes), "--resume"))
+    assert result_files(tmp_path / "two") == whole
 
 
 def test_a_failure_ahead_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
