@@ -99,6 +99,9 @@ class Config:
     It is passed to environments that take such an argument; others may only be cut shorter."""
     max_length: int = setting(2048, at_least=1)
     """Most tokens of a transcript, or of one window prompt with its response."""
+    context_limit: Literal["stop", "compact"] = setting("stop")
+    """What happens to an episode whose transcript is full: it ends (stop), or goes on with its
+    first turn and the latest ones, in a training row of its own (compact)."""
     max_new_tokens: int = setting(256, at_least=1)
     """Most tokens of one response; a last one gets what is left of max_length."""
     temperature: float = setting(1.0, above=0)

@@ -77,6 +77,8 @@ class Response:
     stop_reason: StopReason = StopReason.AGENT_STOPPED
     """Why, where `stop` is set."""
     error: str | None = None
+    compacted: bool = False
+    """`prompt_ids` is a whole prompt in a transcript, because earlier turns were left out."""
 
 
 @runtime_checkable

@@ -25,7 +25,7 @@ class StopReason(StrEnum):
     """The agent handed in an answer that was graded and does not count as won."""
     TURN_LIMIT = "turn_limit"
     CONTEXT_FULL = "context_full"
-    """The next prompt and its response do not fit into `max_length`."""
+    """The next prompt and its response do not fit into `max_length` (`context_limit`)."""
     AGENT_STOPPED = "agent_stopped"
     """The agent gave up: a person who quit."""
     ENV_ERROR = "env_error"
@@ -104,6 +104,8 @@ class Turn:
     cut: bool = False
     """The response reached the token limit before its end token."""
     error: str | None = None
+    compacted: bool = False
+    """The transcript was full and was compacted: `prompt_ids` is the whole prompt."""
 
     @property
     def response_entropy(self) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aem_gym.agents.chat import SWITCHES
+from aem_gym.agents.compacting import CompactingAgent
 from aem_gym.agents.formats import Thinking, response_format, writes_thoughts
 from aem_gym.agents.language import LanguageAgent, PromptBuilder
 from aem_gym.errors import ConfigError
@@ -70,7 +71,8 @@ def agent_of(config: Config, template: PromptTemplate, learner: Learner) -> Trai
     roles = (BatchPolicy, AsyncPolicy)
     policy: Policy = _component(SAMPLERS, config.sampler, (learner, limits), *roles)
     policy.publish(learner)
-    return LanguageAgent(
+    kind = CompactingAgent if config.context_limit == "compact" else LanguageAgent
+    return kind(
         policy,
         learner,
         builder,

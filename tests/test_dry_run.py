@@ -55,6 +55,23 @@ def test_a_card_and_a_workload_are_taken(capsys: pytest.CaptureFixture[str]) -> 
     assert status == 2 and "tuns" in err and "turns" in err
 
 
+def test_what_happens_at_the_limit_of_the_context_is_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    preset = ["--config", str(ROOT / "configs" / "swe_qwen3_deepswe.yaml"), "--explain"]
+    lines = [
+        next(
+            line for line in dry(capsys, *args)[1].splitlines() if line.startswith("context_limit")
+        )
+        for args in ((), preset, [*preset, "--context-limit", "compact"])
+    ]
+    assert lines[0] == "context_limit: stop"
+    assert lines[1].startswith("context_limit: stop") and "deepswe.yaml" in lines[1]
+    assert lines[2].startswith("context_limit: compact") and lines[2].endswith("# flag")
+    status, _, err = dry(capsys, "--context-limit", "compact", "--context", "window")
+    assert status == 2 and "--context transcript" in err
+
+
 def test_a_model_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = dry(capsys, "--model", "nobody/nothing")
     assert status == 0 and "not estimated" in out and "--model-config FILE" in out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from aem_gym.commands.flags import env_arg_option, parse_env_args
@@ -68,20 +70,7 @@ from aem_gym.openenv_protocol import TOKEN_ENV
     "can reach is refused without one.",
 )
 @env_arg_option
-def serve(
-    env: str,
-    host: str,
-    port: int,
-    sessions: int,
-    workers: int,
-    allow: tuple[str, ...],
-    idle_seconds: float,
-    largest_message: int,
-    step_timeout: float,
-    reset_timeout: float,
-    token_env: str,
-    env_arg: tuple[str, ...],
-) -> None:
+def serve(env: str, allow: tuple[str, ...], env_arg: tuple[str, ...], **options: Any) -> None:
     """Serve ENV to OpenEnv clients, until Ctrl-C.
 
     Our own runs use it as their environment with --env openenv:http://HOST:PORT. Needs: pip install
@@ -90,9 +79,9 @@ def serve(
     from aem_gym.integrations import openenv_server as server
     from aem_gym.integrations.openenv_host import ServedSettings
 
-    limits = (workers, step_timeout, reset_timeout)
-    served = ServedSettings(env, parse_env_args(env_arg), allow, *limits)
-    settings = server.ServerSettings(host, port, sessions, idle_seconds, largest_message, token_env)
+    pool = {name: options.pop(name) for name in ("workers", "step_timeout", "reset_timeout")}
+    served = ServedSettings(env, parse_env_args(env_arg), allow, **pool)
+    settings = server.ServerSettings(**options)
     server.serve(
         served, settings, lambda url: click.echo(f"{env} is served at {url} (Ctrl-C stops it)")
     )

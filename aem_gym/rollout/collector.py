@@ -305,7 +305,7 @@ def _why_over(answer: CheckedStep, turns: int, limit: int | None) -> StopReason 
 
 _SAMPLED = (
     *("thought", "action", "format_valid", "prompt_ids", "response_ids"),
-    *("logprobs", "entropies", "cut"),
+    *("logprobs", "entropies", "cut", "compacted"),
 )
 """What a turn keeps of a response as it is."""
 _TEXTS, _REASONS = ("action", "text", "thought"), frozenset(StopReason)

@@ -52,6 +52,16 @@ def no_versions(config: Config) -> ConfigError:
 
 
 @dataclass(frozen=True, slots=True)
+class InFlight:
+    """The batches that are being sampled, for a checkpoint: a resumed run samples the same."""
+
+    ages: list[int]
+    """Per batch, by how many updates its version is older than the newest."""
+    weights: dict[int, dict[str, Tensor]]
+    """Per age above 0, the learner's weights of that version."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Batch:
     """One that is being played."""
 
@@ -75,6 +85,8 @@ class Ahead:
         self.office, self.policy, self.learner = office, policy, learner
         self.staleness, self._taken = staleness, _Taken()
         self._queue = deque[_Batch]()
+        self._due: list[int] = []
+        """Versions of the first batches of a resumed run."""
         self._weights: dict[int, dict[str, Tensor]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -88,12 +100,14 @@ class Ahead:
         `cursor` is where the first one starts. The others follow on one another.
         """
         if not self._queue:
-            self._begin(cursor, None)
+            for version in self._due or [self.policy.version]:
+                self._begin(cursor, self._queue[-1].rollouts if self._queue else None, version)
+            self._due = []
         batch = self._queue.popleft()
         rollouts, before = batch.rollouts.result(), batch.rollouts
         while len(self._queue) < min(self.staleness, left):
             before = self._queue[-1].rollouts if self._queue else before
-            self._begin(rollouts.cursor, before)
+            self._begin(rollouts.cursor, before, self.policy.version)
         if not self._queue:
             self.policy.rest()
         self._taken = _Taken(batch.version, self.policy.version, rollouts.seconds)
@@ -139,8 +153,25 @@ class Ahead:
             "seconds/sampling": taken.seconds,
         }
 
-    def _begin(self, cursor: int, before: Future[Collected] | None) -> None:
-        version = self.policy.version
+    def in_flight(self) -> InFlight:
+        """What is under way, to `restore`."""
+        ages = [self.policy.version - batch.version for batch in self._queue]
+        versions = {age: self.policy.version - age for age in ages if age}
+        return InFlight(ages, {age: self._weights[v] for age, v in versions.items()})
+
+    def restore(self, saved: InFlight) -> None:
+        """Sample the first batches as they were begun before: under the versions of that time."""
+        now, versions = self._copy(), dict[int, int]()
+        for age, weights in sorted(saved.weights.items(), reverse=True):
+            self._put(weights)
+            versions[age] = self.policy.publish(self.learner)
+            self._weights[versions[age]] = weights
+        if saved.weights:
+            self._put(now)
+            self.policy.publish(self.learner)
+        self._due = [versions.get(age, self.policy.version) for age in saved.ages]
+
+    def _begin(self, cursor: int, before: Future[Collected] | None, version: int) -> None:
         if version not in self._weights and self.staleness:
             self._weights[version] = self._copy()
         play = self._play(cursor, before, version)

@@ -111,8 +111,8 @@ SOURCES: Mapping[str, Source] = {
     "context_full": _ending(
         StopReason.CONTEXT_FULL,
         "warn@1",
-        "ended because the context was full (max_length {max_length}): raise --max-length, or "
-        "lower --max-new-tokens ({max_new_tokens})",
+        "ended because the context was full (max_length {max_length}): raise --max-length, "
+        "lower --max-new-tokens ({max_new_tokens}), or give --context-limit compact",
     ),
     "turn_limit": _ending(
         StopReason.TURN_LIMIT, "ignore", "ended at the turn limit: raise --max-turns", 1.0

@@ -65,6 +65,9 @@ class TicketOffice:
         """Nothing about policies that sampled: there is but one."""
         return {}
 
+    def in_flight(self) -> None:
+        """Nothing is under way between steps."""
+
     def collect(self, cursor: int, left: int = 0) -> Collected:
         """The rollouts of the step whose first ticket is `cursor`; `left` steps are to follow."""
         collected = run_async(self.collecting(cursor))

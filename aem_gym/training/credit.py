@@ -183,34 +183,20 @@ def _token_tensors(turns: Sequence[Turn]) -> dict[str, Tensor]:
 
 
 def training_rows(episodes: Iterable[tuple[int, Episode]]) -> list[TrainingRow]:
-    """One row per (number, episode), a span per response; in a `window`, a row per response."""
+    """A row per whole prompt of each (number, episode) and what follows; a span per response."""
     rows: list[TrainingRow] = []
     for number, episode in episodes:
-        transcript = episode.context == "transcript"
-        rows += _transcript(number, episode) if transcript else _window(number, episode)
-    return rows
-
-
-def _transcript(number: int, episode: Episode) -> list[TrainingRow]:
-    ids: list[int] = []
-    spans: list[Span] = []
-    for place, turn in enumerate(episode.turns):
-        ids += turn.prompt_ids
-        if turn.response_ids:
-            spans.append(Span(len(ids), len(ids) + len(turn.response_ids), number, place))
-        ids += turn.response_ids
-    return [TrainingRow(tuple(ids), tuple(spans))] if spans else []
-
-
-def _window(number: int, episode: Episode) -> list[TrainingRow]:
-    return [
-        TrainingRow(
-            turn.prompt_ids + turn.response_ids,
-            (Span(len(turn.prompt_ids), len(turn.prompt_ids + turn.response_ids), number, place),),
-        )
-        for place, turn in enumerate(episode.turns)
-        if turn.response_ids
-    ]
+        ids, spans = list[int](), list[Span]()
+        for place, turn in enumerate(episode.turns):
+            if turn.compacted or episode.context != "transcript":
+                rows.append(TrainingRow(tuple(ids), tuple(spans)))
+                ids, spans = [], []
+            ids += turn.prompt_ids
+            if turn.response_ids:
+                spans.append(Span(len(ids), len(ids) + len(turn.response_ids), number, place))
+            ids += turn.response_ids
+        rows.append(TrainingRow(tuple(ids), tuple(spans)))
+    return [row for row in rows if row.spans]
 
 
 # Credit ------------------------------------------------------------------------------------------

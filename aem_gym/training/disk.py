@@ -93,7 +93,7 @@ def estimate_disk(config: Config, shape: ModelShape, work: Workload) -> list[Dis
     made = find_model(config.model).from_scratch
     parts = [
         DiskPart(f"episodes, {form}, {whole}", episode_bytes(config, work, compress=compress)),
-        DiskPart("checkpoints (adapter, AdamW)", kept * 3 * adapter),
+        DiskPart("checkpoints (adapter, AdamW)", kept * (3 + config.max_staleness) * adapter),
         DiskPart("adapters: trained, start", 2 * adapter),
         DiskPart("base model made for the run", 4.0 * shape.parameters * made),
         DiskPart("metrics, tensorboard", config.steps * _METRICS + board),

@@ -77,6 +77,7 @@ from aem_gym.training.state import (
     StopAfterStep,
     check_finite,
     interrupted_by_signals,
+    restore_ahead,
     restore_state,
     save_state,
 )
@@ -214,6 +215,8 @@ class Trainer:
             named = open_loggers(config, folder, self.progress.step)
             self.recorder = open_recorder(config, folder, offsets, [*named, *loggers])
         self.source = open_source(config, parts.collector, self.rewards, self.agent)
+        if checkpoint is not None:
+            restore_ahead(checkpoint, self.source)
         self.rescores = not self.policy.exact or bool(config.importance_cap)
         given = config.importance_cap
         self.cap = (0.0 if self.policy.exact else IMPORTANCE_CAP) if given is None else given
@@ -456,7 +459,8 @@ class Trainer:
 
     def _save(self) -> None:
         self.store.spare = int(self.progress.best["step"]) if self.progress.best else None
-        save_state(self.store, self.updater, self.progress, self.recorder.sync())
+        offsets, ahead = self.recorder.sync(), self.source.in_flight()
+        save_state(self.store, self.updater, self.progress, offsets, ahead)
 
     def _finish(self) -> dict[str, Any]:
         check_finite(self.updater, self.progress.step)

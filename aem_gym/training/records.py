@@ -60,6 +60,7 @@ def step_metrics(
         figures["invalid_action_rate"] = _mean([not t.action_valid for t in turns])
         figures["penalised_rate"] = _mean([rewards.invalid(t) for t in turns])
         figures["cut_rate"] = _mean([t.cut for t in turns])
+        figures |= {"compactions": float(n)} if (n := sum(t.compacted for t in turns)) else {}
         figures["tokens_generated"] = float(sum(len(t.response_ids) for t in turns))
     if step is not None and credit is not None:
         won = torch.tensor([e.won for e in step.episodes])[step.batch.trajectory_ids]
@@ -137,7 +138,7 @@ def _turn_record(turn: Turn, credit: TurnCredit | None, tokens: bool) -> dict[st
     record = _chosen(turn, _OF_TURN) | {"tokens": len(turn.response_ids)}
     record |= _chosen(turn, ("response_entropy", "surprisal"))
     record |= {} if credit is None else _chosen(credit, _OF_CREDIT)
-    record |= {} if turn.error is None else {"error": turn.error}
+    record |= _chosen(turn, [name for name in _WHERE_SET if getattr(turn, name)])
     return record | (_chosen(turn, _OF_TOKENS) if tokens else {})
 
 
@@ -149,6 +150,7 @@ _OF_TURN = (
     *("observation", "response", "thought", "action", "reward"),
     *("format_valid", "action_valid", "cut"),
 )
+_WHERE_SET = ("error", "compacted")
 _OF_CREDIT = ("alpha", "base_advantage", "advantage")
 _OF_TOKENS = ("prompt_ids", "response_ids", "logprobs", "entropies")
 

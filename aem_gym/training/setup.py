@@ -109,6 +109,11 @@ def _check_relations(config: Config) -> None:
             f"max_new_tokens ({config.max_new_tokens}) must be below max_length "
             f"({config.max_length}): a prompt has to fit as well"
         )
+    if config.context_limit == "compact" and config.context != "transcript":
+        raise ConfigError(
+            f"context_limit compact: a prompt of the context {config.context} holds the last turns "
+            "only, as --history says. Give --context transcript, or leave --context-limit out"
+        )
     taken = sorted(_OWN_ARGUMENTS & config.chat_template_kwargs.keys())
     if taken:
         raise ConfigError(f"chat_template_kwargs.{taken[0]}: cannot be set; prompts decide it")
@@ -184,11 +189,13 @@ def _check_context(config: Config, description: EnvDescription) -> None:
     """Warn where long responses would end episodes before the turn limit does."""
     turns = choose_template(config, description).max_turns or description.max_turns
     fit = config.max_length // config.max_new_tokens
-    if config.context == "transcript" and turns is not None and fit < turns:
+    ends = config.context == "transcript" and config.context_limit == "stop"
+    if ends and turns is not None and fit < turns:
         logger.warning(
             "max_length %d holds at most %d responses of max_new_tokens %d, and an episode has up "
             "to %d turns: long responses will end it before (stop_reason context_full). Raise "
-            "--max-length (%d holds all, without what is observed), or lower --max-new-tokens",
+            "--max-length (%d holds all, without what is observed), lower --max-new-tokens, or "
+            "give --context-limit compact",
             config.max_length,
             fit,
             config.max_new_tokens,

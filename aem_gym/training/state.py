@@ -19,11 +19,13 @@ from typing import Any
 from aem_gym.errors import AemGymError, CheckpointError, NotLearningError
 from aem_gym.protocols import Policy
 from aem_gym.runs import ADAPTER, Checkpoint, CheckpointStore
+from aem_gym.training.ahead import Ahead, InFlight
+from aem_gym.training.collect import TicketOffice
 from aem_gym.training.update import Updater
 
 logger = logging.getLogger(__name__)
 
-OPTIMIZER = "optimizer.pt"
+OPTIMIZER, AHEAD = "optimizer.pt", "ahead.pt"
 
 
 @dataclass
@@ -90,6 +92,7 @@ def save_state(
     updater: Updater,
     progress: Progress,
     offsets: Mapping[str, int],
+    ahead: InFlight | None = None,
 ) -> None:
     """Write a checkpoint.
 
@@ -99,16 +102,15 @@ def save_state(
             randomness are functions of the step and the seed, so there is no other state.
         progress: of the run.
         offsets: sizes in bytes of the run's files (`Recorder.sync`).
+        ahead: the batches that are being sampled (`max_staleness`).
     """
-    import torch
-
     check_finite(updater, progress.step)
 
     def write(folder: Path) -> None:
         updater.learner.save(folder / ADAPTER)
-        memory = io.BytesIO()  # torch's own writing to files hides that a disk is full
-        torch.save(updater.optimizer.state_dict(), memory)
-        (folder / OPTIMIZER).write_bytes(memory.getbuffer())
+        _write(folder / OPTIMIZER, updater.optimizer.state_dict())
+        if ahead is not None and ahead.ages:
+            _write(folder / AHEAD, {"ages": ahead.ages, "weights": ahead.weights})
 
     meta = {
         "offsets": dict(offsets),
@@ -122,6 +124,14 @@ def save_state(
         "seconds": progress.seconds,
     }
     store.save(progress.step, write, meta)
+
+
+def _write(file: Path, state: object) -> None:
+    import torch
+
+    memory = io.BytesIO()  # torch's own writing to files hides that a disk is full
+    torch.save(state, memory)
+    file.write_bytes(memory.getbuffer())
 
 
 def restore_state(checkpoint: Checkpoint, updater: Updater, policy: Policy) -> Progress:
@@ -157,6 +167,15 @@ def restore_state(checkpoint: Checkpoint, updater: Updater, policy: Policy) -> P
         ) from error
     logger.info("resumed from %s, with the settings of the run", checkpoint.folder)
     return progress
+
+
+def restore_ahead(checkpoint: Checkpoint, source: TicketOffice | Ahead) -> None:
+    """Let the batches that were being sampled at a checkpoint be sampled again as they were."""
+    import torch
+
+    file = checkpoint.folder / AHEAD
+    if isinstance(source, Ahead) and file.exists():
+        source.restore(InFlight(**torch.load(file, weights_only=True, map_location="cpu")))
 
 
 _Handlers = dict[int, Any]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aem_gym.config import Config
 from aem_gym.episodes import read_episodes
@@ -16,6 +16,15 @@ from aem_gym.types import Episode
 
 _TURNS = 50
 """Turns of an episode where neither the settings nor the environment has a limit."""
+
+
+class TurnLengths(NamedTuple):
+    """The tokens of a turn."""
+
+    prompt: int
+    response: int
+    compacted: bool = False
+    """The prompt is whole: a transcript goes on in a new row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,7 @@ class Workload:
     longest: float
     """Tokens of the longest training row."""
     rows_per_episode: float
-    """1, or in the window context one for each turn."""
+    """1, one more each time a context is compacted, or in the window context one for each turn."""
 
     @property
     def row(self) -> float:
@@ -71,52 +80,55 @@ class Workload:
         response, longest = float(config.max_new_tokens), float(config.max_length)
         turns = float(config.max_turns or max_turns or _TURNS)
         window = config.context == "window"
-        if not window:
+        rows = turns if window else 1.0
+        if config.context_limit == "compact":  # all rows but the first begin half full
+            rows += ceil(max(0.0, turns * response - longest) / (longest / 2))
+        elif not window:
             turns = max(1.0, min(turns, longest // response))
-        whole = longest if window else longest / turns
         rounds = config.max_rounds if config.drop_equal_groups else 1
         return Workload(
             episodes=float(ceil(config.groups * config.oversample) * config.group_size * rounds),
             turns=turns,
             most_turns=turns,
-            prompt=whole - response,
+            prompt=longest * rows / turns - response,
             response=response,
             longest_response=response,
             longest=longest,
-            rows_per_episode=turns if window else 1.0,
+            rows_per_episode=rows,
         )
 
     @staticmethod
     def of_episodes(episodes: Sequence[Episode], context: str, steps: int) -> Workload:
         """What `steps` steps with these episodes had to do."""
-        lengths = [[(len(t.prompt_ids), len(t.response_ids)) for t in e.turns] for e in episodes]
+        lengths = [
+            [TurnLengths(len(t.prompt_ids), len(t.response_ids), t.compacted) for t in e.turns]
+            for e in episodes
+        ]
         return Workload.of_lengths(lengths, context, steps)
 
     @staticmethod
-    def of_lengths(
-        episodes: Sequence[Sequence[tuple[int, int]]], context: str, steps: int
-    ) -> Workload:
-        """The same from (prompt, response) tokens of each turn, step after step."""
+    def of_lengths(episodes: Sequence[Sequence[TurnLengths]], context: str, steps: int) -> Workload:
+        """The same from the lengths of each turn, step after step."""
         played = [episode for episode in episodes if episode]
         if not played:
             raise ConfigError("workload: expected episodes with turns, got none")
         per_step = max(1, len(played) // steps)
         rounds: dict[tuple[int, int], int] = {}
         for place, episode in enumerate(played):
-            for number, (_, response) in enumerate(episode):
+            for number, turn in enumerate(episode):
                 key = (place // per_step, number)
-                rounds[key] = max(rounds.get(key, 0), response)
+                rounds[key] = max(rounds.get(key, 0), turn.response)
         turns = [turn for episode in played for turn in episode]
-        mean, window = len(turns) / len(played), context == "window"
+        rows = [row for episode in played for row in _row_lengths(episode, context == "window")]
         return Workload(
             episodes=len(played) / steps,
-            turns=mean,
+            turns=len(turns) / len(played),
             most_turns=len(rounds) / steps,
-            prompt=sum(prompt for prompt, _ in turns) / len(turns),
-            response=sum(response for _, response in turns) / len(turns),
+            prompt=sum(turn.prompt for turn in turns) / len(turns),
+            response=sum(turn.response for turn in turns) / len(turns),
             longest_response=sum(rounds.values()) / len(rounds),
-            longest=max(max(map(sum, each)) if window else sum(map(sum, each)) for each in played),
-            rows_per_episode=mean if window else 1.0,
+            longest=max(rows),
+            rows_per_episode=len(rows) / len(played),
         )
 
     def changed(self, values: Mapping[str, Any]) -> Workload:
@@ -127,6 +139,16 @@ class Workload:
             if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
                 raise ConfigError(f"workload {name}: expected a number above 0, got {value!r}")
         return dataclasses.replace(self, **{k: float(v) for k, v in values.items()})
+
+
+def _row_lengths(episode: Sequence[TurnLengths], window: bool) -> list[int]:
+    """Tokens of an episode's training rows."""
+    rows: list[int] = []
+    for turn in episode:
+        if window or turn.compacted or not rows:
+            rows.append(0)
+        rows[-1] += turn.prompt + turn.response
+    return rows
 
 
 def workload_of_run(folder: Path, config: Config) -> Workload:
@@ -141,10 +163,15 @@ def workload_of_run(folder: Path, config: Config) -> Workload:
     try:
         for turns in (record["turns"] for record in read_episodes(folder)):
             if turns and all("prompt_ids" in turn for turn in turns):
-                lengths.append([(len(t["prompt_ids"]), len(t["response_ids"])) for t in turns])
+                lengths.append([_lengths_of(turn) for turn in turns])
     except (ConfigError, KeyError) as error:
         raise ConfigError(f"--workload {folder}: expected a run's folder: {error}") from error
     if not lengths:
         raise ConfigError(f"--workload {folder}: no episode has its tokens; see token_samples")
     work = Workload.of_lengths(lengths, config.context, 1)
     return work.changed({"episodes": config.groups * config.group_size})
+
+
+def _lengths_of(turn: Mapping[str, Any]) -> TurnLengths:
+    sizes = (len(turn["prompt_ids"]), len(turn["response_ids"]))
+    return TurnLengths(*sizes, bool(turn.get("compacted")))

@@ -59,6 +59,19 @@ class NoExpert(Guess):
     expert = None  # type: ignore[assignment]
 
 
+class Corridor(Guess):
+    """Twenty rooms, in each of which the right door shines: long, and won by who reads."""
+
+    max_turns = 24
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"hint": True, **kwargs})
+
+    def start(self, options: Mapping[str, Any]) -> tuple[Task, StepResult]:
+        self.right = [DOORS[i] for i in self.np_random.integers(3, size=20)]
+        return Task("-".join(self.right), "long", "open all"), self.show("A room.")
+
+
 class Hopeless(Guess):
     """Nobody wins, and there is no expert."""
 
@@ -120,7 +133,8 @@ class Broken(Guess):
 
 
 def register() -> None:
-    for name in ("Guess", "NoExpert", "Hopeless", "Troubled", "Outage", "Endless", "Broken"):
+    games = (Guess, NoExpert, Corridor, Hopeless, Troubled, Outage, Endless, Broken)
+    for name in (game.__name__ for game in games):
         if f"guess-test/{name}-v0" not in gym.registry:
             gym.register(f"guess-test/{name}-v0", f"{__name__}:{name}", disable_env_checker=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from aem_gym.agents.sampler import HFPolicy
 from aem_gym.errors import ConfigError, InfrastructureError
 from aem_gym.protocols import Generation, GenerationRequest, Learner, SamplingSettings
-from tests.training.runs import GUESS, lines, run
+from tests.training.processes import finish, torchrun
+from tests.training.runs import GUESS, flags, lines, result_files, run
 
 HERE = "tests.training.test_ahead:Apart"
 SHORT = {"eval_every": 0, "steps": 3}
@@ -139,10 +141,60 @@ def test_a_resumed_run_goes_on_with_the_next_ticket(tmp_path: Path) -> None:
     assert ages == [0, 1, 0, 1]
 
 
+def as_killed_after(step: int, run: Path) -> None:
+    """Leave of a run what it had when it was killed behind a step."""
+    for folder in (run / "checkpoints").glob("step-*"):
+        if int(folder.name.removeprefix("step-")) > step:
+            shutil.rmtree(folder)
+    (run / "summary.json").unlink()
+
+
+@pytest.mark.parametrize("staleness, at", [(1, 3), (2, 2), (3, 1)])
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, staleness: int, at: int
+) -> None:
+    """Batches in flight are sampled again under the versions that they were begun with."""
+    changes = {"sampler": HERE, "max_staleness": staleness, "lr": 0.005, "eval_every": 2}
+    changes |= {"steps": 5, "save_every": 1, "keep_checkpoints": 9}
+    run(tmp_path / "once", **changes)
+    run(tmp_path / "twice", **changes)
+    as_killed_after(at, tmp_path / "twice")
+    run(tmp_path / "twice", resume=True, **changes)
+    assert result_files(tmp_path / "twice") == result_files(tmp_path / "once")
+    once, twice = (lines(tmp_path / name / "metrics.jsonl") for name in ("once", "twice"))
+    ages = [[m["policy/staleness"] for m in each] for each in (once, twice)]
+    assert ages[0] == ages[1] == [min(n, staleness) for n in range(5)]
+    assert max(m["mismatch/max"] for m in twice) < 1e-4
+
+
 def test_sampling_ahead_needs_versions(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="max_staleness 1.*--sampler vllm"):
         run(tmp_path / "x", max_staleness=1, **SHORT)
     assert not (tmp_path / "x").exists()
+
+
+def test_two_processes_sample_ahead_as_one_does(tmp_path: Path) -> None:
+    """Groups straddle them. The first two batches are of the same weights: of the same tokens."""
+    changes = {"sampler": HERE, "max_staleness": 1, "steps": 4, "eval_every": 3}
+    changes |= {"keep_checkpoints": 9}
+    run(tmp_path / "one", **changes)
+    finish(torchrun(2, "train.py", *flags(tmp_path / "two", **changes)))
+    one, two = (lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    for step in (1, 2):
+        assert drawn(tmp_path / "two", step) == drawn(tmp_path / "one", step)
+    for name in ("loss", "grad_norm", "alpha_mean", "alpha_min", "alpha_max"):
+        assert two[0][name] == pytest.approx(one[0][name], rel=1e-6, abs=1e-6), name
+        assert two[1][name] == pytest.approx(one[1][name], rel=1e-4, abs=1e-5), name
+    assert [m["policy/staleness"] for m in two] == [0, 1, 1, 1]
+    assert [m["policy/version"] for m in two] == [m["policy/version"] for m in one]
+    assert max(m["mismatch/max"] for m in two) < 1e-4
+    assert all(m["grad_norm"] > 0 for m in two)
+    tasks = [[each[0] for each in drawn(tmp_path / n, 4)] for n in ("one", "two")]
+    assert tasks[0] == tasks[1]
+    whole = result_files(tmp_path / "two")
+    as_killed_after(2, tmp_path / "two")
+    finish(torchrun(2, "train.py", *flags(tmp_path / "two", **changes), "--resume"))
+    assert result_files(tmp_path / "two") == whole
 
 
 def test_a_failure_ahead_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from aem_gym.settings import load_config, settle
 from aem_gym.shape import Chunks, ModelShape
 from aem_gym.training import duration
 from aem_gym.training.memory import GPU, MemoryLayout, estimate_memory
-from aem_gym.training.workload import Workload, workload_of_run
+from aem_gym.training.workload import TurnLengths, Workload, workload_of_run
 from tests.weights import count_parameters_on_meta
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,6 +193,10 @@ def test_at_the_limits_every_context_is_full() -> None:
     work = Workload.at_limits(tiny(max_length=1000, max_new_tokens=50), 10)
     assert (work.turns, work.row, work.longest, work.rows) == (10, 1000, 1000, 128)
     assert Workload.at_limits(tiny(max_length=1000, max_new_tokens=50), 90).turns == 20
+    compact = tiny(max_length=1000, max_new_tokens=50, context_limit="compact")
+    work = Workload.at_limits(compact, 90)  # 4500 tokens: 1000 and 7 times the other half
+    assert (work.turns, work.rows_per_episode, work.row) == (90, 8, pytest.approx(1000))
+    assert Workload.at_limits(compact, 10).rows_per_episode == 1
     window = Workload.at_limits(tiny(context="window", max_length=1000, max_new_tokens=50), 10)
     assert (window.row, window.rows, window.sampled) == (1000, 1280, 128 * 10 * 50)
     twice = Workload.at_limits(tiny(drop_equal_groups=True, max_rounds=2))
@@ -200,13 +204,16 @@ def test_at_the_limits_every_context_is_full() -> None:
 
 
 def test_a_workload_is_counted_from_turns() -> None:
-    lengths = [[(10, 2), (5, 4)], [(10, 3)]]
+    lengths = [[TurnLengths(10, 2), TurnLengths(5, 4)], [TurnLengths(10, 3)]]
     work = Workload.of_lengths(lengths, "transcript", 1)
     assert (work.episodes, work.turns, work.most_turns) == (2, 1.5, 2)
     assert (work.prompt, work.response, work.longest) == (25 / 3, 3, 21)
     assert work.longest_response == (3 + 4) / 2 and work.tokens == pytest.approx(34)
     window = Workload.of_lengths(lengths, "window", 1)
     assert (window.longest, window.rows) == (13, 3) and window.tokens == pytest.approx(34)
+    compacted = [[*lengths[0], TurnLengths(12, 3, True), TurnLengths(4, 1)]]
+    more = Workload.of_lengths(compacted, "transcript", 1)
+    assert (more.longest, more.rows_per_episode, more.tokens) == (21, 2, 41)
     with pytest.raises(ConfigError, match="got none"):
         Workload.of_lengths([[]], "window", 1)
 

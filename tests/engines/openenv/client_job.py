@@ -1,4 +1,4 @@
-"""Plays with OpenEnv's own client: `python openenv_client_job.py URL SEED...`; prints JSON.
+"""Plays with OpenEnv's own client: `python client_job.py URL SEED...`; prints JSON.
 
 Runs in the environment of AEM_OPENENV_PYTHON, which need not have aem_gym.
 """

@@ -1,4 +1,4 @@
-"""An OpenEnv server that is not ours: `python openenv_echo.py PORT`. Two texts are its action."""
+"""An OpenEnv server that is not ours: `python echo.py PORT`. Two texts are its action."""
 
 import sys
 
