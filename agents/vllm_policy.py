@@ -67,13 +67,12 @@ class VLLMPolicy:
         self._servers = [VLLMClient(url, key, self.options) for url in urls]
         for server in self._servers:
             server.check()
+        keep = max(self.options.versions, settings.max_staleness + 2)
+        self._arguments = _arguments(weights, settings, self.options, keep)
         self._folder = Path(self.options.adapters or tempfile.mkdtemp(prefix=_TEMPORARY))
         name = f"aem-{secrets.token_hex(4)}"
         self._ownership = self._claim(name)
-        keep = max(self.options.versions, settings.max_staleness + 2)
         self._weights = _weights(weights, self.options, self._folder, name, keep)
-        merged = isinstance(self._weights, MergedWeights)
-        self._arguments = _arguments(weights, settings, self.options, 0 if merged else keep)
 
     @staticmethod
     def check_options(given: Mapping[str, Any], starts: bool = True) -> VLLMOptions:
@@ -231,9 +230,9 @@ def _weights(
 
 
 def _arguments(
-    weights: Any, settings: SamplingSettings, options: VLLMOptions, adapters: int
+    weights: Any, settings: SamplingSettings, options: VLLMOptions, versions: int
 ) -> dict[str, object]:
-    """Arguments of a server of our own that keeps `adapters` of them."""
+    """Arguments of a server of our own."""
     model = weights.model
     if getattr(model, "is_quantized", False) or hasattr(model, "quantization_method"):
         raise ConfigError(
@@ -256,14 +255,16 @@ def _arguments(
         # A prompt that is read in parts ends vLLM 0.32 where the request has a seed.
         found["no_enable_chunked_prefill"] = True
         found["max_num_batched_tokens"] = max(settings.max_length, _BATCHED)
-    if weights.peft_model is not None and adapters:
+    if weights.peft_model is not None and not merges(model, options):
         rank = weights.peft_model.peft_config["default"].r
         found["enable_lora"] = True
         found["max_lora_rank"] = next((known for known in RANKS if known >= rank), rank)
-        found["max_loras"] = adapters
+        found["max_loras"] = versions
     if options.keyed:
         found["logits_processors"] = "aem_gym.agents.vllm_keyed:KeyedDraws"
         found |= {"logprobs_mode": "raw_logprobs", "no_async_scheduling": True}
     if options.sleep:
+        if first.device.type == "cpu":
+            raise ConfigError("sampler_options.sleep: vLLM sleeps on GPUs only: leave it out")
         found["enable_sleep_mode"] = True
     return found | options.server

@@ -84,12 +84,12 @@ class VLLMServer:
         code = self._keeper.poll()
         if code is not None:
             raise InfrastructureError(
-                f"the vLLM server has ended (exit code {code}).{self._tail()}"
+                f"the vLLM server has ended (exit code {code}).{self._cause()}"
             )
 
     def failed_to_start(self) -> ConfigError:
         """The error about a server that never answered."""
-        return ConfigError(f"the vLLM server did not start.{self._tail()}")
+        return ConfigError(f"the vLLM server did not start.{self._cause()}")
 
     def close(self) -> None:
         """End it, and all it started. May be called twice."""
@@ -98,18 +98,22 @@ class VLLMServer:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._keeper.wait(2 * _GRACE)
 
-    def _tail(self) -> str:
-        """What its log says about its end. After a failure each request repeats a long error."""
-        if self._said is None:
-            with contextlib.suppress(OSError), self.log.open(errors="replace") as log:
-                lines = dict.fromkeys(line.rstrip().rpartition("] ")[2] for line in log)
-                errors = [line for line in lines if "Error" in line]
-                said = errors[:_SHOWN] or list(lines)[-_SHOWN:]
-                missing = any("No module named 'vllm'" in line for line in errors)
-                install = f" It is not installed: {INSTALL}"
-                told = f" From {self.log}:\n  " + "\n  ".join(said)
-                self._said = install if missing else told
-        return self._said or ""
+    def _cause(self) -> str:
+        self._said = why_it_ended(self.log) if self._said is None else self._said
+        return self._said
+
+
+def why_it_ended(log: Path) -> str:
+    """What a server's log says about its end: after a failure each request repeats a long error."""
+    try:
+        with log.open(errors="replace") as stream:
+            lines = dict.fromkeys(line.rstrip().rpartition("] ")[2] for line in stream)
+    except OSError:
+        return ""
+    errors = [line for line in lines if "Error" in line]
+    if any("No module named 'vllm'" in line for line in errors):
+        return f" It is not installed: {INSTALL}"
+    return f" From {log}:\n  " + "\n  ".join(errors[:_SHOWN] or list(lines)[-_SHOWN:])
 
 
 def _inherited() -> dict[str, str]:

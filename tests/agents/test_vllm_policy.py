@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aem_gym.agents.vllm_server import _inherited
+from aem_gym.agents.vllm_server import _inherited, why_it_ended
 from aem_gym.concurrency import run_async
 from aem_gym.errors import ConfigError
 from aem_gym.protocols import GenerationRequest
@@ -23,6 +23,16 @@ from tests.tiny import Tiny
         ({"urls": "http://a:1"}, "adapters: name a folder"),
         ({"urls": "http://a:1", "adapters": "x"}, "VLLM_API_KEY to the servers' API key"),
         ({"server": {"port": 1}}, "server.port: cannot be set"),
+        (
+            {"urls": "http://localhost:1", "adapters": "x", "merge": True},
+            "merge: for a server of our",
+        ),
+        (
+            {"urls": "http://localhost:1", "adapters": "x", "sleep": True},
+            "sleep: for a server of our",
+        ),
+        ({"python": sys.executable, "sleep": True}, "sleep: vLLM sleeps on GPUs only"),
+        ({"env": {"X": True}}, "env"),
         ({"timeout": "long"}, "timeout|float"),
     ],
 )
@@ -44,6 +54,18 @@ def test_without_vllm_the_error_says_how_to_get_it(tiny: Tiny, tmp_path: Path) -
     with pytest.raises(ConfigError, match="not installed: pip install vllm"):
         run_async(policy.sample(request))
     policy.close()
+
+
+def test_the_cause_of_a_servers_end_stands_before_what_follows_from_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    told = "(EngineCore pid=7) ERROR 11-28 23:38:12 [core.py:1512] RuntimeError: disk on fire"
+    flood = "(APIServer pid=9) ERROR 11-28 23:38:{:02} [error.py:54] EngineDeadError: see above"
+    log.write_text("\n".join(["starting", told, *map(flood.format, range(60)), "goodbye"]))
+    said = why_it_ended(log).splitlines()
+    assert said[1:] == ["  RuntimeError: disk on fire", "  EngineDeadError: see above"]
+    log.write_text("starting\nstopped by its owner\n")
+    assert why_it_ended(log).splitlines()[-1] == "  stopped by its owner"
+    assert why_it_ended(tmp_path / "none") == ""
 
 
 def test_a_server_does_not_join_torchruns_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,8 +207,9 @@ def test_a_version_that_is_used_again_is_caught(tiny: Tiny, served: Any) -> None
     moved(served, -0.25)
 
 
-def test_prefixes_that_are_not_kept_apart_are_caught(tiny: Tiny, tmp_path: Path) -> None:
-    """Merged weights have no name, so that only the salt tells whose prefix it is."""
+def test_prefixes_that_are_not_kept_apart_are_seen(tiny: Tiny, tmp_path: Path) -> None:
+    """Merged weights have no name: only the salt tells whose prefix it is. Without, what
+    `test_its_log_probabilities_are_the_learners` measures is off by far more than it allows."""
     agent: Any = tiny.agent(sampler="vllm", sampler_options=options(tmp_path, merge=True))
     ask = VLLMClient.complete
 
@@ -225,8 +226,8 @@ def test_prefixes_that_are_not_kept_apart_are_caught(tiny: Tiny, tmp_path: Path)
         agent.policy.close()
     batch = make_batch(groups, Rewards.of(tiny.config, tiny.template))
     assert batch is not None
-    with pytest.raises(SamplerMismatchError, match="disagree"):
-        Updater(agent.learner, tiny.config, exact=False).compare(batch)
+    _, figures = Updater(agent.learner, tiny.config, exact=False).compare(batch)
+    assert figures["mismatch/max"] > 1e-2
 
 
 @pytest.fixture(scope="module")
