@@ -23,9 +23,9 @@ from aem_gym.agents.vllm_options import VLLMOptions, check_here, key_of, read_op
 from aem_gym.agents.vllm_server import START_SECONDS, VLLMServer
 from aem_gym.agents.vllm_weights import (
     Adapters,
-    BaseModel,
     MergedWeights,
     PublishedWeights,
+    UnchangedWeights,
     has_company,
     merges,
 )
@@ -223,7 +223,7 @@ def _weights(
 ) -> PublishedWeights:
     """How the learner's weights reach the servers."""
     if weights.peft_model is None:
-        return BaseModel()
+        return UnchangedWeights()
     if merges(weights.model, options):
         return MergedWeights(folder, name, keep, weights.model)
     return Adapters(folder, name, keep, shared=bool(options.urls) and has_company())

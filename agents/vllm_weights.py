@@ -54,7 +54,7 @@ class PublishedWeights(Protocol):
         ...
 
 
-class BaseModel:
+class UnchangedWeights:
     """Nothing is published: there is no adapter."""
 
     versions: Sequence[int] = ()

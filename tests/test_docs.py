@@ -59,7 +59,10 @@ NEED_DATA = (
 )
 MISSING = "no OpenEnv server|data_dir: expected|got no such file|pip install|sandbox engine"
 """What commands on data, a server or an engine that may not be here may be refused with."""
-FOREIGN_FLAGS = {"--logdir", "--trl", "--only", "--rounds", "--shutdown-timeout", "--vllm"}
+FOREIGN_FLAGS = {
+    *("--logdir", "--trl", "--only", "--rounds", "--shutdown-timeout", "--vllm"),
+    "--no-enable-chunked-prefill",
+}
 """Of programs that are not ours, and of benchmarks."""
 
 
