@@ -123,8 +123,7 @@ class TextEnv(gym.Env[str, str]):
         """
         if self._over:
             raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
-        text = str(action)
-        last: Any = self.reply(text) if text.startswith(REPLY) else self.act(text)
+        last: Any = (self.reply if str(action).startswith(REPLY) else self.act)(str(action))
         if not isinstance(last, StepResult):
             raise _wrong_return(self, "act", last)
         self._last = last

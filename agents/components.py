@@ -19,7 +19,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "plain": "aem_gym.agents.formats:Plain",
         "react": "aem_gym.agents.formats:React",
         "think_line": "aem_gym.agents.formats:ThinkLine",
-        "bash": "aem_gym.agents.formats:Bash",
+        "bash": "aem_gym.agents.formats:FencedBash",
         "tool_call": "aem_gym.agents.tool_formats:ToolCall",
         "xml_function": "aem_gym.agents.tool_formats:XmlFunction",
     },

@@ -145,7 +145,7 @@ class React:
         return "Each response is a thought and one action:\n\nThought: ...\nAction: ..."
 
 
-class Bash:
+class FencedBash:
     """A thought, and one command in a fenced block, as mini-swe-agent's text models write it.
 
     The fence is named `bash`, `sh` or `mswea_bash_command`, and ends at the first line of three

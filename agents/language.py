@@ -252,7 +252,7 @@ class PromptBuilder:
         told: str = "",
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        self.tokenizer, self.kind, self._told = tokenizer, kind, told
+        self.tokenizer, self.kind, self._told = tokenizer, kind, f"\n\n{told}" if told else ""
         pieces = chat_pieces(tokenizer, options, thinks=thinks)
         self.pieces: ChatPieces = whole_tokens(pieces, tokenizer)
         self._controls = control_tokens(tokenizer, self.pieces, tags)
@@ -311,8 +311,7 @@ class PromptBuilder:
 
     def _opening(self, system: str) -> Frame:
         """The frame of a first user text."""
-        system = "\n\n".join(filter(None, (system, self._told)))
-        if not system:
+        if not (system := (system + self._told).removeprefix("\n\n")):
             return self._frame(self.pieces.user[:1], self.pieces.user[1], "user")
         before, between, after = self.pieces.system_user
         trim = self.pieces.trims.get("system", str)
@@ -356,15 +355,21 @@ def _fields(
         seen = rewritten(old.observation, template.rewrite)
         past.append(template.history_item.format(step=step, observation=seen, action=old.action))
     shown = [action for action in admissible if action not in template.hidden_actions]
-    listed = "\n".join(rewritten(action, template.rewrite_actions) for action in shown)
-    now = rewritten(observation, template.rewrite)
-    if history and template.invalid_feedback and not history[-1].valid:
-        now = template.invalid_feedback.format(observation=now, admissible=listed)
-    return {
+    fields = {
         "instructions": start.instructions,
         "goal": start.goal,
-        "observation": now,
-        "admissible": listed,
+        "observation": rewritten(observation, template.rewrite),
+        "admissible": "\n".join(rewritten(action, template.rewrite_actions) for action in shown),
         "history": "\n".join(past),
         "shown": len(past),
     }
+    return _with_feedback(template, fields, history) if template.invalid_feedback else fields
+
+
+def _with_feedback(
+    template: PromptTemplate, fields: dict[str, Any], history: Sequence[Turn]
+) -> dict[str, Any]:
+    """The fields; after an invalid action the template's feedback stands for the observation."""
+    if not history or history[-1].valid:
+        return fields
+    return fields | {"observation": template.invalid_feedback.format_map(fields)}

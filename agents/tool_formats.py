@@ -199,8 +199,8 @@ class ToolCall(ToolFormat):
 class XmlFunction(ToolFormat):
     """`<function=NAME>` with `<parameter=KEY>VALUE</parameter>` (Qwen3-Coder, R2E-Gym, OpenHands).
 
-    `<tool_call>` around it is left out. A value that begins on the next line ends before its closing
-    tag's line. The last `</function>` may be missing: scaffolds stop sampling there.
+    `<tool_call>` around it is left out. A value that begins on the next line ends before the
+    line of its closing tag. The last `</function>` may be missing: scaffolds stop sampling there.
     """
 
     name = "xml_function"

@@ -201,7 +201,7 @@ WRONG = [
     ("tools", "", qwen3("bash", command=" "), "a text in command; got an empty one"),
     ("tools", "", qwen3("bash", command=["ls"]), 'type string; got ["ls"]'),
     ("tools", "", qwen3("str_replace_editor", command="open", path="x"), "among view, create"),
-    ("tools", "", qwen3("str_replace_editor", command="view", path="x", view_range="1, 2"), "array"),
+    ("tools", "", qwen3("str_replace_editor", command="view", path="", view_range="1"), "array"),
     ("r2e", "", "<function=execute_bash>\n<parameter=cmd>ls\n</function>", "each argument as"),
     ("r2e", "", "<function=execute_bash>ls</function>", "each argument as"),
     ("r2e", "", "<function=shell>\n</function>", "a call of file_editor, execute_bash"),
