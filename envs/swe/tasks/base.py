@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from aem_gym.envs.swe.sandbox.base import ImagePlan
+from aem_gym.envs.swe.sandbox.base import ImagePlan, ImageSource
+from aem_gym.errors import ConfigError
 
 SPLITS = ("train", "eval", "test")
+
+
+class RowError(ConfigError):
+    """A row of a data set is not in its schema, or cannot be graded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +24,7 @@ class SweTask:
     """A package or `owner/name`: what results are grouped by."""
     problem: str
     """The issue."""
-    image: ImagePlan | str
+    image: ImagePlan | ImageSource | str
     """Its `/testbed` holds the repository. A name is pulled, a plan is built."""
     fail_to_pass: tuple[str, ...]
     """Tests (pytest node ids, or names of the row's own test runner) that fail and have to pass."""
@@ -28,8 +33,10 @@ class SweTask:
     test_command: str
     """One command that runs the test files; grading appends files and options of its own to it.
 
-    `{report}` is the path of pytest's junit XML; without it the output is read.
+    `{report}` is the path of the junit XML; without it the output is read.
     """
+    log: str = ""
+    """What reads the result, by name (`logs.READERS`); empty: by the test command."""
     hidden: Mapping[str, bytes] = field(default_factory=dict)
     """Path in the repository -> content of a test file, written for grading only."""
     test_patch: str = ""
@@ -42,6 +49,9 @@ class SweTask:
     """
     removed: tuple[str, ...] = ()
     """Paths that are deleted with the overlay (hidden tests)."""
+    bug_patch: str = ""
+    """A diff of the image's repository that puts the fault in, before the agent sees it; its
+    history goes then."""
     gold: str = ""
     """The patch that resolves the issue (unified diff)."""
     split: str = "train"
