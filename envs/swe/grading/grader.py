@@ -92,6 +92,7 @@ xargs -0 -r chown -h {AGENT}:{AGENT} -- < {STORE}/back
 _LAY = f"""
 set -e
 umask 022
+mkdir -p {STORE}/tree
 tar -x -f - -C {STORE} --no-same-owner
 cd {WORKDIR}
 [ ! -s {STORE}/test.patch ] \\
@@ -222,8 +223,8 @@ def _tests(task: SweTask) -> tuple[str, ...]:
 
 
 def _hidden(task: SweTask) -> tuple[str, ...]:
-    """The paths of hidden tests, which no patch may create."""
-    return tuple(sorted({*task.hidden, *touched(task.test_patch)}))
+    """The paths of hidden tests, which no patch may create, and of tests that the image has."""
+    return tuple(sorted({*task.hidden, *touched(task.test_patch), *task.shipped_tests}))
 
 
 @dataclass(frozen=True, slots=True)

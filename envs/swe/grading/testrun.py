@@ -22,11 +22,9 @@ from random import Random
 from aem_gym.envs.swe.sandbox.base import AGENT, WORKDIR, CommandResult, Sandbox
 from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.envs.swe.tasks.logs import (
-    JUNIT,
     ReportError,
     Status,
     read_junit,
-    read_junit_names,
     reader_name,
     reader_of,
     status_of,
@@ -161,8 +159,7 @@ def _command(task: SweTask, canaries: Canaries, report: str) -> str:
 
 def _read(sandbox: Sandbox, task: SweTask, ran: CommandResult, report: str) -> Mapping[str, Status]:
     if "{report}" in task.test_command:
-        read = read_junit_names if task.log == JUNIT else read_junit
-        return read(sandbox.read(report, _REPORT_BYTES))
+        return read_junit(sandbox.read(report, _REPORT_BYTES))
     if ran.elided:
         raise ReportError("more output than is read")
     return reader_of(task.test_command, task.log)(ran.output)

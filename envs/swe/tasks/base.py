@@ -33,7 +33,7 @@ class SweTask:
     test_command: str
     """One command that runs the test files; grading appends files and options of its own to it.
 
-    `{report}` is the path of the junit XML; without it the output is read.
+    `{report}` is the path of pytest's junit XML; without it the output is read.
     """
     log: str = ""
     """What reads the result, by name (`logs.READERS`); empty: by the test command."""
@@ -57,6 +57,14 @@ class SweTask:
     split: str = "train"
     timeout: float = 300.0
     """Seconds that grading may take."""
+
+    @property
+    def shipped_tests(self) -> tuple[str, ...]:
+        """Test files that are graded as the image has them, by node id; none if any are hidden."""
+        if self.hidden or self.test_patch:
+            return ()
+        named = dict.fromkeys((*self.fail_to_pass, *self.pass_to_pass))
+        return tuple(dict.fromkeys(n.partition("::")[0] for n in named if "::" in n))
 
 
 @dataclass(frozen=True, slots=True)

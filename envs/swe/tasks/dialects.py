@@ -34,7 +34,7 @@ from typing import Any, TypeAlias
 from aem_gym.envs.swe.sandbox.base import WORKDIR, ImageSource
 from aem_gym.envs.swe.tasks.base import RowError, SweTask
 from aem_gym.envs.swe.tasks.git import DiffError, reversed_diff, test_files, touched
-from aem_gym.envs.swe.tasks.logs import JUNIT, READERS, Status, read_pytest_output
+from aem_gym.envs.swe.tasks.logs import READERS, Status, read_pytest_output
 from aem_gym.envs.swe.workspace import is_inside
 
 Record: TypeAlias = Mapping[str, Any]
@@ -47,7 +47,7 @@ ACTIVATE = f"[ ! -f {_CONDA} ] || . {_CONDA} testbed; "
 _TIMEOUT = 1800.0
 _LOG_PARSERS = {
     **{f"parse_log_{name}": name for name in READERS},
-    **{"parse_log_gotest": "go", "parse_log_pytest_v2": "pytest", "parse_log_junit": JUNIT},
+    **{"parse_log_gotest": "go", "parse_log_pytest_v2": "pytest"},
     **{"parse_log_pytest_options": "pytest", "parse_log_vitest": "jest"},
 }
 """Of SWE-bench's harness and its forks -> ours."""
@@ -102,9 +102,8 @@ def _checked(task: SweTask, place: str) -> SweTask:
         outside = [path for path in touched(patch) if not is_inside(path)]
         if outside:
             raise RowError(f"column {name}: expected files in the repository, got {outside[0]!r}")
-    if task.log and task.log not in READERS and task.log != JUNIT:
-        known = ", ".join((*READERS, JUNIT))
-        raise RowError(f"expected a log reader among {known}, got {task.log!r}")
+    if task.log and task.log not in READERS:
+        raise RowError(f"expected a log reader among {', '.join(READERS)}, got {task.log!r}")
     return task
 
 
