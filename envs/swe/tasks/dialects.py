@@ -34,7 +34,7 @@ from typing import Any, TypeAlias
 from aem_gym.envs.swe.sandbox.base import WORKDIR, ImageSource
 from aem_gym.envs.swe.tasks.base import RowError, SweTask
 from aem_gym.envs.swe.tasks.git import DiffError, reversed_diff, test_files, touched
-from aem_gym.envs.swe.tasks.logs import READERS, Status, read_pytest_output
+from aem_gym.envs.swe.tasks.logs import HARNESS_PARSERS, READERS, Status, read_pytest_output
 from aem_gym.envs.swe.workspace import is_inside
 
 Record: TypeAlias = Mapping[str, Any]
@@ -45,12 +45,6 @@ _CONDA = "/opt/miniconda3/bin/activate"
 ACTIVATE = f"[ ! -f {_CONDA} ] || . {_CONDA} testbed; "
 """Images built by SWE-bench's harness keep the Python of the repository there."""
 _TIMEOUT = 1800.0
-_LOG_PARSERS = {
-    **{f"parse_log_{name}": name for name in READERS},
-    **{"parse_log_gotest": "go", "parse_log_pytest_v2": "pytest"},
-    **{"parse_log_pytest_options": "pytest", "parse_log_vitest": "jest"},
-}
-"""Of SWE-bench's harness and its forks -> ours."""
 SWE_GYM = {
     **{"getmoto/moto": "pytest -n0 -rA", "conan-io/conan": "pytest -n0 -rA"},
     **{"dask/dask": "pytest -n0 -rA --color=no", "Project-MONAI/MONAI": "pytest -rA"},
@@ -217,10 +211,10 @@ def _read_rebench(record: Record, place: str) -> SweTask:
     if not isinstance(command, str) or not command.strip():
         raise RowError("expected install_config.test_cmd, got none")
     parser = str(config.get("log_parser") or "parse_log_pytest")
-    if parser not in _LOG_PARSERS and not text(record, "log_reader", default=""):
-        known = ", ".join(sorted(_LOG_PARSERS))
+    if parser not in HARNESS_PARSERS and not text(record, "log_reader", default=""):
+        known = ", ".join(sorted(HARNESS_PARSERS))
         raise RowError(f"install_config.log_parser: expected one of {known}, got {parser!r}")
-    log = _LOG_PARSERS.get(parser, "")
+    log = HARNESS_PARSERS.get(parser, "")
     files = test_files(text(record, "test_patch", default=""))
     image = f"swerebench/sweb.eval.x86_64.{text(record, 'instance_id').replace('__', '_1776_')}"
     command = _command(command, files) if log == "pytest" else command

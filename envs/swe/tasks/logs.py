@@ -119,7 +119,7 @@ def read_sympy_output(output: str) -> Statuses:
     found = []
     for line in output.splitlines():
         # The last test of a file shares its line with the result of the file.
-        line = re.sub(r"\s*\[(OK|FAIL)\]\s*$", "", line).strip()
+        line = line.strip().removesuffix("[OK]").removesuffix("[FAIL]").rstrip()
         if line.startswith("test_"):
             found += [(line.split()[0], s) for end, s in ends.items() if line.endswith(end)]
     # Failures are listed again below a rule: `____ path/test_x.py:test_name ____`.
@@ -242,7 +242,6 @@ def read_junit(content: bytes) -> Statuses:
 
 
 _XML_HEAD = re.compile(r"<\?xml[^>]*\?>")
-_XML_BODY = re.compile(r"<testsuites?\b.*</testsuites?>", re.DOTALL)
 
 
 def read_junit_output(output: str) -> Statuses:
@@ -253,9 +252,10 @@ def read_junit_output(output: str) -> Statuses:
     """
     found = []
     for part in _XML_HEAD.split(output):
-        body = _XML_BODY.search(part)
+        start, end = part.find("<testsuite"), part.rfind("</testsuite")
+        body = part[start : part.find(">", end) + 1] if 0 <= start < end else ""
         with contextlib.suppress(ReportError):
-            for case in _cases(body[0].encode("utf-8", "replace")) if body else ():
+            for case in _cases(body.encode("utf-8", "replace")) if body else ():
                 found += [(name, _status(case)) for name in _names(case)]
     return worst(found)
 
@@ -317,6 +317,12 @@ READERS: Mapping[str, Reader] = {
     "tap": read_tap_output,
     "junit": read_junit_output,
 }
+HARNESS_PARSERS: Mapping[str, str] = {
+    **{f"parse_log_{name}": name for name in READERS},
+    **{"parse_log_gotest": "go", "parse_log_pytest_v2": "pytest"},
+    **{"parse_log_pytest_options": "pytest", "parse_log_vitest": "jest"},
+}
+"""Parser of SWE-bench's harness and its forks -> reader of ours."""
 _BY_COMMAND = (
     (r"bin/test\b", "sympy"),
     (r"runtests\.py", "django"),

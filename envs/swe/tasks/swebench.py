@@ -25,6 +25,7 @@ import yaml
 from aem_gym.envs.swe.sandbox.base import ImagePlan
 from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.envs.swe.tasks.git import checkout, find_mirror, lacking, test_files
+from aem_gym.envs.swe.tasks.logs import HARNESS_PARSERS
 from aem_gym.envs.swe.tasks.rows import Row, read_rows
 from aem_gym.errors import ConfigError, MissingDependencyError
 from aem_gym.io import cache_folder
@@ -86,7 +87,8 @@ def make_task(row: Row, mirrors: Path | None = None) -> SweTask:
         image=row.image or _PREBUILT.format(row.instance_id.replace("__", "_1776_").lower()),
         fail_to_pass=row.fail_to_pass,
         pass_to_pass=_real_tests(row),
-        test_command=_ACTIVATE + _command(row),
+        test_command=_ACTIVATE * _is_python(row.repo) + _command(row),
+        log=official_reader(row.repo)[0],
         test_patch=row.test_patch,
         gold=row.patch,
         split="test",
@@ -108,7 +110,7 @@ def rows_to_use(source: str, mirrors: Path | None) -> tuple[tuple[Row, ...], dic
         SandboxError: a mirror cannot be read.
     """
     found = read_rows(source)
-    rows, lost = (found.rows, {}) if mirrors is None else buildable(found.rows, mirrors)
+    rows, lost = pulled(found.rows) if mirrors is None else buildable(found.rows, mirrors)
     left = dict.fromkeys(found.incomplete, "incomplete")
     left |= dict.fromkeys(found.malformed, "malformed") | lost
     for message in found.malformed:
@@ -126,6 +128,19 @@ def rows_to_use(source: str, mirrors: Path | None) -> tuple[tuple[Row, ...], dic
     if left:
         logger.warning("%d rows of %s are left out: %s", len(left), source, why)
     return rows, left
+
+
+def pulled(rows: Iterable[Row]) -> tuple[tuple[Row, ...], dict[str, str]]:
+    """(rows whose tests can be read in their prebuilt images, why those of others cannot by id)."""
+    kept: list[Row] = []
+    reasons: dict[str, str] = {}
+    for row in rows:
+        reason = "" if row.task is not None else official_reader(row.repo)[1]
+        if reason:
+            reasons[row.instance_id] = reason
+        else:
+            kept.append(row)
+    return tuple(kept), reasons
 
 
 def buildable(rows: Iterable[Row], mirrors: Path) -> tuple[tuple[Row, ...], dict[str, str]]:
@@ -231,6 +246,20 @@ def official_command(repo: str, version: str) -> str:
     if _is_python(repo):
         return str(command[-1])
     return "; ".join([*spec.get("build", ()), *command])  # SWE-bench Multilingual
+
+
+@lru_cache(maxsize=256)
+def official_reader(repo: str) -> tuple[str, str]:
+    """(log reader of a repository, why there is none), by the extra `swebench`.
+
+    Both are empty for Python, whose command tells its reader, and without the extra.
+    """
+    if _is_python(repo):
+        return "", ""
+    parsers = importlib.import_module("swebench.harness.log_parsers").MAP_REPO_TO_PARSER
+    name = getattr(parsers.get(repo), "__name__", "none")
+    reader = HARNESS_PARSERS.get(name, "")
+    return reader, "" if reader else f"no log reader of ours for SWE-bench's {name}"
 
 
 def _is_python(repo: str) -> bool:
