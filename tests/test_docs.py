@@ -59,7 +59,16 @@ NEED_DATA = (
 )
 MISSING = "no OpenEnv server|data_dir: expected|got no such file|pip install|sandbox engine"
 """What commands on data, a server or an engine that may not be here may be refused with."""
-FOREIGN_FLAGS = {"--logdir", "--trl", "--only", "--rounds", "--shutdown-timeout", "--vllm"}
+RUNNERS = {"--reporter", "--verbose", "--verbosity", "--junitxml", "--test"}
+FOREIGN_FLAGS = {
+    "--logdir",
+    "--trl",
+    "--only",
+    "--rounds",
+    "--shutdown-timeout",
+    "--vllm",
+    *RUNNERS,
+}
 """Of programs that are not ours, and of benchmarks."""
 
 

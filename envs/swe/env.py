@@ -49,9 +49,9 @@ class SWEEnv(TextEnv):
 
     Args:
         split: `train`, `eval` or `test` (docs/swe.md lists the tasks of each).
-        tasks: a shipped suite (`default`) or its `.jsonl` file; rows of SWE-bench (`.jsonl` file,
-            `.json` list, folder, or a dataset's id); a `.yaml` or `.json` file about a
-            repository of yours.
+        tasks: a shipped suite (`default`) or its `.jsonl` file; rows of SWE-bench and data sets
+            like it (`.jsonl` file, `.json` list, folder, `hub:ID@SPLIT`); a `.yaml` or `.json`
+            file about a repository of yours.
         eval_tasks: another source for the tasks of `eval` and `test`.
         repos: only tasks of these packages or repositories; a list, or names joined by commas.
         engine: `docker`, `podman`, `auto` for whichever answers, or (without isolation)
