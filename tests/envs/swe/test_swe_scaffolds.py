@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 
 from aem_gym.agents.formats import response_format
 from aem_gym.agents.tool_formats import ToolFormat
-from aem_gym.envs.swe.env import PROMPT_TEMPLATES
+from aem_gym.envs.swe.env import PROMPT_TEMPLATES, SWEEnv
+from aem_gym.envs.swe.sandbox.base import SandboxEngine
 from aem_gym.envs.swe.tools.calls import COMMANDS, parse
 from aem_gym.envs.swe.tools.grammar import (
     Bash,
@@ -35,6 +37,7 @@ from aem_gym.envs.swe.tools.grammar import (
 from aem_gym.envs.swe.tools.toolbox import Toolbox
 from aem_gym.protocols import ResponseFormat
 from tests.envs.swe.swe_bench import BROKEN, Episode
+from tests.envs.swe.swe_own import write_tasks
 
 VIEW = ViewFile("/testbed/calc.py", 1, 5)
 REST = ViewFile("/testbed/calc.py", 3, None)
@@ -297,3 +300,50 @@ def test_the_editor_changes_a_file_and_takes_it_back(episode: Episode) -> None:
     assert "no change by these tools" in use(command="undo_edit", path=path)
     new = {"command": "create", "path": "/testbed/new.py", "file_text": "x = 1"}
     assert "was written" in use(**new) and "there already" in use(**new)
+
+
+FIXES: Mapping[str, list[str]] = {
+    "mini": [
+        "THOUGHT: look\n\n```bash\ngrep -n 'a - b' calc.py\n```",
+        "THOUGHT: mend\n\n```bash\nsed -i 's/a - b/a + b/' calc.py\n```",
+        "```bash\necho COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT\n```",
+    ],
+    "tools": [
+        qwen3("bash", command="grep -n 'a - b' calc.py"),
+        qwen3("str_replace_editor", command="str_replace", path="/testbed/calc.py",
+              old_str="return a - b", new_str="return a + b"),
+        qwen3("submit"),
+    ],
+    "r2e": [
+        r2e("search", search_term="a - b", path="/testbed"),
+        r2e("file_editor", command="str_replace", path="/testbed/calc.py",
+            old_str="return a - b", new_str="return a + b"),
+        r2e("finish", command="submit"),
+    ],
+    "openhands": [
+        openhands("think", thought="it is in calc.py"),
+        openhands("str_replace_editor", command="str_replace", path="/testbed/calc.py",
+                  old_str="return a - b", new_str="return a + b"),
+        openhands("finish", message="done"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("template", FIXES)
+def test_a_transcript_of_each_scaffold_resolves_a_task(
+    engine: SandboxEngine, tmp_path: Path, template: str
+) -> None:
+    """What cannot be read takes a step, changes nothing, and is answered with the reason."""
+    env = SWEEnv(tasks=str(write_tasks(tmp_path)), split="test", max_turns=8)
+    reader = form(template)
+    try:
+        env.reset(seed=0, options={"task_id": "add"})
+        answer, _, over, *_ = env.step(reader.parse("I do not know.")[1])
+        assert answer.startswith("The response was not understood") and "[7 steps left]" in answer
+        for response in FIXES[template]:
+            assert not over
+            answer, reward, over, _, info = env.step(reader.parse(response)[1])
+        assert over and reward == 1.0 and info["resolved"], answer
+    finally:
+        env.close()
