@@ -156,6 +156,30 @@ PASSED r2e_tests/test_1.py::test_double
 """
 
 
+def _commit() -> list[dict[str, Any]]:
+    """The files of the commit, taken apart."""
+    lines = [("context", ""), ("context", "def add(a, b):")]
+    lines += [("deleted", "    return a - b"), ("added", "    return a + b"), ("context", "")]
+    hunk = {
+        "descriptor": {
+            "old_range": {"start": 3, "length": 4},
+            "new_range": {"start": 3, "length": 4},
+            "section": "",
+        },
+        "line_group": {"all_lines": [{"type": t, "content": c} for t, c in lines]},
+    }
+    return [
+        {
+            "header": {"file": {"path": "calc.py"}, "misc_line": None},
+            "minus_file": {"path": "a/calc.py"},
+            "plus_file": {"path": "b/calc.py"},
+            "is_binary_file": False,
+            "hunks": [hunk],
+        },
+        {"header": {"file": {"path": "tests/test_calc.py"}, "misc_line": None}, "hunks": []},
+    ]
+
+
 def r2e_row(folder: Path, image: str) -> dict[str, Any]:
     """As R2E-Gym publishes them: test files and logs in a JSON text, the commit taken apart."""
     result = {
@@ -169,31 +193,11 @@ def r2e_row(folder: Path, image: str) -> dict[str, Any]:
         ),
         "new_commit_res_stdout": _LOG.format(add="PASSED r2e_tests/test_1.py::test_add_secret"),
     }
-    lines = [("context", ""), ("context", "def add(a, b):")]
-    lines += [("deleted", "    return a - b"), ("added", "    return a + b"), ("context", "")]
-    hunk = {
-        "descriptor": {
-            "old_range": {"start": 3, "length": 4},
-            "new_range": {"start": 3, "length": 4},
-            "section": "",
-        },
-        "line_group": {"all_lines": [{"type": t, "content": c} for t, c in lines]},
-    }
-    files = [
-        {
-            "header": {"file": {"path": "calc.py"}, "misc_line": None},
-            "minus_file": {"path": "a/calc.py"},
-            "plus_file": {"path": "b/calc.py"},
-            "is_binary_file": False,
-            "hunks": [hunk],
-        },
-        {"header": {"file": {"path": "tests/test_calc.py"}, "misc_line": None}, "hunks": []},
-    ]
     return {
         "repo_name": "calc",
         "docker_image": image,
         "commit_hash": "1" * 40,
-        "parsed_commit_content": json.dumps({"file_diffs": files}),
+        "parsed_commit_content": json.dumps({"file_diffs": _commit()}),
         "execution_result_content": json.dumps(result),
         "expected_output_json": json.dumps({"test_add_secret": "PASSED", "test_double": "PASSED"}),
         "problem_statement": "[ISSUE]\nadd(2, 2) gives 0\n[/ISSUE]",
