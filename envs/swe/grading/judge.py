@@ -35,8 +35,8 @@ Lay = Callable[[Mapping[str, bytes]], None]
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    failed: tuple[str, ...]
-    """Tests of either list that did not pass."""
+    failed: frozenset[str]
+    """Tests of either list that did not pass; after a run with failures no more are asked."""
     deviations: frozenset[str]
     """Words for what an honest answer has no reason for."""
     reason: str
@@ -69,6 +69,7 @@ def examine(setting: Setting, random: Random, excused: Set[str] = frozenset()) -
     """
     task = setting.task
     until = time.monotonic() + task.timeout
+    apart = {test for test in _tests(task) if f"alone {test}" in excused}
     asked = choose(task, random) if is_pytest(task) else Asked({})
     contents = {path: setting.read(path) for path in asked.paths}
     first, second = Drawing(task, asked, contents, random).versions()
@@ -78,15 +79,16 @@ def examine(setting: Setting, random: Random, excused: Set[str] = frozenset()) -
     reason = _doubt(session, canaries, task)
     deviations = _compare(first, session)
     statuses = _together(first, session)
-    if second.orders.alone and not reason:
+    failed = _failed(task, statuses, first.later(task))
+    if second.orders.alone and not reason and failed <= apart:
         setting.lay(second.files)
         session = _run(setting, until, second.orders)
         late = f"the tests gave no result in {task.timeout:g} s"
         reason = late if session.ran.timed_out else ""
         deviations |= _compare(second, session)
         statuses |= _together(second, session)
-    failed = _failed(task, statuses)
-    if failed and not reason and {f"alone {test}" for test in failed} <= excused:
+        failed = _failed(task, statuses)
+    if failed and not reason and failed <= apart:
         setting.lay({**contents, **canaries.files})
         session = _run(setting, until, Orders(), tuple(canaries.files))
         reason = _doubt(session, canaries, task)
@@ -94,7 +96,7 @@ def examine(setting: Setting, random: Random, excused: Set[str] = frozenset()) -
     found = {test: status_of(test, statuses) for test in task.pass_to_pass}
     odd = (Status.XFAILED, Status.SKIPPED)
     deviations |= {f"{s.name} {test}" for test, s in found.items() if s in odd}
-    return Findings(failed, frozenset(deviations), reason)
+    return Findings(frozenset(failed), frozenset(deviations), reason)
 
 
 def _run(setting: Setting, until: float, orders: Orders, more: tuple[str, ...] = ()) -> Session:
@@ -112,9 +114,16 @@ def _together(version: Version, session: Session) -> dict[str, Status]:
     return {**session.statuses, **alone}
 
 
-def _failed(task: SweTask, statuses: Mapping[str, Status]) -> tuple[str, ...]:
-    tests = (*task.fail_to_pass, *task.pass_to_pass)
-    return tuple(test for test in tests if not _may_pass(test, status_of(test, statuses), task))
+def _failed(
+    task: SweTask, statuses: Mapping[str, Status], later: Set[str] = frozenset()
+) -> Set[str]:
+    """Tests that did not pass, without those that are asked `later`."""
+    found = ((test, status_of(test, statuses)) for test in _tests(task) if test not in later)
+    return {test for test, status in found if not _may_pass(test, status, task)}
+
+
+def _tests(task: SweTask) -> tuple[str, ...]:
+    return (*task.fail_to_pass, *task.pass_to_pass)
 
 
 def _may_pass(test: str, status: Status | None, task: SweTask) -> bool:
