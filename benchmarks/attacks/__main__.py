@@ -85,8 +85,7 @@ def attempt(engine: SandboxEngine, answer: Answer) -> Result:
     began = time.perf_counter()
     verdict = grade(engine, answer.task, answer.patch)
     seconds = round(time.perf_counter() - began, 2)
-    said = (verdict.resolved, verdict.reason[:300], len(verdict.failed), seconds)
-    return Result(*answer.key, *said)
+    return Result(*answer.key, verdict.resolved, verdict.reason[:300], len(verdict.failed), seconds)
 
 
 def draw(arguments: argparse.Namespace) -> list[Answer]:
