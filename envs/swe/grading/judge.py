@@ -36,7 +36,7 @@ Lay = Callable[[Mapping[str, bytes]], None]
 @dataclass(frozen=True, slots=True)
 class Findings:
     failed: frozenset[str]
-    """Tests of either list that did not pass; after a run with failures no more are asked."""
+    """Tests of either list that did not pass."""
     deviations: frozenset[str]
     """Words for what an honest answer has no reason for."""
     reason: str
@@ -79,15 +79,14 @@ def examine(setting: Setting, random: Random, excused: Set[str] = frozenset()) -
     reason = _doubt(session, canaries, task)
     deviations = _compare(first, session)
     statuses = _together(first, session)
-    failed = _failed(task, statuses, first.later(task))
-    if second.orders.alone and not reason and failed <= apart:
+    if second.orders.alone and not reason:
         setting.lay(second.files)
         session = _run(setting, until, second.orders)
         late = f"the tests gave no result in {task.timeout:g} s"
         reason = late if session.ran.timed_out else ""
         deviations |= _compare(second, session)
         statuses |= _together(second, session)
-        failed = _failed(task, statuses)
+    failed = _failed(task, statuses)
     if failed and not reason and failed <= apart:
         setting.lay({**contents, **canaries.files})
         session = _run(setting, until, Orders(), tuple(canaries.files))
@@ -114,11 +113,8 @@ def _together(version: Version, session: Session) -> dict[str, Status]:
     return {**session.statuses, **alone}
 
 
-def _failed(
-    task: SweTask, statuses: Mapping[str, Status], later: Set[str] = frozenset()
-) -> Set[str]:
-    """Tests that did not pass, without those that are asked `later`."""
-    found = ((test, status_of(test, statuses)) for test in _tests(task) if test not in later)
+def _failed(task: SweTask, statuses: Mapping[str, Status]) -> Set[str]:
+    found = ((test, status_of(test, statuses)) for test in _tests(task))
     return {test for test, status in found if not _may_pass(test, status, task)}
 
 

@@ -38,12 +38,6 @@ class Version:
     inside: Mapping[str, tuple[str, bool]]
     """Canaries in these files, as in `Inside`."""
 
-    def later(self, task: SweTask) -> frozenset[str]:
-        """The tests of its copies, whose statuses say nothing about them."""
-        left = set(self.orders.left)
-        tests = (*task.fail_to_pass, *task.pass_to_pass)
-        return frozenset(test for test in tests if test.split("[")[0] in left)
-
 
 Key = tuple[str, str]
 """(file, function)."""

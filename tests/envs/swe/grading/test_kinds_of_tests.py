@@ -134,7 +134,7 @@ BENT = {
 
 @pytest.fixture
 def task(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweTask:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("AEM_GYM_CACHE", str(tmp_path))
     return replace(
         bench.task,
         hidden={FILE: _TESTS.encode(), "conftest.py": b"import pytest\n"},
