@@ -57,6 +57,11 @@ class Setting:
     """The folder of the plug-in."""
     plugin: str
 
+    def lay_again(self, files: Mapping[str, bytes]) -> None:
+        """Write other files, when nothing that an earlier run left can meddle with them."""
+        self.sandbox.kill_agent()
+        self.lay(files)
+
 
 def examine(setting: Setting, random: Random, excused: Set[str] = frozenset()) -> Findings:
     """Run the tests.
@@ -80,7 +85,7 @@ def examine(setting: Setting, random: Random, excused: Set[str] = frozenset()) -
     deviations = _compare(first, session)
     statuses = _together(first, session)
     if second.orders.alone and not reason:
-        setting.lay(second.files)
+        setting.lay_again(second.files)
         session = _run(setting, until, second.orders)
         late = f"the tests gave no result in {task.timeout:g} s"
         reason = late if session.ran.timed_out else ""
@@ -88,7 +93,7 @@ def examine(setting: Setting, random: Random, excused: Set[str] = frozenset()) -
         statuses |= _together(second, session)
     failed = _failed(task, statuses)
     if failed and not reason and failed <= apart:
-        setting.lay({**contents, **canaries.files})
+        setting.lay_again({**contents, **canaries.files})
         session = _run(setting, until, Orders(), tuple(canaries.files))
         reason = _doubt(session, canaries, task)
         failed = _failed(task, session.statuses)

@@ -17,12 +17,12 @@ from aem_gym.envs.swe.grading.copies import function_of, make_copies
 from aem_gym.envs.swe.grading.sessions import Orders, file_of
 from aem_gym.envs.swe.tasks.base import SweTask
 
-_SAMPLE = 4
+_SAMPLE = 3
 """Functions of PASS_TO_PASS that are asked."""
-_COPIES = 2
+_COPIES = 1
 """Tests of one function (it has parameters) whose copies run."""
 _ASKED = 4
-"""Each test runs that often, divided by the number of functions, so that chance does not pass."""
+"""FAIL_TO_PASS tests run that often, divided by the number of their functions: chance fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,8 @@ class Version:
     """Canaries in these files, as in `Inside`."""
 
 
+_CHECKED = 3
+"""Tests of a run after which the test runner is looked at, besides the end of the run."""
 Key = tuple[str, str]
 """(file, function)."""
 
@@ -130,13 +132,16 @@ class Drawing:
                 copies |= dict.fromkeys(chosen, lines.get(key, frozenset()))
             else:
                 true |= set(tests)
-        repeat = max(1, -(-_ASKED // max(1, len(keys))))
-        alone = dict.fromkeys(sorted({*copies, *true}), repeat)
+        aims = {(file_of(test), function_of(test)) for test in self.task.fail_to_pass}
+        repeat = max(1, -(-_ASKED // max(1, len(aims))))
+        aimed = {test for key in aims for test in self.asked.functions.get(key, ())}
+        alone = {t: repeat if t in aimed else 1 for t in sorted({*copies, *true})}
         apart = {_node(key) for key in batch or ()}
         if batch is not None:
             apart |= {name.split("[")[0] for name in inside}
         left = tuple(_node(key) for key in sorted(copied))
-        orders = Orders(alone, tuple(sorted(apart)), left, rest=batch is None)
+        checked = self.random.sample(sorted(true), min(_CHECKED, len(true)))
+        orders = Orders(alone, tuple(sorted(apart)), left, tuple(checked), rest=batch is None)
         return Version(files, orders, frozenset(true), copies, inside)
 
 

@@ -20,7 +20,8 @@ from aem_gym.envs.swe.sandbox.base import AGENT, WORKDIR, CommandResult, Sandbox
 from aem_gym.envs.swe.tasks.base import SweTask
 
 # They come after the repository's own settings: nothing ends a run before its last test.
-_PYTEST = "-p no:cacheprovider --maxfail=0 --continue-on-collection-errors --color=no"
+# Tracebacks of the native kind cost little, and many tests have to fail.
+_PYTEST = "-p no:cacheprovider --maxfail=0 --continue-on-collection-errors --color=no --tb=native"
 _NOISE = 20_000
 """Bytes kept of what the tests print, for messages."""
 _RUN = """
@@ -55,6 +56,8 @@ class Orders:
     """Functions whose other tests run in one process apart."""
     left: tuple[str, ...] = ()
     """Functions whose other tests do not run."""
+    checked: tuple[str, ...] = ()
+    """Of the tests in `alone`, those after which the test runner is looked at in memory."""
     rest: bool = True
     """All other tests run, in the process of the test runner."""
 
@@ -123,8 +126,6 @@ def run_session(
         command = f"cd {WORKDIR} && {command}"
     stdin = json.dumps({"word": word, **asdict(orders)}).encode() if watched else b""
     ran = sandbox.execute(["/bin/bash", "-c", command], timeout, user=AGENT, stdin=stdin)
-    if not ran.timed_out:
-        sandbox.kill_agent()  # so that nothing that was left running meddles with what follows
     if watched:
         return read_stream(word, ran)
     statuses = {} if ran.elided else reader_of(task.test_command)(ran.output)

@@ -134,6 +134,7 @@ class Witness:
         orders = _orders()
         self.word, self.alone, self.rest = orders["word"], orders["alone"], orders["rest"]
         self.batch, self.left = set(orders["batch"]), set(orders["left"])
+        self.checked = set(orders["checked"])
         self.stream = os.dup(3)
         os.close(3)
         self.worst: Any = {}
@@ -159,10 +160,12 @@ class Witness:
         return sorted(set(found))[:_MAX_NAMES]
 
     def report(self, nodeid: str, status: str) -> None:
-        if not self.forked:
-            self.say("test", nodeid, status)
         old = self.worst.get(nodeid, "PASSED")
         self.worst[nodeid] = max(old, status, key=_STATUSES.index)
+
+    def finish(self, nodeid: str) -> None:
+        if not self.forked and nodeid in self.worst:
+            self.say("test", nodeid, self.worst.pop(nodeid))
 
     def ask(self, item: Any, name: str) -> None:
         """Run one test in a process of its own."""
@@ -171,7 +174,9 @@ class Witness:
             self.forked, self.worst, self.line = True, {}, 0
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
             status = self.worst.get(item.nodeid, "ERROR")
-            self.say("alone", name, status, self.line, self.altered(item.config))
+            # Looking at all of it costs more than most tests do: a sample is looked at.
+            found = self.altered(item.config) if name in self.checked else self.shadows
+            self.say("alone", name, status, self.line, found)
 
         self.say("exit", name, self.apart(run))
 
@@ -256,9 +261,14 @@ def pytest_runtest_logreport(report: Any) -> None:
     _witness.report(report.nodeid, status)
 
 
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    _witness.finish(nodeid)
+
+
 def pytest_collectreport(report: Any) -> None:
     if report.failed:
         _witness.report(report.nodeid, "ERROR")
+        _witness.finish(report.nodeid)
 
 
 @_hook(trylast=True)
