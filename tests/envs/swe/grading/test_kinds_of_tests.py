@@ -70,9 +70,9 @@ def test_xfail():
 
 def test_monkeypatch(monkeypatch):
     monkeypatch.setattr(unittest.TestCase, "assertEqual", lambda *args: None)
-    monkeypatch.setattr("builtins.len", lambda value: 7)
+    monkeypatch.setattr("builtins.abs", lambda value: 7)
     monkeypatch.setattr(pytest, "raises", None)
-    assert len([]) == 7
+    assert abs(1) == 7
     assert double(1) == 2
 
 
