@@ -18,7 +18,7 @@ from aem_gym.envs.swe.grading.plan import Asked, Drawing, Version, choose
 from aem_gym.envs.swe.grading.sessions import (
     Alone,
     Orders,
-    Session,
+    SessionResult,
     is_pytest,
     run_session,
 )
@@ -103,13 +103,15 @@ def examine(setting: Setting, random: Random, excused: Set[str] = frozenset()) -
     return Findings(frozenset(failed), frozenset(deviations), reason)
 
 
-def _run(setting: Setting, until: float, orders: Orders, more: tuple[str, ...] = ()) -> Session:
+def _run(
+    setting: Setting, until: float, orders: Orders, more: tuple[str, ...] = ()
+) -> SessionResult:
     left = max(0.1, until - time.monotonic())
     where = (setting.sandbox, setting.task, setting.home, setting.plugin)
     return run_session(*where, orders, timeout=left, more=more)
 
 
-def _together(version: Version, session: Session) -> dict[str, Status]:
+def _together(version: Version, session: SessionResult) -> dict[str, Status]:
     """The statuses of a run's true tests."""
     alone = {
         test: max((answer.status for answer in session.alone.get(test, ())), default=Status.ERROR)
@@ -134,7 +136,7 @@ def _may_pass(test: str, status: Status | None, task: SweTask) -> bool:
     return status is Status.PASSED or test not in task.fail_to_pass
 
 
-def _compare(version: Version, session: Session) -> set[str]:
+def _compare(version: Version, session: SessionResult) -> set[str]:
     """What did not come out as it has to."""
     found = {f"altered {name}" for name in session.altered}
     if not session.ended:
@@ -158,7 +160,7 @@ def _all_are(answers: Iterable[Alone], status: Status) -> bool:
     return all(answer.status is status for answer in answers)
 
 
-def _doubt(session: Session, canaries: Canaries, task: SweTask) -> str:
+def _doubt(session: SessionResult, canaries: Canaries, task: SweTask) -> str:
     """The reason not to trust a run; empty if there is none."""
     if session.ran.timed_out:
         return f"the tests gave no result in {task.timeout:g} s"

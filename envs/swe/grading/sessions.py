@@ -67,7 +67,7 @@ class Orders:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class SessionResult:
     """What came out of one run."""
 
     statuses: Mapping[str, Status]
@@ -105,7 +105,7 @@ def run_session(
     *,
     timeout: float,
     more: Iterable[str] = (),
-) -> Session:
+) -> SessionResult:
     """Run a task's tests as the agent, with patch and hidden tests in place.
 
     `home` is the folder of the plug-in. `more` are files to run besides those of the command.
@@ -129,7 +129,7 @@ def run_session(
     if watched:
         return read_stream(word, ran)
     statuses = {} if ran.elided else reader_of(task.test_command)(ran.output)
-    return Session(statuses, exit_code=ran.exit_code, ended=bool(statuses), ran=ran)
+    return SessionResult(statuses, exit_code=ran.exit_code, ended=bool(statuses), ran=ran)
 
 
 def narrowed(task: SweTask, wanted: Set[str]) -> str:
@@ -143,7 +143,7 @@ def narrowed(task: SweTask, wanted: Set[str]) -> str:
     return "".join(kept) if wanted & left else task.test_command
 
 
-def read_stream(word: str, ran: CommandResult) -> Session:
+def read_stream(word: str, ran: CommandResult) -> SessionResult:
     """What the plug-in said. What anybody else wrote there has not its word."""
     statuses: dict[str, Status] = {}
     told: dict[str, list[Alone]] = {}
@@ -176,7 +176,7 @@ def read_stream(word: str, ran: CommandResult) -> Session:
     whole = {name: tuple(found) for name, found in told.items() if exits.get(name) == len(found)}
     output = CommandResult("\n".join(rest).strip("\n"), ran.exit_code, ran.timed_out, ran.elided)
     ended = code is not None and code == ran.exit_code
-    return Session(statuses, whole, frozenset(altered), ran.exit_code, ended, output)
+    return SessionResult(statuses, whole, frozenset(altered), ran.exit_code, ended, output)
 
 
 def _values(text: str) -> list[object]:
