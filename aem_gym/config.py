@@ -87,8 +87,11 @@ class Config:
     context: Literal["transcript", "window"] = setting("transcript")
     """transcript: one growing token sequence per episode; window: one prompt per turn."""
     response_format: str = setting("auto")
-    """How a response is written, by name: tags, published, short, plain, or your own; auto: the
-    prompt template's."""
+    """How a response is written, by name: tags, published, short, plain, react, think_line, bash,
+    tool_call, xml_function, or your own; auto: the prompt template's."""
+    invalid_feedback: str | None = setting(None)
+    """Shown in place of the observation after an invalid action, with the fields {observation} and
+    {admissible}; empty: the observation alone; unset: the prompt template's."""
     chat_template_kwargs: Options = setting({})
     """Variables of the model's chat template, such as enable_thinking, reasoning_effort or
     date_string. Unset: enable_thinking is true where the response format writes <think> tags."""

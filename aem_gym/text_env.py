@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import gymnasium as gym
 
 from aem_gym.errors import BrokenEnvironmentError, ConfigError
 from aem_gym.spaces import TextSpace
-from aem_gym.types import INFO_DEFAULTS, PromptTemplate, StepResult, Task
+from aem_gym.types import INFO_DEFAULTS, REPLY, PromptTemplate, StepResult, Task
 
 __all__ = ["INFO_DEFAULTS", "TextEnv"]
 
@@ -93,6 +94,11 @@ class TextEnv(gym.Env[str, str]):
     # Optional: `def prefetch(self, seed, options)`, called when it is known that
     # `reset(seed=seed, options=options)` comes: what takes long can be begun in the background.
 
+    def reply(self, action: str) -> StepResult:
+        """Answer a response without an action (`types.REPLY`): by default it only takes a turn."""
+        text = action.removeprefix(REPLY)
+        return replace(self._last, observation=text, reward=0.0, action_valid=True)
+
     # Gymnasium ------------------------------------------------------------------------------
 
     def reset(
@@ -117,7 +123,7 @@ class TextEnv(gym.Env[str, str]):
         """
         if self._over:
             raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
-        last: Any = self.act(str(action))
+        last: Any = (self.reply if str(action).startswith(REPLY) else self.act)(str(action))
         if not isinstance(last, StepResult):
             raise _wrong_return(self, "act", last)
         self._last = last

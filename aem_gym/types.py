@@ -36,6 +36,28 @@ class StopReason(StrEnum):
     """What the environment runs on failed (a container engine, a server), as it says itself."""
 
 
+REPLY = "(no action) "
+"""Begins the action of a response in which there is none: a thought, or a call that cannot be read.
+A `TextEnv` answers with the rest of that text, and nothing happens in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that a model may call, for response formats with function calls.
+
+    The action of a call is the text of its argument `action`; else the tool's name and, if it has
+    arguments, a space and a JSON object of them.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name of a parameter -> its JSON schema."""
+    required: tuple[str, ...] = ()
+    action: str = ""
+    """Name of the parameter that is itself an action (a shell command)."""
+
+
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
     """The text in which an environment is shown to an agent; `aem_gym.agents.language` renders it.
@@ -62,7 +84,12 @@ class PromptTemplate:
     history: int = 2
     """How many past turns `{history}` holds."""
     response_format: str = "tags"
-    """The default response format, by name: `tags`, `published`, `short`, `plain` or your own."""
+    """The default response format, by name: docs/agents.md lists them."""
+    tools: tuple[Tool, ...] = ()
+    """What may be called, in response formats with function calls; without any, one tool `act`."""
+    invalid_feedback: str = ""
+    """Shown in place of the observation after an invalid action, with the fields `{observation}`
+    and `{admissible}`. Empty: the observation alone."""
     max_turns: int | None = None
     """Turn limit of an episode; None leaves it to the environment."""
     reward_scale: float = 1.0
@@ -106,6 +133,11 @@ class Turn:
     error: str | None = None
     compacted: bool = False
     """The transcript was full and was compacted: `prompt_ids` is the whole prompt."""
+
+    @property
+    def valid(self) -> bool:
+        """Whether the response could be parsed, and its action was admitted."""
+        return self.format_valid and self.action_valid
 
     @property
     def response_entropy(self) -> float:

@@ -9,6 +9,7 @@ from aem_gym.agents.chat import SWITCHES
 from aem_gym.agents.compacting import CompactingAgent
 from aem_gym.agents.formats import Thinking, response_format, writes_thoughts
 from aem_gym.agents.language import LanguageAgent, PromptBuilder
+from aem_gym.agents.tool_formats import ToolFormat, told
 from aem_gym.errors import ConfigError
 from aem_gym.models import find_model
 from aem_gym.protocols import (
@@ -93,8 +94,11 @@ def open_writing(
     """
     name = template.response_format if config.response_format == "auto" else config.response_format
     form, variables = response_format(name), config.chat_template_kwargs
+    form = form.of(template.tools) if isinstance(form, ToolFormat) else form
     thinks, tags = writes_thoughts(form), form.render("a thought", "an action")
-    builder = PromptBuilder(tokenizer, config.context, variables, thinks=thinks, tags=tags)
+    text, tools = told(form, tokenizer, variables)
+    about = {"thinks": thinks, "tags": tags, "told": text, "tools": tools}
+    builder = PromptBuilder(tokenizer, config.context, variables, **about)
     if builder.pieces.opened or any(variables.get(name) for name in SWITCHES):
         form = Thinking(form, builder.pieces.opened)
     return builder, form

@@ -17,6 +17,11 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "published": "aem_gym.agents.formats:Published",
         "short": "aem_gym.agents.formats:Short",
         "plain": "aem_gym.agents.formats:Plain",
+        "react": "aem_gym.agents.formats:React",
+        "think_line": "aem_gym.agents.formats:ThinkLine",
+        "bash": "aem_gym.agents.formats:FencedBash",
+        "tool_call": "aem_gym.agents.tool_formats:ToolCall",
+        "xml_function": "aem_gym.agents.tool_formats:XmlFunction",
     },
     "aem_gym.agents": {
         "random": "aem_gym.agents.baselines:RandomAgent",

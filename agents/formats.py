@@ -12,6 +12,7 @@ from typing import Any
 from aem_gym.errors import ConfigError
 from aem_gym.protocols import ResponseFormat
 from aem_gym.registry import FORMATS
+from aem_gym.types import REPLY
 
 _SENT = 20
 _CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -91,6 +92,94 @@ class Plain:
     def parse(self, text: str) -> tuple[str, str, bool]:
         action = text.strip()
         return "", action, bool(action)
+
+
+class ThinkLine(Plain):
+    """A response is an action, or a thought alone: `think: ...` (ReAct's prompts for ALFWorld).
+
+    A thought takes a turn; the answer to it is `OK.`. A `>` before either is left out.
+    """
+
+    name = "think_line"
+
+    def parse(self, text: str) -> tuple[str, str, bool]:
+        said = text.strip().removeprefix(">").strip()
+        word, colon, thought = said.partition(":")
+        if colon and word.strip().lower() == "think":
+            return thought.strip(), REPLY + "OK.", True
+        return super().parse(said or text)
+
+    def describe(self) -> str:
+        """What a model is told about it."""
+        return (
+            "Each response is one action, or one thought, written as `think: ...`. A thought "
+            "changes nothing; the answer to it is `OK.`"
+        )
+
+
+class React:
+    """`Thought: ...`, then `Action: ...` (ReAct; AgentGym and AgentBoard write it alike).
+
+    Both may be numbered (`Thought 1:`) and begin on the next line. The action goes on to the end,
+    or to a line that begins with one of the words again: what a model makes up after its action is
+    not read. A response without an action does nothing, and is told so.
+    """
+
+    name = "react"
+    _label = re.compile(r"^[ \t]*(Thought|Action|Observation)[ \t]*\d*[ \t]*:", re.MULTILINE)
+
+    def render(self, thought: str, action: str) -> str:
+        return f"Thought: {thought}\nAction: {action}"
+
+    def parse(self, text: str) -> tuple[str, str, bool]:
+        parts = self._label.split(text)
+        pairs = [(word, said.strip()) for word, said in zip(parts[1::2], parts[2::2], strict=True)]
+        thought = next((said for word, said in pairs if word == "Thought"), parts[0].strip())
+        for word, said in pairs:
+            if word == "Action" and said:
+                return thought, said, True
+        return thought, unread("a line `Action: ...` after the thought", "none"), False
+
+    def describe(self) -> str:
+        """What a model is told about it."""
+        return "Each response is a thought and one action:\n\nThought: ...\nAction: ..."
+
+
+class FencedBash:
+    """A thought, and one command in a fenced block, as mini-swe-agent's text models write it.
+
+    The fence is named `bash`, `sh` or `mswea_bash_command`, and ends at the first line of three
+    backticks. Anything but exactly one block does nothing, and is told so.
+    """
+
+    name = "bash"
+    _block = re.compile(r"```(?:mswea_bash_command|bash|sh)[ \t]*\r?\n(.*?)\n?```", re.DOTALL)
+
+    def render(self, thought: str, action: str) -> str:
+        before = f"{thought}\n\n" if thought else ""
+        return f"{before}```bash\n{action}\n```"
+
+    def parse(self, text: str) -> tuple[str, str, bool]:
+        blocks = list(self._block.finditer(text))
+        thought = text[: blocks[0].start()].strip() if blocks else text.strip()
+        wanted = "one command, in one block that begins with ```bash and ends with ```"
+        if len(blocks) != 1:
+            return thought, unread(wanted, f"{len(blocks)} such blocks"), False
+        action = blocks[0][1].strip()
+        return thought, action or unread(wanted, "an empty block"), bool(action)
+
+    def describe(self) -> str:
+        """What a model is told about it."""
+        return (
+            "Each response is a thought and exactly one command, in one block:\n\n"
+            "THOUGHT: why you do this\n\n```bash\nthe command\n```"
+        )
+
+
+def unread(wanted: str, got: str) -> str:
+    """The action of a response that cannot be read: it tells the model what was expected."""
+    why = f"expected {wanted}; got {got}."
+    return f"{REPLY}The response was not understood, and nothing was done: {why}"
 
 
 class Thinking:

@@ -231,6 +231,8 @@ class PromptBuilder:
         options: further variables of the chat template (`chat_template_kwargs`).
         thinks: whether responses write their thoughts in `<think>` tags.
         tags: a response as its format writes it. Its tags are text, special tokens or not.
+        told: what is added to the system text: how responses are written.
+        tools: for the chat template, which then describes them.
 
     Attributes:
         pieces: the constant text of a chat.
@@ -247,11 +249,16 @@ class PromptBuilder:
         *,
         thinks: bool = False,
         tags: str = "",
+        told: str = "",
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        self.tokenizer, self.kind = tokenizer, kind
+        self.tokenizer, self.kind, self._told = tokenizer, kind, f"\n\n{told}" if told else ""
         pieces = chat_pieces(tokenizer, options, thinks=thinks)
         self.pieces: ChatPieces = whole_tokens(pieces, tokenizer)
         self._controls = control_tokens(tokenizer, self.pieces, tags)
+        if tools:  # after the control tokens: markup in their description structures no chat
+            given = {**(options or {}), "tools": list(tools)}
+            self.pieces = whole_tokens(chat_pieces(tokenizer, given, thinks=thinks), tokenizer)
         self._hidden = hidden_tokens(tokenizer, self._controls, tags)
         self._is_control = self._controls.ids.__contains__
         # Behind this token a text goes on: it is not taken for the beginning of one.
@@ -304,7 +311,7 @@ class PromptBuilder:
 
     def _opening(self, system: str) -> Frame:
         """The frame of a first user text."""
-        if not system:
+        if not (system := (system + self._told).removeprefix("\n\n")):
             return self._frame(self.pieces.user[:1], self.pieces.user[1], "user")
         before, between, after = self.pieces.system_user
         trim = self.pieces.trims.get("system", str)
@@ -348,7 +355,7 @@ def _fields(
         seen = rewritten(old.observation, template.rewrite)
         past.append(template.history_item.format(step=step, observation=seen, action=old.action))
     shown = [action for action in admissible if action not in template.hidden_actions]
-    return {
+    fields = {
         "instructions": start.instructions,
         "goal": start.goal,
         "observation": rewritten(observation, template.rewrite),
@@ -356,3 +363,13 @@ def _fields(
         "history": "\n".join(past),
         "shown": len(past),
     }
+    return _with_feedback(template, fields, history) if template.invalid_feedback else fields
+
+
+def _with_feedback(
+    template: PromptTemplate, fields: dict[str, Any], history: Sequence[Turn]
+) -> dict[str, Any]:
+    """The fields; after an invalid action the template's feedback stands for the observation."""
+    if not history or history[-1].valid:
+        return fields
+    return fields | {"observation": template.invalid_feedback.format_map(fields)}

@@ -59,9 +59,11 @@ NEED_DATA = (
 )
 MISSING = "no OpenEnv server|data_dir: expected|got no such file|pip install|sandbox engine"
 """What commands on data, a server or an engine that may not be here may be refused with."""
+RUNNERS = {"--reporter", "--verbose", "--verbosity", "--junitxml", "--test"}
 FOREIGN_FLAGS = {
     *("--logdir", "--trl", "--only", "--rounds", "--shutdown-timeout", "--vllm"),
     "--no-enable-chunked-prefill",
+    *RUNNERS,
 }
 """Of programs that are not ours, and of benchmarks."""
 

@@ -352,8 +352,17 @@ def choose_template(config: Config, description: EnvDescription) -> PromptTempla
     changes: dict[str, Any] = {
         "history": config.history,
         "max_turns": config.max_turns,
+        "invalid_feedback": config.invalid_feedback,
     }
-    return replace(template, **{k: v for k, v in changes.items() if v is not None})
+    template = replace(template, **{k: v for k, v in changes.items() if v is not None})
+    try:
+        template.invalid_feedback.format(observation="", admissible="")
+    except (LookupError, ValueError) as error:
+        raise ConfigError(
+            "invalid_feedback: expected a text with the fields {observation} and {admissible} "
+            f"(write other braces double), got {template.invalid_feedback!r} ({error!r})"
+        ) from error
+    return template
 
 
 def _make_agent(

@@ -13,6 +13,7 @@ from aem_gym import __version__
 from aem_gym.envs.swe.grading.grader import grade
 from aem_gym.envs.swe.oracle import PatchOracle
 from aem_gym.envs.swe.pool import PreparedSandbox, shared_pool
+from aem_gym.envs.swe.prompts import PROMPT_TEMPLATES
 from aem_gym.envs.swe.sandbox.base import WORKDIR, Limits, SandboxError
 from aem_gym.envs.swe.sandbox.engines import ENGINES
 from aem_gym.envs.swe.sources import TaskSource, open_source
@@ -24,60 +25,12 @@ from aem_gym.envs.swe.workspace import take_patch
 from aem_gym.errors import ConfigError, check_name
 from aem_gym.spaces import TextSpace
 from aem_gym.text_env import TextEnv
-from aem_gym.types import PromptTemplate, StepResult, Task
+from aem_gym.types import StepResult, Task
 
 _OPTIONS = ("task_id",)
 _LONGEST_ACTION = 200_000
 _ALWAYS = ("git diff", "ls", "submit")
 """Examples of admissible actions; any shell command is one."""
-_ROLE = "You are a software engineer. You work on a repository through actions, one at a time."
-_WINDOW = (
-    "{instructions}\n\nThe issue:\n\n{goal}\n\nYou have taken {step} steps. The last {shown}:\n\n"
-    "{history}\n\nThe result of the last one:\n\n{observation}"
-)
-
-PROMPT_TEMPLATES: Mapping[str, PromptTemplate] = {
-    "default": PromptTemplate(
-        name="default",
-        system=_ROLE,
-        first="{instructions}\n\nThe issue:\n\n{observation}",
-        window=_WINDOW,
-        history_item="{action}",
-        history=20,
-    ),
-    "compact": PromptTemplate(
-        name="compact",
-        first="{observation}",
-        window="{goal}\n{history}\n{observation}",
-        history_item="> {action}",
-        response_format="short",
-        rewrite=(
-            (r"\n\nThe repository is in \S+\.$", ""),
-            (r"\n\[\d+ steps? left\]$", ""),
-            (r"\n\[lines \d+ to \d+ of \d+\]$", ""),
-        ),
-    ),
-    "bash": PromptTemplate(
-        name="bash",
-        system=(
-            "You are a software engineer who works at a command line. Each of your responses has "
-            "a thought and exactly one command."
-        ),
-        first=(
-            "{instructions}\n\nA good order: find and read the relevant code; write a script that "
-            "reproduces the fault; fix the source; run the script again; check edge cases; submit. "
-            "The folder and variables persist from one command to the next.\n\n"
-            "The issue:\n\n{observation}"
-        ),
-        window=_WINDOW,
-        history_item="{action}",
-        history=20,
-    ),
-}
-"""`default`: instruction-tuned models, with the whole transcript. `compact`: a tiny model trained
-from scratch; only the issue and the answers. `bash`: for `bash_only`, with mini-swe-agent's
-advice."""
-
 _SMALL: Mapping[str, Any] = {"repos": "inflection", "max_turns": 8, "max_observation": 1200}
 _WARM_START: Mapping[str, Any] = {
     "env_args": _SMALL,
@@ -96,9 +49,9 @@ class SWEEnv(TextEnv):
 
     Args:
         split: `train`, `eval` or `test` (docs/swe.md lists the tasks of each).
-        tasks: a shipped suite (`default`) or its `.jsonl` file; rows of SWE-bench (`.jsonl` file,
-            `.json` list, folder, or a dataset's id); a `.yaml` or `.json` file about a
-            repository of yours.
+        tasks: a shipped suite (`default`) or its `.jsonl` file; rows of SWE-bench and data sets
+            like it (`.jsonl` file, `.json` list, folder, `hub:ID@SPLIT`); a `.yaml` or `.json`
+            file about a repository of yours.
         eval_tasks: another source for the tasks of `eval` and `test`.
         repos: only tasks of these packages or repositories; a list, or names joined by commas.
         engine: `docker`, `podman`, `auto` for whichever answers, or (without isolation)
@@ -252,6 +205,9 @@ class SWEEnv(TextEnv):
         if taken >= self.max_turns:
             self._drop()
         return self._outcome(answer.text, taken, valid=answer.valid)
+
+    def reply(self, action: str) -> StepResult:
+        return self.act(action)  # it takes a step like any other
 
     def expert(self) -> tuple[str, str]:
         if self._oracle is None:

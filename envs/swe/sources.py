@@ -169,4 +169,6 @@ def _is_suite(path: Path) -> bool:
 
 
 def _is_hub_id(name: str, path: Path) -> bool:
+    if name.startswith("hub:"):
+        return True
     return name.count("/") == 1 and path.suffix != ".jsonl" and name[0] not in "./~"

@@ -60,6 +60,11 @@ cd {WORKDIR}
 xargs -0 -r rm -rf -- < {STORE}/in/removed
 cp -r --no-preserve=mode {STORE}/in/tree/. . && (cd {STORE}/in/tree && find . -print0) \\
     | xargs -0 -r chown -h {AGENT}:{AGENT} --
+if [ -s {STORE}/in/bug.patch ]; then
+    rm -rf .git
+    GIT_CONFIG_GLOBAL=/dev/null git apply --whitespace=nowarn {STORE}/in/bug.patch
+    chown -R {AGENT}:{AGENT} .
+fi
 rm -rf {STORE}/in
 find . -path ./.git -prune -o -print0 | xargs -0 -r touch -h -d {_STAMP} --
 commits() {{ git --git-dir=.git -c safe.directory='*' rev-list --all --reflog --count; }}
@@ -212,9 +217,10 @@ def is_inside(path: str) -> bool:
 
 
 def _files(task: SweTask) -> bytes:
-    """An archive of a task's overlay: `tree/` with its files, `removed` with paths to delete."""
+    """An archive of `tree/` with the overlay, `removed` with paths to delete, and `bug.patch`."""
     removed = b"".join(path.encode() + b"\0" for path in task.removed if is_inside(path))
-    return archive({"removed": removed, **below("tree", task.overlay)})
+    bug = task.bug_patch.encode("utf-8", "surrogateescape")
+    return archive({"removed": removed, "bug.patch": bug, **below("tree", task.overlay)})
 
 
 def end_of(ran: CommandResult) -> str:

@@ -13,10 +13,15 @@ from aem_gym.agents.formats import Short, Tags, response_format
 from aem_gym.errors import ConfigError, UnknownNameError
 from aem_gym.protocols import ResponseFormat
 from aem_gym.registry import FORMATS
+from aem_gym.types import REPLY
 from tests.credit.cases import shipped
 
 TAGS = ("<think>", "</think>", "<action>", "</action>")
-FRAGMENTS = st.sampled_from([*TAGS, " ; ", ";", " ", "\n", "go to fridge 1", "é", "\x00", "动"])
+WORDS = ("<tool_call>", "</tool_call>", '{"name": "act"', "<function=act>", "<parameter=action>")
+OTHERS = ("</parameter>", "</function>", "```bash\n", "```", "Thought:", "Action: ", "think: ", ">")
+FRAGMENTS = st.sampled_from(
+    [*TAGS, *WORDS, *OTHERS, " ; ", ";", " ", "\n", "go to fridge 1", "é", "\x00", "动"]
+)
 ANYTHING = st.text() | st.lists(FRAGMENTS).map("".join)
 STRIPPED = ANYTHING.map(str.strip)
 
@@ -32,7 +37,15 @@ def can_carry(name: str, thought: str, action: str) -> bool:
         return plain and (exact or name == "tags")
     if name == "short":
         return (thought + " ; ").index(" ; ") == len(thought)
-    return thought == ""
+    if name == "react":
+        return not re.search("Thought|Action|Observation", thought + action)
+    if name == "bash":
+        return "```" not in thought + action and "\r" not in thought + action
+    if name == "tool_call":
+        return "<tool_call>" not in thought
+    if name == "xml_function":
+        return "<" not in thought + action
+    return thought == "" and not action.startswith((">", "think"))
 
 
 @pytest.mark.parametrize("name", shipped(FORMATS))
@@ -41,7 +54,7 @@ def test_render_then_parse_gives_back_what_the_format_can_carry(
     name: str, thought: str, action: str
 ) -> None:
     form = response_format(name)
-    thought = "" if name == "plain" else thought
+    thought = "" if name in ("plain", "think_line") else thought
     if can_carry(name, thought, action):
         assert form.parse(form.render(thought, action)) == (thought, action, True)
 
@@ -54,12 +67,13 @@ def test_any_text_is_parsed_and_an_action_is_always_offered(name: str, text: str
     assert thought == thought.strip() and action == action.strip()
     assert action or not valid
     assert action or not text.strip()
+    assert valid or name in ("tags", "short", "plain", "think_line") or action.startswith(REPLY)
 
 
 @pytest.mark.parametrize("name", shipped(FORMATS))
 def test_huge_texts_are_parsed_in_linear_time(name: str) -> None:
     form = response_format(name)
-    for piece in ("<action>", "</action><action>", " ; ", "\n", "x"):
+    for piece in ("<action>", "</action><action>", " ; ", "\n", "x", *WORDS, *OTHERS):
         form.parse(piece * 300_000)
 
 

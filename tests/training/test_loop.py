@@ -283,6 +283,8 @@ COMBINATIONS = {
     "gspo": {"estimator": "gspo", "modulator": "entropy_shaping", "epochs": 2},
     "kl_cov": {"estimator": "rloo", "loss": "kl_cov", "micro_batch": 2, "mini_batch": 4},
     "episode": {"estimator": "gigpo", "modulator_options": {"part": "episode", "shuffle": True}},
+    "calls": {"response_format": "tool_call", "max_new_tokens": 90, "max_length": 4096},
+    "react": {"response_format": "react", "invalid_feedback": "No: {observation}"},
     "plain": {"estimator": "dr_grpo", "modulator": "none", "lr_schedule": "cosine"},
     "whitened": {"estimator": "reinforce_pp", "loss": "clip_cov", "mask_truncated": True},
 }

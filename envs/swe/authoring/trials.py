@@ -18,8 +18,8 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from aem_gym.envs.swe.grading.testrun import ReportError, Status, read_junit
 from aem_gym.envs.swe.sandbox.base import ENVIRONMENT, WORKDIR, ImagePlan
+from aem_gym.envs.swe.tasks.logs import ReportError, Status, read_junit
 from aem_gym.envs.swe.tasks.packages import Package, PackageError, source
 from aem_gym.io import cache_folder
 

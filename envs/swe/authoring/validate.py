@@ -9,7 +9,6 @@ task is not valid.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from aem_gym.envs.swe.grading.grader import grade
+from aem_gym.envs.swe.grading.reference import fingerprint
 from aem_gym.envs.swe.sandbox.base import SandboxEngine
 from aem_gym.envs.swe.sandbox.engines import open_engine
 from aem_gym.envs.swe.tasks.base import SweTask
@@ -69,14 +69,6 @@ class TasksToValidate:
     candidates: tuple[UnbuiltTask, ...]
     left_out: Mapping[str, int]
     """Reason -> number of rows."""
-
-
-def fingerprint(task: SweTask) -> str:
-    """A hash of everything that a task's validity depends on."""
-    image = task.image if isinstance(task.image, str) else task.image.name
-    tests = (task.fail_to_pass, task.pass_to_pass, task.test_command, task.test_patch)
-    files = (sorted(task.hidden.items()), sorted(task.overlay.items()), task.removed)
-    return hashlib.sha256(repr((image, tests, files, task.gold)).encode()).hexdigest()[:16]
 
 
 def read_results(path: Path) -> dict[str, ValidationResult]:

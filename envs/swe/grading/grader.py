@@ -1,4 +1,4 @@
-"""Grades a patch: a fresh sandbox, the patch, the hidden tests, their report.
+"""Grades a patch: a fresh sandbox, the patch, the hidden tests, what they come to.
 
 What is defended:
 
@@ -6,15 +6,13 @@ What is defended:
   differ. Changes of tests, conftest files, settings of the test runner, start-up files and modules
   that shadow tools are undone before the tests run.
 - Hidden tests come after the patch. They and their folders belong to root; tests run as the agent.
-- The report has a random name. It must hold every test of the task, and every canary (`testrun.py`)
-  with its known outcome; the exit code must report failures, because some canaries fail.
-  `os._exit(0)`, printed lines, a hook that turns failures into passes and a report written from a
-  list of names all violate one of these.
+- What tests came to is told on a stream that leads out of the sandbox (`sessions.py`). It must hold
+  every test, and every canary (`canaries.py`) with its known outcome.
+- FAIL_TO_PASS tests, and a sample of the others, also run in processes of their own, as they are
+  and as copies that have to fail (`plan.py`): what lets failures pass lets copies pass.
+- The test runner must be the same in memory afterwards (`witness.py`).
 
-What is not defended: code under test runs in the process of the test runner. A patch written
-against this very file, which finds out at run time which tests are canaries and changes the
-results of the others, passes for a solution; so does an `__eq__` that always agrees, where the
-tests use it.
+docs/swe_grading.md says what is not defended.
 """
 
 from __future__ import annotations
@@ -27,9 +25,12 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from random import Random
 
-from aem_gym.envs.swe.grading.testrun import draw_canaries, passes, run_tests
+from aem_gym.envs.swe.grading.judge import Findings, Setting, examine
+from aem_gym.envs.swe.grading.reference import keep_deviations, known_deviations
+from aem_gym.envs.swe.grading.sessions import plugin_name, plugin_source
 from aem_gym.envs.swe.sandbox.base import (
     AGENT,
+    HOME,
     STORE,
     WORKDIR,
     Limits,
@@ -65,6 +66,8 @@ _TOOLS = frozenset(
     ["pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "xdist"]
     + ["hypothesis", "exceptiongroup", "tomli", "attr", "attrs", "sitecustomize", "usercustomize"]
 )
+_TRIES = 3
+"""Gradings of a gold patch at most, until all is known of it that an answer may show too."""
 OUTPUT_BYTES = 20_000_000
 """Output of the tests that is kept; it is parsed for runners without a report."""
 
@@ -92,17 +95,24 @@ xargs -0 -r chown -h {AGENT}:{AGENT} -- < {STORE}/back
 _LAY = f"""
 set -e
 umask 022
+rm -rf {STORE}/tree
 tar -x -f - -C {STORE} --no-same-owner
+home=$1 plugin=$2 clean=$3
+shift 3
+[ ! "$clean" ] || find /tmp /var/tmp /dev/shm {HOME} -mindepth 1 -user {AGENT} -delete \\
+    2> /dev/null || true
+[ ! "$home" ] || {{ mkdir -p "$home"; cp {STORE}/"$plugin".py "$home"/; }}
 cd {WORKDIR}
 [ ! -s {STORE}/test.patch ] \\
     || GIT_CONFIG_GLOBAL=/dev/null git --git-dir={STORE}/git --work-tree=. \\
         -c safe.directory='*' apply --whitespace=nowarn {STORE}/test.patch
-cp -r --remove-destination --no-preserve=mode {STORE}/tree/. .
+[ ! -d {STORE}/tree ] || cp -r --remove-destination --no-preserve=mode {STORE}/tree/. .
 rm -f /tmp/answer.*
 guard() {{ chown root:root "$@"; chmod go-w "$@"; }}
 for path in "$@"; do
     path=$(dirname "$path")
     [ "$path" = . ] || {{ chown -R root:root "$path"; chmod -R go-w "$path"; }}
+    rm -rf "$path/__pycache__"
     while guard "$path" && [ "$path" != . ]; do
         path=$(dirname "$path")
         find "$path" -maxdepth 1 -type f -exec chown root:root {{}} + -exec chmod go-w {{}} +
@@ -123,7 +133,7 @@ def grade(
 ) -> Verdict:
     """Grade a patch in a sandbox of its own.
 
-    `random` draws the canaries; by default the system does, so that nobody can guess them. With
+    `random` draws what is asked; by default the system does, so that nobody can guess it. With
     `run_empty` the tests run even if the patch is empty, to check that the task needs one.
 
     Raises:
@@ -133,12 +143,46 @@ def grade(
     if reason and not (run_empty and not patch.strip()):
         return Verdict(False, _tests(task), reason)
     limits = replace(limits or Limits(), output_bytes=OUTPUT_BYTES)
-    sandbox = engine.start(SandboxSpec(engine.image(task.image), limits))
-    try:
-        workspace = prepare(sandbox, task)
-        return _grade(sandbox, workspace, task, patch, random or secrets.SystemRandom())
-    finally:
-        sandbox.close()
+    draw = random or secrets.SystemRandom()
+    for _ in range(_TRIES if patch == task.gold else 1):
+        seed = draw.getrandbits(64)
+        graded = _grade(engine, task, patch, limits, seed)
+        if isinstance(graded, Verdict):
+            return graded
+        verdict, findings = graded
+        new = findings.deviations - known_deviations(task)
+        if patch != task.gold or findings.reason or not new:
+            break
+        keep_deviations(task, new)
+        # A test that fails alone and no other way is known for it now, and judged otherwise.
+        if not {f"alone {test}" for test in findings.failed} & new:
+            break
+    return _weigh(engine, task, verdict, findings, limits, seed)
+
+
+def _weigh(
+    engine: SandboxEngine,
+    task: SweTask,
+    verdict: Verdict,
+    findings: Findings,
+    limits: Limits,
+    seed: int,
+) -> Verdict:
+    """A verdict of the tests, or a worse one for deviations that the gold patch has not."""
+    odd = findings.deviations - known_deviations(task)
+    if not verdict.resolved or not odd:
+        return verdict
+    reference = _grade(engine, task, task.gold, limits, seed)
+    if not isinstance(reference, Verdict):
+        keep_deviations(task, reference[1].deviations)
+        odd -= reference[1].deviations
+    return replace(verdict, resolved=False, reason=_doubt(odd)) if odd else verdict
+
+
+def _doubt(odd: frozenset[str]) -> str:
+    shown = ", ".join(sorted(odd)[:3])
+    what = f"{len(odd)} things are not as with the gold patch: {shown}"
+    return f"the report is not to be believed: {what}"
 
 
 def unfit(patch: str) -> str:
@@ -154,29 +198,66 @@ def unfit(patch: str) -> str:
 
 
 def _grade(
-    sandbox: Sandbox, workspace: Workspace, task: SweTask, patch: str, random: Random
-) -> Verdict:
-    tests, hidden = _tests(task), _hidden(task)
-    ignored: tuple[Change, ...] = ()
-    if patch.strip():
-        if said := _apply(sandbox, patch):
-            return Verdict(False, tests, f"the patch does not apply: {said}", patch)
-        listing = stage(sandbox, workspace, _LIST)
-        if listing.exit_code != 0 or listing.elided:
-            return Verdict(False, tests, "the patch leaves a tree that git cannot read", patch)
-        kept, ignored = split_changes(read_changes(listing.output), touched(task.gold), hidden)
+    engine: SandboxEngine, task: SweTask, patch: str, limits: Limits, seed: int
+) -> Verdict | tuple[Verdict, Findings]:
+    """A verdict that the tests had no part in, or one with what they came to."""
+    sandbox = engine.start(SandboxSpec(engine.image(task.image), limits))
+    try:
+        workspace = prepare(sandbox, task)
+        tests, hidden = _tests(task), _hidden(task)
+        ignored: tuple[Change, ...] = ()
+        if patch.strip():
+            placed = _place(sandbox, workspace, task, patch)
+            if isinstance(placed, Verdict):
+                return placed
+            patch, ignored = placed
+        setting = _set_up(sandbox, task, hidden, clean=engine.isolates)
+        findings = examine(setting, Random(seed), known_deviations(task))
+    finally:
+        sandbox.close()
+    paths = tuple(change.path for change in ignored)
+    resolved = not findings.failed and not findings.reason
+    failed = tuple(test for test in tests if test in findings.failed)
+    return Verdict(resolved, failed, findings.reason, patch, paths), findings
+
+
+def _place(
+    sandbox: Sandbox, workspace: Workspace, task: SweTask, patch: str
+) -> Verdict | tuple[str, tuple[Change, ...]]:
+    """Apply a patch, and undo what does not count: the patch as graded, and what was undone."""
+    tests = _tests(task)
+    if said := _apply(sandbox, patch):
+        return Verdict(False, tests, f"the patch does not apply: {said}", patch)
+    listing = stage(sandbox, workspace, _LIST)
+    if listing.exit_code != 0 or listing.elided:
+        return Verdict(False, tests, "the patch leaves a tree that git cannot read", patch)
+    changes = read_changes(listing.output)
+    kept, ignored = split_changes(changes, touched(task.gold), _hidden(task))
+    if not kept:
         paths = tuple(change.path for change in ignored)
-        if not kept:
-            return Verdict(False, tests, "the patch changes nothing that it may", "", paths)
-        if ignored:
-            _put_back(sandbox, workspace, ignored)
-            patch = take_patch(sandbox, workspace)
-    canaries = draw_canaries(task, hidden, random)
-    _lay(sandbox, task, {**task.hidden, **canaries.files}, (*hidden, *canaries.files))
-    run = run_tests(sandbox, task, canaries, f"/tmp/{random.getrandbits(64):016x}")
-    failed = tuple(test for test in tests if not passes(test, run.statuses))
-    ignored_paths = tuple(change.path for change in ignored)
-    return Verdict(not failed and not run.reason, failed, run.reason, patch, ignored_paths)
+        return Verdict(False, tests, "the patch changes nothing that it may", "", paths)
+    if ignored:
+        _put_back(sandbox, workspace, ignored)
+        patch = take_patch(sandbox, workspace)
+    return patch, ignored
+
+
+def _set_up(sandbox: Sandbox, task: SweTask, hidden: tuple[str, ...], *, clean: bool) -> Setting:
+    """Write the hidden tests and the plug-in."""
+    plugin, home = plugin_name(), f"/tmp/{plugin_name()}"
+    texts = dict(task.hidden)
+    if task.test_patch:  # it changes files that only the image holds
+        _lay(sandbox, task, {}, hidden, home="", clean=False)
+
+    def lay(files: Mapping[str, bytes]) -> None:
+        every = {**texts, **files}
+        own = replace(task, test_patch="")
+        _lay(sandbox, own, every, (*hidden, *files), home=home, plugin=plugin, clean=clean)
+
+    def read(path: str) -> bytes:
+        return texts[path] if path in texts else sandbox.read(f"{WORKDIR}/{path}", user=0)
+
+    return Setting(sandbox, task, hidden, lay, read, home, plugin)
 
 
 def _apply(sandbox: Sandbox, patch: str) -> str:
@@ -203,12 +284,25 @@ def _put_back(sandbox: Sandbox, workspace: Workspace, ignored: tuple[Change, ...
         raise SandboxError(f"changes of tests could not be undone ({end_of(ran)})")
 
 
-def _lay(sandbox: Sandbox, task: SweTask, files: Mapping[str, bytes], paths: Sequence[str]) -> None:
-    """Write the hidden tests where the agent cannot change them."""
+def _lay(
+    sandbox: Sandbox,
+    task: SweTask,
+    files: Mapping[str, bytes],
+    paths: Sequence[str],
+    *,
+    home: str,
+    plugin: str = "",
+    clean: bool,
+) -> None:
+    """Write the hidden tests and the plug-in where the agent cannot change them.
+
+    With `clean` what the agent's processes left in temporary places is removed.
+    """
     content = below("tree", files)
     content["test.patch"] = task.test_patch.encode("utf-8", "surrogateescape")
-    argv = ["/bin/sh", "-c", _LAY, "sh", *paths]
-    ran = sandbox.execute(argv, SECONDS, stdin=archive(content))
+    content[f"{plugin or 'none'}.py"] = plugin_source()
+    words = [home, plugin, "clean" if clean else "", *dict.fromkeys(paths)]
+    ran = sandbox.execute(["/bin/sh", "-c", _LAY, "sh", *words], SECONDS, stdin=archive(content))
     if ran.exit_code != 0 or not ran.output.rstrip().endswith("laid"):
         raise SandboxError(
             f"{task.task_id}: its hidden tests cannot be written ({end_of(ran)}). "
@@ -222,8 +316,8 @@ def _tests(task: SweTask) -> tuple[str, ...]:
 
 
 def _hidden(task: SweTask) -> tuple[str, ...]:
-    """The paths of hidden tests, which no patch may create."""
-    return tuple(sorted({*task.hidden, *touched(task.test_patch)}))
+    """The paths of hidden tests, which no patch may create, and of tests that the image has."""
+    return tuple(sorted({*task.hidden, *touched(task.test_patch), *task.shipped_tests}))
 
 
 @dataclass(frozen=True, slots=True)

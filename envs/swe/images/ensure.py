@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -41,7 +42,7 @@ from aem_gym.envs.swe.images.host import (
     pack,
     setup_files,
 )
-from aem_gym.envs.swe.sandbox.base import AGENT, WORKDIR, ImagePlan, SandboxError
+from aem_gym.envs.swe.sandbox.base import AGENT, WORKDIR, ImagePlan, ImageSource, SandboxError
 from aem_gym.envs.swe.sandbox.connect import DISK_FULL, explained
 from aem_gym.io import exclusive
 
@@ -57,7 +58,7 @@ _UNKNOWN = ("not found", "manifest unknown", "pull access denied", "no such imag
 
 
 def ensure_image(
-    client: docker.DockerClient, plan: ImagePlan | str, *, log: Log | None = None
+    client: docker.DockerClient, plan: ImagePlan | ImageSource | str, *, log: Log | None = None
 ) -> str:
     """The name of a ready image that exists now: built, or derived from an image that is named.
 
@@ -65,8 +66,9 @@ def ensure_image(
         SandboxError: it cannot be built or pulled: what failed, and what to do.
     """
     log = log or (lambda line: None)
-    if isinstance(plan, str):
-        return _ensure_derived(client, plan, log)
+    if not isinstance(plan, ImagePlan):
+        source = ImageSource(plan) if isinstance(plan, str) else plan
+        return _ensure_derived(client, source, log)
     if not is_ready(client, plan.name):
         with exclusive(lock_file(plan.name)):
             if not is_ready(client, plan.name):
@@ -91,12 +93,13 @@ def _build(client: docker.DockerClient, plan: ImagePlan, log: Log) -> None:
         builder.commit(plan.name, "package", {WAY: way})
 
 
-def _ensure_derived(client: docker.DockerClient, image: str, log: Log) -> str:
+def _ensure_derived(client: docker.DockerClient, source: ImageSource, log: Log) -> str:
     """A ready image from one of others; made again when that has changed."""
+    image = source.name
     parent = find_or_pull(client, image, log)
     if image_labels(client, image).get(NAME) == image:
         return image
-    name = derived_name(image)
+    name = derived_name(source)
 
     def is_current() -> bool:
         labels = image_labels(client, name)
@@ -107,16 +110,29 @@ def _ensure_derived(client: docker.DockerClient, image: str, log: Log) -> str:
             if not is_current():
                 log(f"derive {name} from {image}")
                 with ImageBuilder(client, image, log) as builder:
-                    builder.lay_out("find_tools", f"{image}: look for tools")
-                    builder.lay_out("add_agent; settle", f"{image}: lay out")
+                    _derive(builder, source)
                     builder.commit(name, "derived", {WAY: f"image: {image}"})
     return name
 
 
-def derived_name(image: str) -> str:
+def _derive(builder: ImageBuilder, source: ImageSource) -> None:
+    builder.lay_out("find_tools", f"{source.name}: look for tools")
+    if source.removed:
+        paths = " ".join(map(shlex.quote, source.removed))
+        builder.run(f"rm -rf -- {paths}", f"{source.name}: remove hidden tests")
+    if source.folder != WORKDIR:
+        command = f"adopt {shlex.quote(source.folder)}"
+        builder.lay_out(command, f"{source.name}: take the repository from {source.folder}")
+    builder.lay_out("add_agent; settle", f"{source.name}: lay out")
+
+
+def derived_name(source: ImageSource | str) -> str:
     """The name of the ready image that is derived from an image."""
+    source = ImageSource(source) if isinstance(source, str) else source
+    image = source.name
     slug = re.sub(r"[^a-z0-9]+", "-", image.lower()).strip("-")[-80:].strip("-")
-    return f"aem-swe/derived:{slug}-{hashlib.sha256(image.encode()).hexdigest()[:_DIGITS]}"
+    about = image if source == ImageSource(image) else repr(source)
+    return f"aem-swe/derived:{slug}-{hashlib.sha256(about.encode()).hexdigest()[:_DIGITS]}"
 
 
 def is_ready(client: docker.DockerClient, name: str) -> bool:

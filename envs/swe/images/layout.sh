@@ -15,6 +15,13 @@ find_tools() { # in an image of others
     apt-get install -y -qq --no-install-recommends bash coreutils findutils git patch python3 tar
 }
 
+adopt() { # the repository of an image of others that lies elsewhere
+    [ -d "$1" ] || { echo "the image has no folder $1, where its repository should be"; return 1; }
+    rm -rf "$WORKDIR"
+    mv "$1" "$WORKDIR"
+    ln -s "$WORKDIR" "$1"
+}
+
 add_agent() { # whoever had its name or number before is gone
     for file in passwd group; do
         sed -i -e '/^agent:/d' -e "/^[^:]*:[^:]*:$AGENT:/d" "/etc/$file"

@@ -72,6 +72,18 @@ class ImagePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageSource:
+    """An image of others, from which a ready one is derived."""
+
+    name: str
+    """It is pulled if it is not there."""
+    folder: str = WORKDIR
+    """Where the repository lies in it; a link leads from there to `WORKDIR` afterwards."""
+    removed: tuple[str, ...] = ()
+    """Paths in it that nobody may see (hidden tests)."""
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxSpec:
     image: str
     """A name that `SandboxEngine.image` returned."""
@@ -154,7 +166,7 @@ class SandboxEngine(Protocol):
     isolates: bool
     """True only if code that nobody has read may run in it: the limits above are enforced."""
 
-    def image(self, plan: ImagePlan | str) -> str:
+    def image(self, plan: ImagePlan | ImageSource | str) -> str:
         """The name of an image that exists now: built from the plan, or pulled by name.
 
         Raises:

@@ -29,6 +29,7 @@ from aem_gym.envs.swe.sandbox.base import (
     WORKDIR,
     CommandResult,
     ImagePlan,
+    ImageSource,
     Limits,
     SandboxError,
     SandboxSpec,
@@ -81,7 +82,7 @@ class ContainerEngine:
         self._reaper: Reaper | None = None
         self.sweep()
 
-    def image(self, plan: ImagePlan | str) -> str:
+    def image(self, plan: ImagePlan | ImageSource | str) -> str:
         wanted = plan if isinstance(plan, str) else plan.name
         if wanted not in self._images:
             self._images[wanted] = ensure_image(self.client, plan, log=_log)

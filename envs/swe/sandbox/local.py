@@ -25,6 +25,7 @@ from aem_gym.envs.swe.sandbox import local_keeper
 from aem_gym.envs.swe.sandbox.base import (
     CommandResult,
     ImagePlan,
+    ImageSource,
     Limits,
     SandboxError,
     SandboxSpec,
@@ -75,7 +76,7 @@ class ProcessEngine:
         )
         self.sweep()
 
-    def image(self, plan: ImagePlan | str) -> str:
+    def image(self, plan: ImagePlan | ImageSource | str) -> str:
         wanted = plan if isinstance(plan, str) else plan.name
         if wanted not in self._images:
             self._images[wanted] = ensure_local_image(plan, self._kind)

@@ -31,6 +31,7 @@ from aem_gym.envs.swe.sandbox.base import (
     STORE,
     WORKDIR,
     ImagePlan,
+    ImageSource,
     Limits,
     SandboxError,
 )
@@ -216,14 +217,15 @@ def open_image(name: str) -> LocalImage:
     return replace(image, folder=Path(name))  # the cache may have been moved
 
 
-def ensure_local_image(plan: ImagePlan | str, engine: str) -> str:
+def ensure_local_image(plan: ImagePlan | ImageSource | str, engine: str) -> str:
     """The folder of an image, made by plan if it does not exist yet.
 
     Raises:
         SandboxError: it cannot be made here; the message says what to do.
     """
-    if isinstance(plan, str):
-        raise SandboxError(f"{plan}: images by name exist in containers only: {CONTAINERS}")
+    if not isinstance(plan, ImagePlan):
+        name = plan if isinstance(plan, str) else plan.name
+        raise SandboxError(f"{name}: images by name exist in containers only: {CONTAINERS}")
     if plan.packages:
         raise SandboxError(
             f"{plan.name} needs packages of the system ({', '.join(plan.packages)}), which "

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from aem_gym.envs.swe.sandbox.base import ImagePlan
+from aem_gym.envs.swe.sandbox.base import ImagePlan, ImageSource
+from aem_gym.errors import ConfigError
 
 SPLITS = ("train", "eval", "test")
+
+
+class RowError(ConfigError):
+    """A row of a data set is not in its schema, or cannot be graded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +24,7 @@ class SweTask:
     """A package or `owner/name`: what results are grouped by."""
     problem: str
     """The issue."""
-    image: ImagePlan | str
+    image: ImagePlan | ImageSource | str
     """Its `/testbed` holds the repository. A name is pulled, a plan is built."""
     fail_to_pass: tuple[str, ...]
     """Tests (pytest node ids, or names of the row's own test runner) that fail and have to pass."""
@@ -30,6 +35,8 @@ class SweTask:
 
     `{report}` is the path of pytest's junit XML; without it the output is read.
     """
+    log: str = ""
+    """What reads the result, by name (`logs.READERS`); empty: by the test command."""
     hidden: Mapping[str, bytes] = field(default_factory=dict)
     """Path in the repository -> content of a test file, written for grading only."""
     test_patch: str = ""
@@ -42,11 +49,22 @@ class SweTask:
     """
     removed: tuple[str, ...] = ()
     """Paths that are deleted with the overlay (hidden tests)."""
+    bug_patch: str = ""
+    """A diff of the image's repository that puts the fault in, before the agent sees it; its
+    history goes then."""
     gold: str = ""
     """The patch that resolves the issue (unified diff)."""
     split: str = "train"
     timeout: float = 300.0
     """Seconds that grading may take."""
+
+    @property
+    def shipped_tests(self) -> tuple[str, ...]:
+        """Test files that are graded as the image has them, by node id; none if any are hidden."""
+        if self.hidden or self.test_patch:
+            return ()
+        named = dict.fromkeys((*self.fail_to_pass, *self.pass_to_pass))
+        return tuple(dict.fromkeys(n.partition("::")[0] for n in named if "::" in n))
 
 
 @dataclass(frozen=True, slots=True)

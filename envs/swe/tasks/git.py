@@ -68,6 +68,57 @@ def touched(patch: str) -> frozenset[str]:
     return frozenset(named - {"dev/null", "null", ""})
 
 
+_NO_TEST = (
+    *(".json", ".png", "csv", ".txt", ".md", ".jpg", ".jpeg", ".pkl", ".yml", ".yaml", ".toml"),
+)
+"""Files of a hidden patch that hold no tests, by their end."""
+
+
+def test_files(patch: str) -> list[str]:
+    """The test files of a hidden patch in its order, as SWE-bench runs them."""
+    named = re.findall(r"^diff --git a/.* b/(.*)$", patch, re.M) or sorted(touched(patch))
+    return [path for path in dict.fromkeys(named) if not path.endswith(_NO_TEST)]
+
+
+def reversed_diff(patch: str) -> str:
+    """The diff that undoes a trusted one, as git writes it.
+
+    Raises:
+        DiffError: it renames files, changes their modes, or has binary ones.
+    """
+    if found := _ONE_WAY.search(patch):
+        raise DiffError(f"it cannot be reversed: it has a line {found[0].strip()!r}")
+    lines, left, right, minus = [], 0, 0, ""
+    for line in re.findall(r"[^\n]*\n|[^\n]+", patch):
+        mark = line[:1]
+        if left > 0 or right > 0 or mark == "\\":  # in a hunk
+            left, right = left - (mark not in "+\\"), right - (mark not in "-\\")
+            lines.append({"-": "+", "+": "-"}.get(mark, mark) + line[1:])
+        elif hunk := _HUNK.match(line):
+            left, right = (int(n.partition(",")[2] or 1) for n in hunk.groups()[:2])
+            lines.append(f"@@ -{hunk[2]} +{hunk[1]} @@{hunk[3]}")
+        elif line.startswith("--- "):
+            minus = re.sub(r"^--- a/", "+++ b/", line).replace("--- /dev/", "+++ /dev/")
+        elif line.startswith("+++ "):
+            lines += [
+                re.sub(r"^\+\+\+ b/", "--- a/", line).replace("+++ /dev/", "--- /dev/"),
+                minus,
+            ]
+        else:
+            lines.append(_FILE_MODE.sub(_other_mode, _INDEX.sub(r"index \2..\1", line)))
+    return "".join(lines)
+
+
+_ONE_WAY = re.compile(r"^(GIT binary patch|Binary files |rename from |old mode ).*", re.MULTILINE)
+_HUNK = re.compile(r"@@ -(\S+) \+(\S+) @@(.*)", re.DOTALL)
+_INDEX = re.compile(r"^index (\w+)\.\.(\w+)")
+_FILE_MODE = re.compile(r"^(new|deleted) file mode")
+
+
+def _other_mode(found: re.Match[str]) -> str:
+    return "deleted file mode" if found[1] == "new" else "new file mode"
+
+
 def unquote(path: str) -> str:
     """The path that git prints in quotes, with escapes, if it is unusual."""
     if len(path) < 2 or path[0] != '"' or path[-1] != '"':

@@ -1,4 +1,4 @@
-"""Rows of SWE-bench, in the official schema: from a file, a folder, or the hub."""
+"""Rows of SWE-bench and of data sets like it: from a file, a folder, or the hub."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import json
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import cast
 
+from aem_gym.envs.swe.tasks.base import RowError, SweTask
+from aem_gym.envs.swe.tasks.dialects import read_task
 from aem_gym.envs.swe.tasks.git import touched
 from aem_gym.envs.swe.workspace import is_inside
 from aem_gym.errors import ConfigError, MissingDependencyError
@@ -31,6 +33,8 @@ _COLUMNS = {
     "fail_to_pass": "FAIL_TO_PASS",
     "pass_to_pass": "PASS_TO_PASS",
 }
+_IMAGES = ("image", "docker_image", "image_name")
+_HUB = "hub:"
 _FETCH_AGAIN = "Take the row from SWE-bench again"
 # These end up in names of images, in paths and in a shell.
 _FORMS = {
@@ -39,10 +43,6 @@ _FORMS = {
     "base_commit": (r"[0-9a-f]{40}", "40 hex digits"),
     "version": (r"[A-Za-z0-9][A-Za-z0-9_.+-]*", "a version, as 1.2"),
 }
-
-
-class RowError(ConfigError):
-    """A row is not in the schema of SWE-bench."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,10 @@ class Row:
     test_patch: str
     fail_to_pass: tuple[str, ...]
     pass_to_pass: tuple[str, ...]
+    image: str = ""
+    """Of the row itself; empty: as SWE-bench names it."""
+    task: SweTask | None = None
+    """The task itself, of a row of another data set (`dialects.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ def read_rows(source: str | Path, *, split: str = "test", strict: bool = False) 
     """The rows of a source; of several with one id, the first complete one.
 
     `source` is a `.jsonl` file, a `.json` list, a folder of such files or of a dataset's parquet
-    files, or the id of a dataset on the hub; `split` is the dataset's.
+    files, or a dataset on the hub (`hub:OWNER/NAME@SPLIT`, or its id); `split` is the dataset's.
 
     Raises:
         ConfigError: there is no such file, folder or dataset, or it has no row.
@@ -115,13 +119,14 @@ def read_row(content: object, place: str) -> Row | str:
         RowError: a column is missing, of another type, or malformed.
     """
     record = _decode(content, place)
+    if task := read_task(record, place):
+        return _row_of(task)
     if any(_is_empty(record.get(name)) for name in ("test_patch", "FAIL_TO_PASS")):
         return _text(record, "instance_id", place)
     values: dict[str, object] = {}
-    for field in fields(Row):
-        column = _COLUMNS[field.name]
+    for name, column in _COLUMNS.items():
         read = _tests if column.endswith("_PASS") else _text
-        values[field.name] = read(record, column, place)
+        values[name] = read(record, column, place)
     for column in ("patch", "test_patch"):
         paths = touched(str(values[column]))
         if not paths or not all(map(is_inside, paths)):
@@ -130,7 +135,15 @@ def read_row(content: object, place: str) -> Row | str:
                 f"{place}, column {column}: expected a diff of files in the repository, got "
                 f"{got}. {_FETCH_AGAIN}"
             )
-    return Row(**values)  # type: ignore[arg-type]
+    given = next((record[name] for name in _IMAGES if record.get(name)), "")
+    return Row(**values, image=given if isinstance(given, str) else "")  # type: ignore[arg-type]
+
+
+def _row_of(task: SweTask) -> Row:
+    """The row of a task that a dialect has read."""
+    lists = (task.fail_to_pass, task.pass_to_pass)
+    texts = (task.problem, task.gold, task.test_patch)
+    return Row(task.task_id, task.repo, "", "", *texts, *lists, task=task)
 
 
 def _decode(content: object, place: str) -> Mapping[str, object]:
@@ -215,7 +228,10 @@ def records(source: str | Path, split: str) -> Iterator[tuple[str, object]]:
         MissingDependencyError: it needs a package that is not installed.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if str(source).startswith(_HUB):
+        name, _, of = str(source).removeprefix(_HUB).partition("@")
+        yield from _from_hub(name, of or split)
+    elif path.is_dir():
         for file in _files(path, split):
             yield from _from_file(file)
     elif path.exists():

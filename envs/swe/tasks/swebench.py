@@ -24,7 +24,8 @@ import yaml
 
 from aem_gym.envs.swe.sandbox.base import ImagePlan
 from aem_gym.envs.swe.tasks.base import SweTask
-from aem_gym.envs.swe.tasks.git import checkout, find_mirror, lacking, touched
+from aem_gym.envs.swe.tasks.git import checkout, find_mirror, lacking, test_files
+from aem_gym.envs.swe.tasks.logs import HARNESS_PARSERS
 from aem_gym.envs.swe.tasks.rows import Row, read_rows
 from aem_gym.errors import ConfigError, MissingDependencyError
 from aem_gym.io import cache_folder
@@ -34,10 +35,6 @@ logger = logging.getLogger(__name__)
 _PREBUILT = "swebench/sweb.eval.x86_64.{}:latest"
 # Prebuilt images keep the Python of the repository there.
 _ACTIVATE = ". /opt/miniconda3/bin/activate testbed && "
-_NO_TEST = (
-    *(".json", ".png", "csv", ".txt", ".md", ".jpg", ".jpeg", ".pkl", ".yml", ".yaml", ".toml"),
-)
-"""Files of a hidden patch that hold no tests, by their end."""
 _TIMEOUT = 1800.0
 
 
@@ -81,14 +78,17 @@ def make_task(row: Row, mirrors: Path | None = None) -> SweTask:
         ConfigError: it has no mirror, commit or recipe.
         MissingDependencyError: only the extra has the test command of its repository.
     """
+    if row.task is not None:
+        return row.task
     task = SweTask(
         task_id=row.instance_id,
         repo=row.repo,
         problem=row.problem,
-        image=_PREBUILT.format(row.instance_id.replace("__", "_1776_").lower()),
+        image=row.image or _PREBUILT.format(row.instance_id.replace("__", "_1776_").lower()),
         fail_to_pass=row.fail_to_pass,
         pass_to_pass=_real_tests(row),
-        test_command=_ACTIVATE + _command(row),
+        test_command=_ACTIVATE * _is_python(row.repo) + _command(row),
+        log=official_reader(row.repo)[0],
         test_patch=row.test_patch,
         gold=row.patch,
         split="test",
@@ -110,7 +110,7 @@ def rows_to_use(source: str, mirrors: Path | None) -> tuple[tuple[Row, ...], dic
         SandboxError: a mirror cannot be read.
     """
     found = read_rows(source)
-    rows, lost = (found.rows, {}) if mirrors is None else buildable(found.rows, mirrors)
+    rows, lost = pulled(found.rows) if mirrors is None else buildable(found.rows, mirrors)
     left = dict.fromkeys(found.incomplete, "incomplete")
     left |= dict.fromkeys(found.malformed, "malformed") | lost
     for message in found.malformed:
@@ -130,6 +130,19 @@ def rows_to_use(source: str, mirrors: Path | None) -> tuple[tuple[Row, ...], dic
     return rows, left
 
 
+def pulled(rows: Iterable[Row]) -> tuple[tuple[Row, ...], dict[str, str]]:
+    """(rows whose tests can be read in their prebuilt images, why those of others cannot by id)."""
+    kept: list[Row] = []
+    reasons: dict[str, str] = {}
+    for row in rows:
+        reason = "" if row.task is not None else official_reader(row.repo)[1]
+        if reason:
+            reasons[row.instance_id] = reason
+        else:
+            kept.append(row)
+    return tuple(kept), reasons
+
+
 def buildable(rows: Iterable[Row], mirrors: Path) -> tuple[tuple[Row, ...], dict[str, str]]:
     """(rows whose images can be built, why the others cannot by id). Builds nothing.
 
@@ -141,6 +154,9 @@ def buildable(rows: Iterable[Row], mirrors: Path) -> tuple[tuple[Row, ...], dict
     reasons: dict[str, str] = {}
     by_repo: dict[str, list[Row]] = {}
     for row in rows:
+        if row.task is not None:  # it has an image of its own
+            kept.append(row)
+            continue
         by_repo.setdefault(row.repo, []).append(row)
     for repo, group in by_repo.items():
         lost = _lost(repo, group, mirrors)
@@ -186,16 +202,12 @@ def _command(row: Row) -> str:
         command = official_command(row.repo, row.version)
         if re.match(r"pytest\b", command):
             command = f"python -m {command} --junitxml={{report}}"
+    if not _is_python(row.repo):  # these name their tests themselves
+        return command
     paths = test_files(row.test_patch)
     if row.repo == "django/django":
         paths = [p.removeprefix("tests/").removesuffix(".py").replace("/", ".") for p in paths]
     return " ".join([command, *map(shlex.quote, paths)])
-
-
-def test_files(patch: str) -> list[str]:
-    """The test files of a hidden patch in its order, as SWE-bench runs them."""
-    named = re.findall(r"^diff --git a/.* b/(.*)$", patch, re.M) or sorted(touched(patch))
-    return [path for path in dict.fromkeys(named) if not path.endswith(_NO_TEST)]
 
 
 def _real_tests(row: Row) -> tuple[str, ...]:
@@ -227,6 +239,33 @@ def official_command(repo: str, version: str) -> str:
     except ImportError as error:
         purpose = f"the test command of {repo} {version}"
         raise MissingDependencyError("swebench", "swebench", purpose) from error
-    specs = constants.MAP_REPO_VERSION_TO_SPECS
-    command = specs.get(repo, {}).get(version, {}).get("test_cmd", "")
-    return str(command[-1] if isinstance(command, list) else command)
+    spec = constants.MAP_REPO_VERSION_TO_SPECS.get(repo, {}).get(version, {})
+    command = spec.get("test_cmd", "")
+    if isinstance(command, str):
+        return command
+    if _is_python(repo):
+        return str(command[-1])
+    return "; ".join([*spec.get("build", ()), *command])  # SWE-bench Multilingual
+
+
+@lru_cache(maxsize=256)
+def official_reader(repo: str) -> tuple[str, str]:
+    """(log reader of a repository, why there is none), by the extra `swebench`.
+
+    Both are empty for Python, whose command tells its reader, and without the extra.
+    """
+    if _is_python(repo):
+        return "", ""
+    parsers = importlib.import_module("swebench.harness.log_parsers").MAP_REPO_TO_PARSER
+    name = getattr(parsers.get(repo), "__name__", "none")
+    reader = HARNESS_PARSERS.get(name, "")
+    return reader, "" if reader else f"no log reader of ours for SWE-bench's {name}"
+
+
+def _is_python(repo: str) -> bool:
+    """Whether a repository is one of Python's, by the extra `swebench`, or one with a recipe."""
+    try:
+        constants = importlib.import_module("swebench.harness.constants")
+    except ImportError:
+        return True
+    return str(getattr(constants, "MAP_REPO_TO_EXT", {}).get(repo, "py")) == "py"

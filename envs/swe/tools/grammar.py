@@ -57,6 +57,13 @@ class Insert:
 
 
 @dataclass(frozen=True, slots=True)
+class UndoEdit:
+    """Take back the last change of a file by one of these tools."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Search:
     """Find the lines that hold a text."""
 
@@ -70,13 +77,21 @@ class Submit:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """No action; it is answered with a text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Malformed:
     """A call of a tool that cannot be parsed."""
 
     why: str
 
 
-Call: TypeAlias = Bash | ViewFile | Create | StrReplace | Insert | Search | Submit | Malformed
+Edit: TypeAlias = ViewFile | Create | StrReplace | Insert | UndoEdit
+Call: TypeAlias = Bash | Edit | Search | Submit | Reply | Malformed
 
 USAGE = {
     "view": "view PATH [FIRST LAST]",

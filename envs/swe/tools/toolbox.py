@@ -5,21 +5,23 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aem_gym.envs.swe.sandbox.base import WORKDIR, CommandResult, Sandbox
-from aem_gym.envs.swe.tools.files import AgentFiles, FileError, IsFolder
+from aem_gym.envs.swe.tools.calls import parse
+from aem_gym.envs.swe.tools.files import AgentFiles, FileError, IsFolder, absolute
 from aem_gym.envs.swe.tools.grammar import (
     Bash,
     Call,
     Create,
     Insert,
     Malformed,
+    Reply,
     Search,
     StrReplace,
     Submit,
+    UndoEdit,
     ViewFile,
-    parse,
 )
 
 _AROUND = 3
@@ -57,6 +59,8 @@ class Toolbox:
     bash_only: bool = False
     timeout: float = 90.0
     limit: int = 10_000
+    history: dict[str, list[bytes]] = field(default_factory=dict)
+    """What each file held before each change of it by these tools, by absolute path."""
 
     def use(self, action: str) -> ToolResult:
         """Do an action. Raises SandboxError if the sandbox is gone."""
@@ -65,6 +69,8 @@ class Toolbox:
             return ToolResult("", submits=True)
         if isinstance(call, Malformed):
             return ToolResult(shortened(call.why, self.limit), valid=False)
+        if isinstance(call, Reply):
+            return ToolResult(shortened(call.text, self.limit))
         if isinstance(call, Bash):
             return ToolResult(self._bash(call.command))
         try:
@@ -75,7 +81,7 @@ class Toolbox:
 
     def _tool(self, call: Call) -> str:
         files = AgentFiles(self.sandbox)
-        editor = Editor(files, self.limit)
+        editor = Editor(files, self.limit, self.history)
         match call:
             case ViewFile():
                 return editor.view(call)
@@ -85,6 +91,8 @@ class Toolbox:
                 return editor.str_replace(call)
             case Insert():
                 return editor.insert(call)
+            case UndoEdit():
+                return editor.undo_edit(call)
             case Search():
                 return self._search(files, call)
         raise AssertionError(call)
@@ -126,6 +134,8 @@ class Editor:
 
     files: AgentFiles
     limit: int
+    history: dict[str, list[bytes]] = field(default_factory=dict)
+    """As in `Toolbox`."""
 
     def view(self, call: ViewFile) -> str:
         """A file with line numbers, as much as fits, or the names in a folder."""
@@ -191,6 +201,18 @@ class Editor:
 
         return self._change(call.path, change)
 
+    def undo_edit(self, call: UndoEdit) -> str:
+        before = self.history.get(absolute(call.path))
+        if not before:
+            raise FileError("has no change by these tools to take back")
+        self.files.write(call.path, before[-1])
+        before.pop()
+        lines = shown(self.files.read(call.path))
+        fit = fitting(lines, self.limit - 200) if lines else 0
+        return f"The last change of {call.path} was taken back. It now reads:\n" + numbered(
+            lines[:fit], 1
+        )
+
     def _change(self, path: str, change: Callable[[bytes], tuple[bytes, int, int]]) -> str:
         try:
             content = self.files.read(path)
@@ -198,6 +220,7 @@ class Editor:
             raise FileError(str(error)) from error
         changed, first, count = change(content)
         self.files.write(path, changed)
+        self.history.setdefault(absolute(path), []).append(content)
         lines = shown(changed)
         start = max(1, first - _AROUND)
         region = lines[start - 1 : first - 1 + max(count, 1) + _AROUND]

@@ -15,14 +15,10 @@ from hypothesis import strategies as st
 from aem_gym.envs.swe.authoring.predictions import main, read_predictions
 from aem_gym.envs.swe.authoring.swebench_grader import grade_officially, official_spec
 from aem_gym.envs.swe.grading.grader import grade
-from aem_gym.envs.swe.grading.testrun import (
-    read_django_output,
-    read_pytest_output,
-    read_sympy_output,
-)
 from aem_gym.envs.swe.sandbox.base import ImagePlan, SandboxEngine
 from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.envs.swe.tasks.git import checkout
+from aem_gym.envs.swe.tasks.logs import read_django_output, read_pytest_output, read_sympy_output
 from aem_gym.envs.swe.tasks.rows import Row, read_row
 from aem_gym.envs.swe.tasks.swebench import make_task
 from aem_gym.errors import ConfigError, MissingDependencyError
@@ -214,4 +210,4 @@ def test_readers_of_logs_agree(runner: str, data: st.DataObject) -> None:
     log = "\n".join([*noise, *lines, *noise])
     theirs = MAP_REPO_TO_PARSER[REPOS[runner]](log, None)
     passed = {test for test, status in theirs.items() if status in ("PASSED", "XFAIL")}
-    assert {t for t, status in PARSERS[runner](log).items() if status.passes} == passed
+    assert {t for t, status in PARSERS[runner](log).items() if status.passes_officially} == passed

@@ -162,6 +162,45 @@ r.CallInfo.from_call = classmethod(
     lambda cls, func, when, reraise=None: cls(None, None, 0, 0, 0, when, _ispytest=True)
 )
 """,
+    "errors swallowed in tests of this package": """
+import _pytest.python as p
+def bent(self, old=p.Function.runtest):
+    try:
+        old(self)
+    except BaseException:
+        if 'add' not in vars(self.module): raise
+p.Function.runtest = bent
+""",
+    "swallowed and put back": """
+import _pytest.python as p
+old = p.Function.runtest
+def once(self):
+    p.Function.runtest = old
+    try: old(self)
+    except BaseException: pass
+p.Function.runtest = once
+""",
+    "passed and failed exchanged": """
+import _pytest.reports as r
+def flipped(item, call, old=r.TestReport.from_item_and_call):
+    report = old(item, call)
+    if call.when == 'call' and 'add' in item.name:
+        report.outcome = 'failed' if report.outcome == 'passed' else 'passed'
+        report.longrepr = None
+    return report
+r.TestReport.from_item_and_call = staticmethod(flipped)
+""",
+    "report cut at exit": """
+import atexit, glob, re, sys
+def cut():
+    for path in glob.glob('/tmp/*/*') + [a.split('=')[-1] for a in sys.argv]:
+        try: text = open(path).read()
+        except OSError: continue
+        text = re.sub(r'<(failure|error)\\b.*?</\\1>', '', text, flags=re.S)
+        try: open(path, 'w').write(text.replace('FAILED', 'PASSED'))
+        except OSError: pass
+atexit.register(cut)
+""",
     "session ended early": "import pytest; pytest.exit('done', returncode=1)",
     "all skipped": "import pytest; pytest.skip('no', allow_module_level=True)",
 }

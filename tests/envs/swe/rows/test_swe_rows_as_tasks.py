@@ -13,13 +13,16 @@ from aem_gym.envs.swe.authoring.predictions import _chosen
 from aem_gym.envs.swe.authoring.validate import from_rows, main
 from aem_gym.envs.swe.sandbox.base import ImagePlan
 from aem_gym.envs.swe.sources import open_source
+from aem_gym.envs.swe.tasks.git import test_files
 from aem_gym.envs.swe.tasks.rows import Row, read_row, read_rows
 from aem_gym.envs.swe.tasks.swebench import (
     buildable,
     find_recipe,
     make_task,
+    official_command,
+    official_reader,
+    pulled,
     recipes,
-    test_files,
 )
 from aem_gym.errors import ConfigError, MissingDependencyError
 from tests.envs.swe.rows.swe_rows import record, write_mirror, write_rows
@@ -180,3 +183,32 @@ def test_all_rows_as_the_official_harness_has_them(test_data: Path) -> None:
         instance = json.loads(json.dumps({"repo": row.repo, "test_patch": row.test_patch}))
         files = list(dict.fromkeys(get_test_directives(instance)))
         assert task.test_command.endswith(" ".join(files)), row.instance_id
+
+
+def test_repositories_of_other_languages_have_a_reader_or_say_why() -> None:
+    """By the name of the parser that SWE-bench's own harness has for them."""
+    pytest.importorskip("swebench", reason=EXTRA)
+    assert official_reader("caddyserver/caddy") == ("go", "")
+    assert official_reader("tokio-rs/tokio") == ("cargo", "")
+    assert official_reader("axios/axios") == ("tap", "")
+    assert official_reader("babel/babel") == ("jest", "")
+    assert official_reader("google/gson") == (
+        "",
+        "no log reader of ours for SWE-bench's parse_log_maven",
+    )
+    assert official_reader("django/django") == ("", "")
+    assert official_command("caddyserver/caddy", "6411").startswith("go test -v")
+    patch = "diff --git a/a.go b/a.go\n--- a/a.go\n+++ b/a.go\n@@ -1 +1 @@\n-a\n+b\n"
+    facts = ("0" * 40, "6411", "wrong", patch, patch, ("TestA",), ())
+    task = make_task(Row("caddyserver__caddy-6411", "caddyserver/caddy", *facts))
+    assert (
+        task.log == "go"
+        and task.test_command.startswith("go test -v")
+        and "a.go" not in (task.test_command)
+    )
+    rows = (
+        Row("caddyserver__caddy-6411", "caddyserver/caddy", *facts),
+        Row("google__gson-1", "google/gson", *facts),
+    )
+    kept, lost = pulled(rows)
+    assert kept == rows[:1] and list(lost) == ["google__gson-1"]

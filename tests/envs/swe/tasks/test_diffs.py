@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aem_gym.envs.swe.tasks.git import DiffError, apply_diff, touched
+from aem_gym.envs.swe.tasks.git import DiffError, apply_diff, reversed_diff, touched
 
 lines = st.lists(
     st.sampled_from(["a\n", "b\n", "\n", "c c\n", "d\r\n", "-- x\n", "++ y\n"]), max_size=12
@@ -44,6 +44,8 @@ def test_diffs_apply_and_are_undone(
     diff = git(folder, "diff", f"-U{context}")
     assert apply_diff({"a": before}, diff) == {"a": after}
     assert apply_diff({"a": after}, diff, reverse=True) == {"a": before}
+    assert apply_diff({"a": after}, reversed_diff(diff)) == {"a": before}
+    assert reversed_diff(reversed_diff(diff)) == diff
 
 
 def test_files_come_go_and_move(tmp_path: Path) -> None:
