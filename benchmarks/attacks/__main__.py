@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from aem_gym.envs.swe.authoring.validate import from_suite, sample
@@ -38,6 +38,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "exit": EXIT,
 }
 GOLD = "gold"
+_SECONDS = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ def draw(arguments: argparse.Namespace) -> list[Answer]:
         for turn, index in enumerate(order[: arguments.attacks], 1):
             kind, name = every[index]
             patch = attack_patch(task, KINDS[kind][name], in_calls=name.endswith("@call"))
-            answers.append((turn, Answer(task, kind, name, patch)))
+            quick = replace(task, timeout=_SECONDS)  # an attack may hang
+            answers.append((turn, Answer(quick, kind, name, patch)))
     # In turns, so that a run that is stopped has seen all packages.
     return [answer for _, answer in sorted(answers, key=lambda pair: pair[0])]
 
