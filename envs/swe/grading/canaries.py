@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from random import Random
 
+from aem_gym.envs.swe.grading.copies import parse
 from aem_gym.envs.swe.tasks.base import SweTask
 from aem_gym.envs.swe.tasks.logs import Status
 
@@ -204,7 +205,7 @@ def _case(
 def _imported(content: bytes, random: Random) -> str:
     """A name that a file imports, by which its tests reach the package."""
     try:
-        body = ast.parse(content).body
+        body = parse(content).body
     except (SyntaxError, ValueError):
         return "0"
     found = []

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -84,6 +85,19 @@ def function_of(test: str) -> str:
     return re.split(r"\[", test, maxsplit=1)[0].partition("::")[2].replace("::", ".")
 
 
+_PARSING = threading.Lock()
+
+
+def parse(content: bytes) -> ast.Module:
+    """The syntax tree of a file. Raises SyntaxError or ValueError.
+
+    CPython counts the depth of the tree that it makes for all threads together, up to 3.12: two
+    at a time may end in a SystemError.
+    """
+    with _PARSING:
+        return ast.parse(content)
+
+
 def make_copies(content: bytes, functions: Sequence[str], random: Random) -> Edited:
     """A file with some of its test functions turned into copies.
 
@@ -91,7 +105,7 @@ def make_copies(content: bytes, functions: Sequence[str], random: Random) -> Edi
     `raise`), are left out of `lines` and stay as they are.
     """
     try:
-        tree = ast.parse(content)
+        tree = parse(content)
     except (SyntaxError, ValueError):
         return Edited(content, {})
     lines = content.split(b"\n")

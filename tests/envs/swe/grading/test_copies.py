@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import textwrap
 import traceback
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
@@ -147,3 +150,38 @@ def test_all_copies_of_a_file_fail_at_lines_of_their_own() -> None:
 def test_functions_of_node_ids() -> None:
     assert function_of("tests/test_x.py::TestX::test_a[1::2-b]") == "TestX.test_a"
     assert function_of("test_x.py::test_a") == "test_a"
+
+
+class _Cycle:
+    """Garbage whose end lets another thread go on."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+    def __del__(self) -> None:
+        sum(range(30))
+
+
+def test_files_are_read_in_many_threads_at_once() -> None:
+    """As many gradings of one process do; CPython's own reader is not made for it."""
+    content = b"".join(
+        b"def test_%d():\n    assert f(g(%d), [1, 2]) == 3\n" % (n, n) for n in range(300)
+    )
+    names = [f"test_{n}" for n in range(300)]
+
+    def read(depth: int) -> int:
+        if depth:
+            return read(depth - 1)
+        return sum(
+            len(make_copies(content, names[:1], Random(0)).lines) for _ in range(30) if _Cycle()
+        )
+
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(1e-6)
+    gc.set_threshold(50)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(read, (0, 9, 18, 27))) == [30] * 4
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*thresholds)
