@@ -162,6 +162,7 @@ class VLLMClient:
             answer = self._tried("/v1/completions", body)
         if answer.status != 200:
             raise ConfigError(f"sampler vllm: {self.url} refused a request: {_text(answer)}")
+        self._away_until = 0.0
         found: dict[str, Any] = json.loads(answer.data)
         return found
 

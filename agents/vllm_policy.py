@@ -129,10 +129,10 @@ class VLLMPolicy:
             await in_thread(self._start)
         first = request.slot % len(self._servers)
         order = [*self._servers[first:], *self._servers[:first]]
-        present = [server for server in order if not server.away] or order
+        order.sort(key=lambda server: server.away)  # those last; they may be back
         body, error = self._body(request), InfrastructureError("")
         version = self.version if self._pinned is None else self._pinned
-        for server in present:
+        for server in order:
             try:
                 return await in_thread(partial(self._weights.complete, server, version, body))
             except InfrastructureError as failure:
